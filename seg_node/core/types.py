@@ -1,0 +1,191 @@
+"""The records that pass between stages, the words of the project, and its errors.
+
+Shape legend, used in every docstring: N batch, C channels, H, W input pixels, h, w feature
+pixels, gh, gw blocks, B block side in input pixels. Times are int nanoseconds (`_ns`) in
+records, float seconds (`_s`) in controllers, milliseconds (`_ms`) only at the human edge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+IGNORE_LABEL = 255
+"""Label value of a pixel without a class: void in labels, never produced in a mask."""
+
+
+class SegNodeError(Exception):
+    """Base of every error that this package raises on purpose; its text names the fix."""
+
+
+class ConfigError(SegNodeError):
+    """A parameter has a value that it may not have."""
+
+
+class ModelError(SegNodeError):
+    """A model is unknown, damaged, or does not fit what was asked of it."""
+
+
+class DataError(SegNodeError):
+    """A dataset, bag, video or label file cannot be used as asked."""
+
+
+class ImageError(DataError):
+    """One image cannot be used; its frame is dropped and counted, the stream goes on.
+
+    Attributes:
+        topic: where the image came from, empty if unknown.
+        encoding: the encoding as the message states it.
+        width: the width as the message states it, in pixels.
+        height: the height as the message states it, in pixels.
+
+    """
+
+    def __init__(
+        self, problem: str, *, topic: str = "", encoding: str = "", width: int = 0, height: int = 0
+    ) -> None:
+        """Compose one sentence of origin, image and problem."""
+        origin = f" on {topic}" if topic else ""
+        super().__init__(f"image{origin} (encoding {encoding!r}, {width}x{height}): {problem}")
+        self.topic = topic
+        self.encoding = encoding
+        self.width = width
+        self.height = height
+
+
+class Action(IntEnum):
+    """What is done for one block of one frame."""
+
+    REUSE = 0
+    LOW = 1
+    HIGH = 2
+
+
+class Reason(Enum):
+    """Why a frame's plan is what it is."""
+
+    DENSE = "dense mode computes every block"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One camera image.
+
+    Attributes:
+        image: RGB, uint8 [H, W, 3].
+        stamp_ns: header stamp in nanoseconds.
+        frame_id: coordinate frame of the camera, copied to every output.
+        camera: name of the camera; memory is kept per camera.
+
+    """
+
+    image: NDArray[np.uint8]
+    stamp_ns: int = 0
+    frame_id: str = ""
+    camera: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse anything but uint8 [H, W, 3] with at least one pixel.
+
+        Raises:
+            ImageError: the image has another shape or type.
+
+        """
+        image = self.image
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:  # noqa: PLR2004 - RGB
+            msg = f"expected a uint8 array [H, W, 3], got {image.dtype} {list(image.shape)}"
+            raise ImageError(msg, topic=self.camera)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be computed for one frame.
+
+    Attributes:
+        grid: `Action` per block, uint8 [gh, gw].
+        reason: why this plan was chosen.
+
+    """
+
+    grid: NDArray[np.uint8]
+    reason: Reason
+
+    def fraction(self, action: Action) -> float:
+        """Return the share (0..1) of blocks with this action."""
+        return float(np.count_nonzero(self.grid == action) / self.grid.size)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step cost.
+
+    Attributes:
+        stage_ns: wall time of each stage, in order of execution.
+        total_ns: wall time of the whole step.
+        macs: multiply-accumulates executed.
+        dense_macs: multiply-accumulates of the dense network on the same frame.
+
+    """
+
+    stage_ns: Mapping[str, int]
+    total_ns: int
+    macs: int
+    dense_macs: int
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The outcome of one step.
+
+    Attributes:
+        labels: class id per input pixel, uint8 [H, W].
+        confidence: probability of that class times 255, uint8 [H, W].
+        plan: what was computed.
+        age_ms: age of the newest full computation behind each block, uint16 [gh, gw].
+        report: what it cost.
+
+    """
+
+    labels: NDArray[np.uint8]
+    confidence: NDArray[np.uint8]
+    plan: Plan
+    age_ms: NDArray[np.uint16]
+    report: StepReport
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class of a model.
+
+    Attributes:
+        name: name, as in the data set.
+        color: RGB, 0..255, of overlays and legends.
+
+    """
+
+    name: str
+    color: tuple[int, int, int]
+
+
+CAMVID_CLASSES = (
+    ClassInfo("Sky", (128, 128, 128)),
+    ClassInfo("Building", (128, 0, 0)),
+    ClassInfo("Pole", (192, 192, 128)),
+    ClassInfo("Road", (128, 64, 128)),
+    ClassInfo("Sidewalk", (0, 0, 192)),
+    ClassInfo("Tree", (128, 128, 0)),
+    ClassInfo("SignSymbol", (192, 128, 128)),
+    ClassInfo("Fence", (64, 64, 128)),
+    ClassInfo("Car", (64, 0, 128)),
+    ClassInfo("Pedestrian", (64, 64, 0)),
+    ClassInfo("Bicyclist", (0, 128, 192)),
+)
+"""The 11 CamVid classes in label order; 255 is void."""

@@ -1,0 +1,1 @@
+"""Pixels in and out: message conversion, bags, video, datasets and the synthetic street."""

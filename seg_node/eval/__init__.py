@@ -1,0 +1,1 @@
+"""Scores, replay and reports."""

@@ -1,0 +1,68 @@
+"""ResNet-18 encoder with a width factor: He et al., Deep Residual Learning, CVPR 2016."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+STAGE_STRIDES = (4, 8, 16, 32)
+"""Output stride of each stage, in input pixels per feature pixel."""
+
+
+def conv_bn(cin: int, cout: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """Return a bias-free convolution with half padding, followed by BatchNorm.
+
+    The pair folds into one convolution at load time, so every layer of our networks is
+    written as this pair, with the activation (if any) outside.
+    """
+    return nn.Sequential(
+        nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(cout),
+    )
+
+
+class BasicBlock(nn.Module):
+    """Residual block of two 3x3 convolutions; `identity` blocks keep shape and channels."""
+
+    def __init__(self, cin: int, cout: int, stride: int) -> None:
+        """Build a block that maps [N, cin, h, w] to [N, cout, h / stride, w / stride]."""
+        super().__init__()
+        self.conv1 = conv_bn(cin, cout, 3, stride)
+        self.conv2 = conv_bn(cout, cout, 3)
+        self.relu = nn.ReLU(inplace=True)
+        self.is_identity = stride == 1 and cin == cout
+        self.shortcut = nn.Identity() if self.is_identity else conv_bn(cin, cout, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [N, cin, h, w] to [N, cout, h / stride, w / stride]."""
+        out: Tensor = self.conv2(self.relu(self.conv1(x)))
+        return self.relu(out + self.shortcut(x))
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 without its classifier; returns the output of all four stages.
+
+    Args:
+        width: channel factor; 1.0 gives the paper's 64, 128, 256, 512.
+
+    """
+
+    def __init__(self, width: float = 1.0) -> None:
+        """Build the stem and four stages of two basic blocks each."""
+        super().__init__()
+        self.channels = tuple(round(c * width) for c in (64, 128, 256, 512))
+        self.stem = conv_bn(3, self.channels[0], 7, 2)
+        self.relu = nn.ReLU(inplace=True)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        inputs = (self.channels[0], *self.channels[:-1])
+        self.stages = nn.ModuleList(
+            nn.Sequential(BasicBlock(cin, cout, 1 if i == 0 else 2), BasicBlock(cout, cout, 1))
+            for i, (cin, cout) in enumerate(zip(inputs, self.channels, strict=True))
+        )
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Map a normalised image [N, 3, H, W] to features at strides 4, 8, 16 and 32."""
+        x = self.pool(self.relu(self.stem(image)))
+        s4 = self.stages[0](x)
+        s8 = self.stages[1](s4)
+        s16 = self.stages[2](s8)
+        return s4, s8, s16, self.stages[3](s16)

@@ -1,0 +1,99 @@
+"""SwiftNet, single scale, on ResNet-18: Orsic et al., CVPR 2019 (arXiv 1903.08469).
+
+Differences from the authors' network, on purpose: every convolution is followed by its own
+BatchNorm (theirs pre-activate), so that all BatchNorms fold away at load; the layers, their
+sizes and so the multiply-accumulates are the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seg_node.nets.resnet import ResNet18, conv_bn
+
+PYRAMID_GRIDS = (8, 4, 2)
+OUTPUT_STRIDE = 4
+SIZE_DIVISOR = 32
+
+
+def resize_bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize [N, C, h, w] to size (h, w) bilinearly with `align_corners=True`."""
+    return functional.interpolate(x, size, mode="bilinear", align_corners=True)
+
+
+class PyramidPooling(nn.Module):
+    """Spatial pyramid pooling over the whole feature map: [N, cin, h, w] to [N, cout, h, w]."""
+
+    def __init__(self, cin: int, cout: int) -> None:
+        """Build the bottleneck, one branch per grid of `PYRAMID_GRIDS`, and the merge."""
+        super().__init__()
+        level = cout // len(PYRAMID_GRIDS)
+        self.bottleneck = conv_bn(cin, cout, 1)
+        self.branches = nn.ModuleList(conv_bn(cout, level, 1) for _ in PYRAMID_GRIDS)
+        self.merge = conv_bn(cout + level * len(PYRAMID_GRIDS), cout, 1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add pooled context; grids never exceed the feature map's own size."""
+        x = self.relu(self.bottleneck(x))
+        h, w = x.shape[-2:]
+        levels = [x]
+        for grid, branch in zip(PYRAMID_GRIDS, self.branches, strict=True):
+            pooled = functional.adaptive_avg_pool2d(x, (min(grid, h), min(grid, w)))
+            levels.append(resize_bilinear(self.relu(branch(pooled)), (h, w)))
+        merged: Tensor = self.relu(self.merge(torch.cat(levels, dim=1)))
+        return merged
+
+
+class Upsample(nn.Module):
+    """One decoder step: upsample x to the lateral features, add them, blend with a 3x3."""
+
+    def __init__(self, lateral_channels: int, channels: int) -> None:
+        """Build a 1x1 lateral projection and a 3x3 blend of `channels` outputs."""
+        super().__init__()
+        self.lateral = conv_bn(lateral_channels, channels, 1)
+        self.blend = conv_bn(channels, channels, 3)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor, lateral: Tensor) -> Tensor:
+        """Map x [N, C, h, w] and lateral [N, L, 2h, 2w] to [N, C, 2h, 2w]."""
+        skip = self.lateral(lateral)
+        size = (skip.shape[-2], skip.shape[-1])
+        out: Tensor = self.relu(self.blend(resize_bilinear(x, size) + skip))
+        return out
+
+
+class SwiftNet(nn.Module):
+    """SwiftNet-RN18: `features` ends before the last 1x1 convolution, `head` is that layer.
+
+    Args:
+        classes: number of output classes.
+        width: channel factor of encoder and decoder; 1.0 is the paper's network.
+
+    """
+
+    def __init__(self, classes: int, width: float = 1.0) -> None:
+        """Build encoder, pyramid pooling, three decoder steps and the classifier."""
+        super().__init__()
+        self.classes = classes
+        self.feature_channels = round(128 * width)
+        self.encoder = ResNet18(width)
+        c4, c8, c16, c32 = self.encoder.channels
+        self.pyramid = PyramidPooling(c32, self.feature_channels)
+        self.decoder = nn.ModuleList(Upsample(c, self.feature_channels) for c in (c16, c8, c4))
+        self.head = nn.Conv2d(self.feature_channels, classes, 1)
+
+    def features(self, image: Tensor) -> Tensor:
+        """Map a normalised image [N, 3, H, W] to features [N, feature_channels, H/4, W/4]."""
+        s4, s8, s16, s32 = self.encoder(image)
+        x = self.pyramid(s32)
+        for step, lateral in zip(self.decoder, (s16, s8, s4), strict=True):
+            x = step(x, lateral)
+        return x
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map a normalised image [N, 3, H, W] to logits [N, classes, H/4, W/4]."""
+        logits: Tensor = self.head(self.features(image))
+        return logits
