@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn, Tensor
 
 STAGE_STRIDES = (4, 8, 16, 32)
 """Output stride of each stage, in input pixels per feature pixel."""

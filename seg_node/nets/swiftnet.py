@@ -8,10 +8,10 @@ sizes and so the multiply-accumulates are the same.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 from torch.nn import functional
 
-from seg_node.nets.resnet import ResNet18, conv_bn
+from seg_node.nets.resnet import conv_bn, ResNet18
 
 PYRAMID_GRIDS = (8, 4, 2)
 OUTPUT_STRIDE = 4
