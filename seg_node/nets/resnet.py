@@ -35,7 +35,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x [N, cin, h, w] to [N, cout, h / stride, w / stride]."""
         out: Tensor = self.conv2(self.relu(self.conv1(x)))
-        return self.relu(out + self.shortcut(x))
+        total: Tensor = self.relu(out + self.shortcut(x))
+        return total
 
 
 class ResNet18(nn.Module):

@@ -88,7 +88,7 @@ class SwiftNet(nn.Module):
     def features(self, image: Tensor) -> Tensor:
         """Map a normalised image [N, 3, H, W] to features [N, feature_channels, H/4, W/4]."""
         s4, s8, s16, s32 = self.encoder(image)
-        x = self.pyramid(s32)
+        x: Tensor = self.pyramid(s32)
         for step, lateral in zip(self.decoder, (s16, s8, s4), strict=True):
             x = step(x, lateral)
         return x

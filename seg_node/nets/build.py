@@ -1,0 +1,228 @@
+"""The one place that builds networks and loads their weights, strictly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import hashlib
+import json
+import os
+from pathlib import Path
+import sys
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from seg_node.core.types import ClassInfo, ModelError
+from seg_node.nets.swiftnet import SwiftNet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+MEAN = (0.39068, 0.40521, 0.41434)
+"""Mean of CamVid train in 0..1, per RGB channel (papers.md section 2)."""
+STD = (0.29652, 0.30514, 0.30080)
+"""Standard deviation of CamVid train in 0..1, per RGB channel."""
+
+NETWORKS: dict[str, Callable[[int], SwiftNet]] = {
+    "swiftnet18": lambda classes: SwiftNet(classes, 1.0),
+    "swiftnet18-half": lambda classes: SwiftNet(classes, 0.5),
+}
+"""Constructor of every network, by name; the argument is the number of classes."""
+
+MODELS_ENV = "SEG_NODE_MODELS"
+"""Environment variable that names another folder of models."""
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Map uint8 RGB [N, 3, H, W] to the networks' input: float32, mean 0, variance 1."""
+    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1) * 255.0
+    scale = 1.0 / (torch.tensor(STD, device=images.device).view(1, 3, 1, 1) * 255.0)
+    return (images.float() - mean) * scale
+
+
+def build_network(name: str, classes: int) -> SwiftNet:
+    """Build a network with fresh weights.
+
+    Raises:
+        ModelError: no network has this name.
+
+    """
+    if name not in NETWORKS:
+        msg = f"unknown network {name!r}; known: {', '.join(sorted(NETWORKS))}"
+        raise ModelError(msg)
+    return NETWORKS[name](classes)
+
+
+def fold_batchnorm(net: nn.Module) -> nn.Module:
+    """Fold every convolution + BatchNorm pair of an eval-mode network into the convolution.
+
+    Pairs are the `conv_bn` sequences of `nets/resnet.py`. Works in place and returns `net`.
+    """
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            pair = tuple(child.children()) if isinstance(child, nn.Sequential) else ()
+            match pair:
+                case (nn.Conv2d() as conv, nn.BatchNorm2d() as norm):
+                    setattr(module, name, fuse_conv_bn_eval(conv, norm))
+    return net
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known of one model file.
+
+    Attributes:
+        name: name that users give.
+        network: key of `NETWORKS`.
+        file: weights file beside the manifest.
+        sha256: hash of that file.
+        classes: the classes, in label order.
+        training_size: (width, height) of the frames it was trained on, in pixels.
+        data: data it was trained on.
+        terms: terms of that data.
+        command: command that trained it.
+        commit: commit that trained it.
+        scores: measured scores by name, such as `camvid_val_miou` (0..1).
+
+    """
+
+    name: str
+    network: str
+    file: str
+    sha256: str
+    classes: tuple[ClassInfo, ...]
+    training_size: tuple[int, int]
+    data: str
+    terms: str
+    command: str
+    commit: str
+    scores: dict[str, float]
+
+    @staticmethod
+    def read(path: Path) -> Manifest:
+        """Read a manifest file.
+
+        Raises:
+            ModelError: the file is not a manifest; the text names what is wrong.
+
+        """
+        try:
+            raw = json.loads(path.read_text())
+            raw["classes"] = tuple(ClassInfo(c["name"], tuple(c["color"])) for c in raw["classes"])
+            raw["training_size"] = tuple(raw["training_size"])
+            return Manifest(**raw)
+        except (OSError, ValueError, KeyError, TypeError) as err:
+            msg = f"{path} is not a model manifest: {err!r}"
+            raise ModelError(msg) from err
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded network with its manifest."""
+
+    net: nn.Module
+    manifest: Manifest
+
+
+def models_dir() -> Path:
+    """Return the folder of shipped models: environment, source tree, or an install's share.
+
+    Raises:
+        ModelError: there is none; the text names the places that were searched.
+
+    """
+    if os.environ.get(MODELS_ENV):
+        places = [Path(os.environ[MODELS_ENV])]
+    else:
+        package = Path(__file__).resolve().parents[1]
+        prefixes = [package.parents[i] for i in range(2, min(5, len(package.parents)))]
+        shares = [*prefixes, Path(sys.prefix), *_ament_prefixes()]
+        places = [package.parent / "models"]
+        places += [prefix / "share" / "seg_node" / "models" for prefix in shares]
+    for place in places:
+        if any(place.glob("*.json")):
+            return place
+    msg = f"no models found in {', '.join(map(str, places))}; set {MODELS_ENV} to their folder"
+    raise ModelError(msg)
+
+
+def _ament_prefixes() -> list[Path]:
+    return [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+
+
+def list_models() -> tuple[Manifest, ...]:
+    """Return the manifests of all shipped models, by name."""
+    return tuple(Manifest.read(path) for path in sorted(models_dir().glob("*.json")))
+
+
+def find_manifest(name: str) -> tuple[Manifest, Path]:
+    """Return the manifest called `name`, or at the path `name`, and the folder it lies in.
+
+    Raises:
+        ModelError: there is no such model; the text lists those that are there.
+
+    """
+    path = Path(name) if name.endswith(".json") else models_dir() / f"{name}.json"
+    if not path.is_file():
+        have = ", ".join(m.name for m in list_models())
+        msg = f"unknown model {name!r}; shipped: {have} (or name a manifest file, *.json)"
+        raise ModelError(msg)
+    return Manifest.read(path), path.parent
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, as hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def load_model(name: str, *, fold: bool = True) -> Model:
+    """Load a model for inference: hash checked, every key matched, eval mode.
+
+    Args:
+        name: a shipped model's name, or the path of a manifest (`*.json`).
+        fold: fold BatchNorm into the convolutions.
+
+    Raises:
+        ModelError: unknown name, missing or damaged file, or weights that do not fit.
+
+    """
+    manifest, folder = find_manifest(name)
+    path = folder / manifest.file
+    if not path.is_file():
+        msg = f"model {manifest.name!r} needs {path}, which is missing; restore the file"
+        raise ModelError(msg)
+    digest = file_sha256(path)
+    if digest != manifest.sha256:
+        msg = f"{path} has sha256 {digest}, its manifest says {manifest.sha256}; restore the file"
+        raise ModelError(msg)
+    net = build_network(manifest.network, len(manifest.classes))
+    load_weights(net, path)
+    net.eval().requires_grad_(requires_grad=False)
+    return Model(fold_batchnorm(net) if fold else net, manifest)
+
+
+def load_weights(net: nn.Module, path: Path) -> None:
+    """Load safetensors weights; missing, unexpected or misshapen keys are all errors.
+
+    Raises:
+        ModelError: the file is damaged or does not fit; the text names the keys.
+
+    """
+    try:
+        net.load_state_dict(load_file(path), strict=True)
+    except (SafetensorError, OSError) as err:
+        msg = f"{path} is not a readable safetensors file: {err}"
+        raise ModelError(msg) from err
+    except RuntimeError as err:
+        msg = f"{path} does not fit the network: {err}"
+        raise ModelError(msg) from err

@@ -1,0 +1,208 @@
+"""Supervised training of a segmentation network from scratch, resumable at any step."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+import json
+import logging
+import math
+import time
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from seg_node.core.types import ConfigError
+from seg_node.nets.build import normalise
+from seg_node.train.batches import Augmentation, BatchMaker
+from seg_node.train.losses import class_weights, segmentation_loss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from seg_node.data.datasets import Sample
+
+    Validate = Callable[[nn.Module], Mapping[str, float]]
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SegmentTraining:
+    """Hyper-parameters of one run; all of them are written beside the weights.
+
+    Attributes:
+        steps: optimiser steps.
+        batch: samples in a step.
+        learning_rate: peak of AdamW's learning rate.
+        weight_decay: AdamW's decay of convolution weights (not of BatchNorm and biases).
+        warmup: steps of linear warm-up; a half cosine to zero follows.
+        average: decay per step of the exponential moving average that is shipped.
+        jaccard: weight of the soft Jaccard loss beside the cross entropy.
+        softness: flatness of the class weights, see `losses.class_weights`.
+        street_share: probability that a sample is a rendered street.
+        augmentation: how samples are varied.
+        seed: seed of weights, batches and augmentation.
+        checkpoint_every: steps between checkpoints.
+        validate_every: steps between validations.
+
+    """
+
+    steps: int = 3000
+    batch: int = 8
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    warmup: int = 150
+    average: float = 0.995
+    jaccard: float = 0.5
+    softness: float = 1.1
+    street_share: float = 0.2
+    augmentation: Augmentation = field(default_factory=lambda: Augmentation(early_steps=1400))
+    seed: int = 0
+    checkpoint_every: int = 100
+    validate_every: int = 250
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Split parameters into decayed (convolution weights) and plain (the rest)."""
+    weights = [p for p in net.parameters() if p.ndim > 1]
+    rest = [p for p in net.parameters() if p.ndim <= 1]
+    return [
+        {"params": weights, "weight_decay": weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+
+
+class SegmentTrainer:
+    """Trains one network; `run` continues from the newest checkpoint in `folder`.
+
+    Args:
+        net: network with fresh weights, called as net(image) -> logits.
+        samples: labelled frames.
+        config: hyper-parameters.
+        folder: where checkpoint and log live; created if missing.
+        validate: called with the averaged network now and then; its scores are logged.
+
+    Raises:
+        ConfigError: the folder holds a run with other hyper-parameters.
+
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        samples: Sequence[Sample],
+        config: SegmentTraining,
+        folder: Path,
+        validate: Validate | None = None,
+    ) -> None:
+        """Prepare batches, optimiser and average, and load a checkpoint if there is one."""
+        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the keyword
+        self.config = config
+        self.folder = folder
+        self.validate = validate
+        self.batches = BatchMaker(
+            samples,
+            size=config.batch,
+            street_share=config.street_share,
+            how=config.augmentation,
+            seed=config.seed,
+        )
+        self.optimizer = torch.optim.AdamW(parameter_groups(net, config.weight_decay))
+        self.average = torch.optim.swa_utils.AveragedModel(
+            net,
+            multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.average),
+            use_buffers=True,
+        )
+        self.step = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        self._resume()
+
+    @property
+    def checkpoint(self) -> Path:
+        """Path of the one checkpoint, always replaced whole."""
+        return self.folder / "checkpoint.pt"
+
+    def run(self) -> nn.Module:
+        """Train to the last step and return the averaged network in eval mode."""
+        config = self.config
+        classes = int(getattr(self.net, "classes", 0))
+        weights = class_weights(self.batches.label_counts(classes), config.softness)
+        self.net.train()
+        started = time.monotonic()
+        for step, images, labels in self.batches.run(self.step, config.steps):
+            loss = self._update(step, images, labels, weights)
+            self.step = step + 1
+            if self.step % 20 == 0:
+                self._log({"loss": loss, "rate": config.rate(step)}, time.monotonic() - started)
+            if self.step % config.checkpoint_every == 0 or self.step == config.steps:
+                self._save()
+            if self.validate and self.step % config.validate_every == 0:
+                self._log(dict(self.validate(self.averaged())), time.monotonic() - started)
+        return self.averaged()
+
+    def averaged(self) -> nn.Module:
+        """Return the exponential moving average of the network, in eval mode."""
+        net: nn.Module = self.average.module
+        return net.eval()
+
+    def _update(self, step: int, images: Tensor, labels: Tensor, weights: Tensor) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate(step)
+        logits = self.net(normalise(images.contiguous(memory_format=torch.channels_last)))
+        loss = segmentation_loss(logits, labels, weights, self.config.jaccard)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
+        nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
+        self.optimizer.step()
+        self.average.update_parameters(self.net)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            rate = self.config.learning_rate
+            msg = f"loss became {value} at step {step}; lower learning_rate ({rate})"
+            raise ConfigError(msg)
+        return value
+
+    def _log(self, values: dict[str, float], seconds: float) -> None:
+        line = {"step": self.step, "seconds": round(seconds, 1), **values}
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        LOG.info("%s", json.dumps(line))
+
+    def _save(self) -> None:
+        state = {
+            "step": self.step,
+            "config": asdict(self.config),
+            "net": self.net.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.checkpoint)
+
+    def _resume(self) -> None:
+        if not self.checkpoint.exists():
+            return
+        state = torch.load(self.checkpoint, weights_only=True)
+        mine, theirs = asdict(self.config), state["config"]
+        changed = sorted(k for k in mine if mine[k] != theirs.get(k))
+        if changed:
+            was = {k: theirs.get(k) for k in changed}
+            msg = f"{self.folder} holds a run with other settings ({was}); use another folder"
+            raise ConfigError(msg)
+        self.net.load_state_dict(state["net"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = int(state["step"])
+        LOG.info("resumed %s at step %d", self.folder, self.step)
