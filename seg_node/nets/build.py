@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -22,13 +21,6 @@ from seg_node.nets.swiftnet import SwiftNet
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
-
-MEAN = (0.39068, 0.40521, 0.41434)
-"""Mean of CamVid train in 0..1, per RGB channel (papers.md section 2)."""
-STD = (0.29652, 0.30514, 0.30080)
-"""Standard deviation of CamVid train in 0..1, per RGB channel."""
-
 NETWORKS: dict[str, Callable[[int], SwiftNet]] = {
     "swiftnet18": lambda classes: SwiftNet(classes, 1.0),
     "swiftnet18-half": lambda classes: SwiftNet(classes, 0.5),
@@ -37,13 +29,6 @@ NETWORKS: dict[str, Callable[[int], SwiftNet]] = {
 
 MODELS_ENV = "SEG_NODE_MODELS"
 """Environment variable that names another folder of models."""
-
-
-def normalise(images: Tensor) -> Tensor:
-    """Map uint8 RGB [N, 3, H, W] to the networks' input: float32, mean 0, variance 1."""
-    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1) * 255.0
-    scale = 1.0 / (torch.tensor(STD, device=images.device).view(1, 3, 1, 1) * 255.0)
-    return (images.float() - mean) * scale
 
 
 def build_network(name: str, classes: int) -> SwiftNet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn, Tensor
 
 STAGE_STRIDES = (4, 8, 16, 32)
@@ -18,6 +19,28 @@ def conv_bn(cin: int, cout: int, kernel: int, stride: int = 1) -> nn.Sequential:
         nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(cout),
     )
+
+
+class Normalise(nn.Module):
+    """Maps RGB 0..255 to mean 0 and variance 1; part of the network, so no caller can forget it.
+
+    The constants are those of CamVid train (papers.md section 2); they are saved with the weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        """Register mean and standard deviation per RGB channel, in 0..255."""
+        super().__init__()
+        mean = torch.tensor((0.39068, 0.40521, 0.41434)).view(1, 3, 1, 1) * 255.0
+        std = torch.tensor((0.29652, 0.30514, 0.30080)).view(1, 3, 1, 1) * 255.0
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map RGB 0..255 [N, 3, H, W], uint8 or float, to the same shape in the weights' type."""
+        return (image.to(self.mean.dtype) - self.mean) / self.std
 
 
 class BasicBlock(nn.Module):

@@ -11,16 +11,21 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
-from seg_node.nets.resnet import conv_bn, ResNet18
+from seg_node.nets.resnet import conv_bn, Normalise, ResNet18
 
 PYRAMID_GRIDS = (8, 4, 2)
 OUTPUT_STRIDE = 4
 SIZE_DIVISOR = 32
 
 
-def resize_bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize [N, C, h, w] to size (h, w) bilinearly with `align_corners=True`."""
-    return functional.interpolate(x, size, mode="bilinear", align_corners=True)
+def upsample(x: Tensor, factor: int, size: tuple[int, int]) -> Tensor:
+    """Upsample [N, C, h, w] bilinearly by an exact factor, then cut to size (H, W).
+
+    The factor is exact whatever the image size (12 rows become 24, cut to 23), so the operation
+    is the same everywhere in the image: a block with a one-pixel halo gives the same values.
+    """
+    full = functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+    return full[..., : size[0], : size[1]]
 
 
 class PyramidPooling(nn.Module):
@@ -42,7 +47,8 @@ class PyramidPooling(nn.Module):
         levels = [x]
         for grid, branch in zip(PYRAMID_GRIDS, self.branches, strict=True):
             pooled = functional.adaptive_avg_pool2d(x, (min(grid, h), min(grid, w)))
-            levels.append(resize_bilinear(self.relu(branch(pooled)), (h, w)))
+            level = self.relu(branch(pooled))
+            levels.append(functional.interpolate(level, (h, w), mode="bilinear"))
         merged: Tensor = self.relu(self.merge(torch.cat(levels, dim=1)))
         return merged
 
@@ -58,10 +64,10 @@ class Upsample(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor, lateral: Tensor) -> Tensor:
-        """Map x [N, C, h, w] and lateral [N, L, 2h, 2w] to [N, C, 2h, 2w]."""
+        """Map x [N, C, h, w] and lateral [N, L, 2h, 2w] to [N, C, 2h, 2w]; odd sizes are cut."""
         skip = self.lateral(lateral)
         size = (skip.shape[-2], skip.shape[-1])
-        out: Tensor = self.relu(self.blend(resize_bilinear(x, size) + skip))
+        out: Tensor = self.relu(self.blend(upsample(x, 2, size) + skip))
         return out
 
 
@@ -79,6 +85,7 @@ class SwiftNet(nn.Module):
         super().__init__()
         self.classes = classes
         self.feature_channels = round(128 * width)
+        self.normalise = Normalise()
         self.encoder = ResNet18(width)
         c4, c8, c16, c32 = self.encoder.channels
         self.pyramid = PyramidPooling(c32, self.feature_channels)
@@ -86,14 +93,14 @@ class SwiftNet(nn.Module):
         self.head = nn.Conv2d(self.feature_channels, classes, 1)
 
     def features(self, image: Tensor) -> Tensor:
-        """Map a normalised image [N, 3, H, W] to features [N, feature_channels, H/4, W/4]."""
-        s4, s8, s16, s32 = self.encoder(image)
+        """Map RGB 0..255 [N, 3, H, W] to features [N, feature_channels, H/4, W/4], rounded up."""
+        s4, s8, s16, s32 = self.encoder(self.normalise(image))
         x: Tensor = self.pyramid(s32)
         for step, lateral in zip(self.decoder, (s16, s8, s4), strict=True):
             x = step(x, lateral)
         return x
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map a normalised image [N, 3, H, W] to logits [N, classes, H/4, W/4]."""
+        """Map RGB 0..255 [N, 3, H, W] to logits [N, classes, H/4, W/4], rounded up."""
         logits: Tensor = self.head(self.features(image))
         return logits

@@ -68,7 +68,8 @@ def jitter_color(
     mean = float(grey.mean())
     pixels = grey[:, :, None] + saturation * (pixels - grey[:, :, None])
     pixels = (mean + contrast * (pixels - mean)) * bright
-    return np.clip(pixels, 0, 255).astype(np.uint8)
+    clipped: NDArray[np.uint8] = np.clip(pixels, 0, 255).astype(np.uint8)
+    return clipped
 
 
 def augment(

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from seg_node.core.types import ConfigError
-from seg_node.nets.build import normalise
 from seg_node.train.batches import Augmentation, BatchMaker
 from seg_node.train.losses import class_weights, segmentation_loss
 
@@ -119,9 +119,9 @@ class SegmentTrainer:
             seed=config.seed,
         )
         self.optimizer = torch.optim.AdamW(parameter_groups(net, config.weight_decay))
-        self.average = torch.optim.swa_utils.AveragedModel(
+        self.average = AveragedModel(
             net,
-            multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.average),
+            multi_avg_fn=get_ema_multi_avg_fn(config.average),  # type: ignore[no-untyped-call]  # torch's stub
             use_buffers=True,
         )
         self.step = 0
@@ -159,8 +159,8 @@ class SegmentTrainer:
     def _update(self, step: int, images: Tensor, labels: Tensor, weights: Tensor) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(step)
-        logits = self.net(normalise(images.contiguous(memory_format=torch.channels_last)))
-        loss = segmentation_loss(logits, labels, weights, self.config.jaccard)
+        logits = self.net(images.contiguous(memory_format=torch.channels_last))
+        loss = segmentation_loss(logits, labels, weights, jaccard=self.config.jaccard, phase=step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
         nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
