@@ -6,6 +6,7 @@ Every source is a sequence of samples in time order, with labels where the data 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TYPE_CHECKING
 
 import cv2
@@ -17,7 +18,6 @@ from seg_node.data.video import VideoReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -235,3 +235,51 @@ class StreetClip:
         """Render and yield the frames."""
         for index, item in enumerate(self.street.frames(self.count)):
             yield Sample(f"{index:06d}", item.frame, item.labels)
+
+
+SOURCE_KINDS = ("camvid:DIR", "folder:DIR", "video:FILE", "bag:DIR", "street:SEED")
+
+
+def open_source(spec: str, *, split: str = "val") -> Source:
+    """Open named data.
+
+    Args:
+        spec: one of `SOURCE_KINDS`.
+        split: split of a data set that has splits.
+
+    Raises:
+        DataError: unknown kind, or the data cannot be opened.
+
+    """
+    kind, colon, rest = spec.partition(":")
+    if colon and rest and kind == "camvid":
+        return CamVid(Path(rest), split)
+    if colon and rest and kind == "folder":
+        return Folder(Path(rest))
+    if colon and rest and kind == "video":
+        return VideoFile(Path(rest))
+    if colon and kind == "street" and rest.isdigit():
+        return StreetClip(int(rest))
+    msg = f"cannot open data {spec!r}; name it as one of {', '.join(SOURCE_KINDS)}"
+    raise DataError(msg)
+
+
+def guess_spec(source: str) -> str:
+    """Return the named form of what a user typed: a bag, a folder, a video, or already named.
+
+    Raises:
+        DataError: the path does not exist.
+
+    """
+    if source.partition(":")[0] in {kind.partition(":")[0] for kind in SOURCE_KINDS}:
+        return source
+    path = Path(source)
+    if not path.exists():
+        msg = f"{source!r} does not exist; name a file, a folder, or {', '.join(SOURCE_KINDS)}"
+        raise DataError(msg)
+    if (path / "metadata.yaml").exists() or path.suffix in {".mcap", ".db3"}:
+        return f"bag:{source}"
+    if path.is_dir():
+        stored = [*path.glob("*.mcap"), *path.glob("*.db3")]
+        return f"bag:{source}" if stored else f"folder:{source}"
+    return f"video:{source}"

@@ -15,7 +15,6 @@ from seg_node.nets.resnet import conv_bn, Normalise, ResNet18
 
 PYRAMID_GRIDS = (8, 4, 2)
 OUTPUT_STRIDE = 4
-SIZE_DIVISOR = 32
 
 
 def upsample(x: Tensor, factor: int, size: tuple[int, int]) -> Tensor:
@@ -84,6 +83,7 @@ class SwiftNet(nn.Module):
         """Build encoder, pyramid pooling, three decoder steps and the classifier."""
         super().__init__()
         self.classes = classes
+        self.stride = OUTPUT_STRIDE
         self.feature_channels = round(128 * width)
         self.normalise = Normalise()
         self.encoder = ResNet18(width)

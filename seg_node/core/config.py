@@ -1,0 +1,230 @@
+"""Every setting of the pipeline and the node, declared once: default, meaning, unit, range.
+
+ROS parameters, launch presets, the command line and the documentation derive from here. A
+setting is `live` (applies from the next frame) or applies when the node is configured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+import math
+from typing import Any, TYPE_CHECKING
+
+from seg_node.core.types import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one setting means and may be.
+
+    Attributes:
+        doc: meaning, one sentence.
+        unit: unit of the value; empty for choices, counts and fractions.
+        low: smallest allowed value, inclusive.
+        high: largest allowed value, inclusive.
+        choices: allowed values of a closed choice; empty if open.
+        live: True if a change applies from the next frame, False if on configure.
+
+    """
+
+    doc: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = True
+
+    def check(self, name: str, value: Value) -> None:
+        """Refuse a value that is out of range.
+
+        Raises:
+            ConfigError: names the setting, the value and what is allowed.
+
+        """
+        if self.choices and value not in self.choices:
+            msg = f"{name} is {value!r}; choose one of {', '.join(self.choices)}"
+            raise ConfigError(msg)
+        if isinstance(value, str) or self.low is None or self.high is None:
+            return
+        if not (math.isfinite(value) and self.low <= value <= self.high):
+            unit = f" {self.unit}" if self.unit else ""
+            msg = f"{name} is {value}{unit}; allowed are {self.low} to {self.high}{unit}"
+            raise ConfigError(msg)
+
+
+def _setting(default: Value, limits: Limits) -> Any:
+    return field(default=default, metadata={"limits": limits})
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """How images come in."""
+
+    transport: str = _setting(
+        "raw",
+        Limits(
+            "Message type of the image topic: raw sensor_msgs/Image, or compressed "
+            "sensor_msgs/CompressedImage (jpeg, png) on <image>/compressed.",
+            choices=("raw", "compressed"),
+            live=False,
+        ),
+    )
+    converter: str = _setting(
+        "auto",
+        Limits(
+            "Who converts raw images: cv_bridge, the built-in converter, or auto (cv_bridge "
+            "where it imports and passes a self-check, else the built-in).",
+            choices=("auto", "cv_bridge", "builtin"),
+            live=False,
+        ),
+    )
+    scale: float = _setting(
+        1.0,
+        Limits(
+            "Side of the network's input relative to the image; 0.5 costs a quarter. Masks are "
+            "published at the image's own size.",
+            low=0.05,
+            high=1.0,
+        ),
+    )
+    stale_s: float = _setting(
+        1.0,
+        Limits("Without an image for this long, diagnostics say stale.", "s", 0.05, 3600.0),
+    )
+
+
+@dataclass(frozen=True)
+class PublishConfig:
+    """What goes out beside mask and stats."""
+
+    overlay_opacity: float = _setting(
+        0.5, Limits("Weight of class colours over the image in ~/overlay.", low=0.0, high=1.0)
+    )
+    overlay_rate_hz: float = _setting(
+        10.0, Limits("Most overlays per second, to spare the network; 0 = all.", "Hz", 0.0, 1000.0)
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings; names of nested stages join with a dot, such as `input.scale`."""
+
+    model: str = _setting(
+        "swiftnet18-half",
+        Limits("Name of a shipped model, or path of a manifest (*.json).", live=False),
+    )
+    device: str = _setting(
+        "auto",
+        Limits(
+            "Where to compute: auto (GPU if there is one), cpu, cuda, or cuda:N.",
+            live=False,
+        ),
+    )
+    precision: str = _setting(
+        "auto",
+        Limits(
+            "Number format of the network: auto (fp16 on GPU, fp32 on CPU), fp32, bf16, fp16.",
+            choices=("auto", "fp32", "bf16", "fp16"),
+            live=False,
+        ),
+    )
+    threads: int = _setting(
+        0,
+        Limits("CPU threads of the network; 0 = as torch chooses.", low=0, high=1024, live=False),
+    )
+    block_size: int = _setting(
+        32,
+        Limits("Side of a block of the plan, a multiple of 32.", "px", 32, 512, live=False),
+    )
+    mode: str = _setting(
+        "dense",
+        Limits(
+            "How the compute of a frame is chosen: dense computes all of it.", choices=("dense",)
+        ),
+    )
+    overload: str = _setting(
+        "newest",
+        Limits(
+            "When frames arrive faster than they are processed: newest drops the older ones, "
+            "every queues them all (for replay, never while driving).",
+            choices=("newest", "every"),
+        ),
+    )
+    input: InputConfig = field(default_factory=InputConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
+
+    def __post_init__(self) -> None:
+        """Check every setting, then the rules between them.
+
+        Raises:
+            ConfigError: a setting may not have its value.
+
+        """
+        for option in options(self):
+            option.limits.check(option.name, option.value)
+        if self.block_size % 32:
+            msg = f"block_size is {self.block_size}; it must be a multiple of 32"
+            raise ConfigError(msg)
+        device = self.device
+        index = device.removeprefix("cuda:")
+        if device not in {"auto", "cpu", "cuda"} and not (device != index and index.isdigit()):
+            msg = f"device is {device!r}; use auto, cpu, cuda or cuda:N"
+            raise ConfigError(msg)
+
+    def updated(self, values: Mapping[str, Value]) -> Config:
+        """Return a copy with some settings changed, by dotted name.
+
+        Raises:
+            ConfigError: unknown name, wrong type or value out of range.
+
+        """
+        known = {option.name: option for option in options(self)}
+        changed: Config = self
+        for name, value in values.items():
+            if name not in known:
+                msg = f"unknown setting {name!r}; known: {', '.join(sorted(known))}"
+                raise ConfigError(msg)
+            changed = _replaced(changed, name, _as_type(name, value, known[name].value))
+        return changed
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting with its dotted name, current value and limits."""
+
+    name: str
+    value: Value
+    limits: Limits
+
+
+def options(config: Any, prefix: str = "") -> Iterator[Option]:
+    """Yield every setting of a config, nested stages included, in declaration order."""
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            yield from options(value, f"{prefix}{item.name}.")
+        else:
+            yield Option(prefix + item.name, value, item.metadata["limits"])
+
+
+def _replaced(config: Config, name: str, value: Value) -> Config:
+    stage, _, leaf = name.rpartition(".")
+    if not stage:
+        return replace(config, **{leaf: value})  # type: ignore[arg-type]  # checked by _as_type
+    inner = replace(getattr(config, stage), **{leaf: value})
+    return replace(config, **{stage: inner})
+
+
+def _as_type(name: str, value: Value, like: Value) -> Value:
+    """Return the value in the type of the setting; only int to float is converted."""
+    if type(value) is type(like):
+        return value
+    if isinstance(like, float) and type(value) is int:
+        return float(value)
+    msg = f"{name} is {value!r} ({type(value).__name__}); expected a {type(like).__name__}"
+    raise ConfigError(msg)

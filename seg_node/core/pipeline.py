@@ -1,0 +1,217 @@
+"""One frame in, one mask out: the table of contents of the project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import time
+from typing import cast, Protocol, TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+from torch.nn import functional
+
+from seg_node.core.config import Config
+from seg_node.core.costs import dense_macs
+from seg_node.core.timing import StageTimer
+from seg_node.core.types import ConfigError, Frame, StepReport, StepResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from torch import nn, Tensor
+
+    from seg_node.core.policy import BlockPolicy
+
+CONFIDENCE_MAX = 255
+
+
+class SegmentationNetwork(Protocol):
+    """What the pipeline needs of a network; every network of `nets/` has this face.
+
+    Attributes:
+        stride: image pixels per feature pixel of `features`, an exact power of two.
+
+    """
+
+    stride: int
+
+    def features(self, image: Tensor) -> Tensor:
+        """Map RGB 0..255 [N, 3, H, W] to the features before the last 1x1 convolution."""
+        ...
+
+    def head(self, features: Tensor) -> Tensor:
+        """Map features [N, C, h, w] to logits [N, classes, h, w]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how a network runs.
+
+    Attributes:
+        device: torch device.
+        dtype: number format of weights and features.
+
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+def choose_compute(config: Config) -> Compute:
+    """Resolve `device` and `precision` of a config on this machine.
+
+    Raises:
+        ConfigError: a GPU was asked for that is not there, or fp16 on the CPU.
+
+    """
+    cuda = torch.cuda.is_available()
+    name = config.device if config.device != "auto" else ("cuda" if cuda else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        have = torch.cuda.device_count()
+        msg = f"device is {config.device!r}, but torch sees {have} GPUs; use cpu"
+        raise ConfigError(msg)
+    chosen = config.precision
+    if chosen == "auto":
+        chosen = "fp16" if device.type == "cuda" else "fp32"
+    if chosen == "fp16" and device.type == "cpu":
+        msg = "precision is 'fp16', which CPUs compute slowly; use fp32 or bf16 with device cpu"
+        raise ConfigError(msg)
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return Compute(device, dtypes[chosen])
+
+
+class Segmenter:
+    """Turns frames into masks, one `step` at a time.
+
+    Args:
+        net: network in eval mode; moved to the config's device and precision.
+        policy: chooses the plan of each frame.
+        config: settings; see `reconfigure` for those that may change later.
+        clock: nanoseconds that never go back.
+
+    Raises:
+        ConfigError: the config asks for a device or precision that this machine lacks.
+
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        policy: BlockPolicy,
+        config: Config | None = None,
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        """Move the network to its device."""
+        self.config = config or Config()
+        self.compute = choose_compute(self.config)
+        self.policy = policy
+        self._clock = clock
+        net = net.to(self.compute.device, self.compute.dtype).eval()
+        self._net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the keyword
+        self._stride = cast("SegmentationNetwork", net).stride
+        self._macs: dict[tuple[int, int], int] = {}
+
+    def reconfigure(self, config: Config) -> None:
+        """Apply live settings from the next frame on; the others keep their values."""
+        self.config = config
+
+    def step(self, frame: Frame) -> StepResult:
+        """Segment one frame.
+
+        Args:
+            frame: image uint8 [H, W, 3].
+
+        Returns:
+            labels and confidence at the image's own size, the plan and its cost.
+
+        """
+        timer = StageTimer(self._clock)
+        size = frame.image.shape[:2]
+        with timer.stage("prepare"):
+            image = self._prepare(frame.image)
+        with timer.stage("plan"):
+            plan = self.policy.plan(frame, self.grid_shape(*size))
+        with torch.inference_mode():
+            with timer.stage("execute"):
+                logits = self._execute(image)
+            with timer.stage("decide"):
+                labels, confidence = decide(
+                    logits, self._stride, (image.shape[-2], image.shape[-1])
+                )
+        with timer.stage("finish"):
+            labels, confidence = resize_result(labels, confidence, (size[0], size[1]))
+            macs = self._dense_macs(image.shape[-2], image.shape[-1])
+        report = StepReport(timer.stages, timer.total_ns(), macs, macs)
+        age_ms = np.zeros_like(plan.grid, np.uint16)
+        return StepResult(labels, confidence, plan, age_ms, report)
+
+    def grid_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Return blocks (gh, gw) of an image; the last row and column may stick out."""
+        side = self.config.block_size
+        return -(-height // side), -(-width // side)
+
+    def warm_up(self, height: int, width: int) -> None:
+        """Run one step on a black image, so that the first real frame is not slow."""
+        self.step(Frame(np.zeros((height, width, 3), np.uint8)))
+
+    def _prepare(self, image: NDArray[np.uint8]) -> Tensor:
+        """Scale and upload; returns uint8 [1, 3, H, W] in channels_last."""
+        scale = self.config.input.scale
+        if scale < 1.0:
+            height, width = image.shape[:2]
+            size = (max(1, round(width * scale)), max(1, round(height * scale)))
+            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+        # A view on a message's buffer is read-only, which torch.from_numpy only warns about.
+        pixels = image if image.flags.c_contiguous and image.flags.writeable else image.copy()
+        return torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.compute.device)
+
+    def _execute(self, image: Tensor) -> Tensor:
+        logits: Tensor = self._net(image)
+        return logits
+
+    def _dense_macs(self, height: int, width: int) -> int:
+        key = (height, width)
+        if key not in self._macs:
+            self._macs[key] = dense_macs(self._net, height, width)
+        return self._macs[key]
+
+
+def decide(
+    logits: Tensor, stride: int, size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Upsample logits to pixels and choose the class of most probability.
+
+    Args:
+        logits: [1, classes, h, w].
+        stride: image pixels per logit, on each axis.
+        size: image size (H, W), at most stride times (h, w).
+
+    Returns:
+        class id, uint8 [H, W], and its probability times 255, uint8 [H, W].
+
+    """
+    # Planes of one class each make the reductions over classes several times faster on CPU.
+    full = functional.interpolate(
+        logits.float().contiguous(), scale_factor=stride, mode="bilinear", align_corners=False
+    )[..., : size[0], : size[1]]
+    best, labels = full.max(1)
+    probability = torch.exp(best - full.logsumexp(1))
+    confidence = (probability * CONFIDENCE_MAX).round().to(torch.uint8)
+    return labels[0].to(torch.uint8).cpu().numpy(), confidence[0].cpu().numpy()
+
+
+def resize_result(
+    labels: NDArray[np.uint8], confidence: NDArray[np.uint8], size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Resize labels (nearest) and confidence (bilinear) to the image's size (H, W)."""
+    if labels.shape == size:
+        return labels, confidence
+    target = (size[1], size[0])
+    return (
+        np.asarray(cv2.resize(labels, target, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8),
+        np.asarray(cv2.resize(confidence, target, interpolation=cv2.INTER_LINEAR), np.uint8),
+    )
