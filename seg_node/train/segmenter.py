@@ -44,6 +44,7 @@ class SegmentTraining:
         jaccard: weight of the soft Jaccard loss beside the cross entropy.
         softness: flatness of the class weights, see `losses.class_weights`.
         street_share: probability that a sample is a rendered street.
+        streets: number of different rendered streets.
         augmentation: how samples are varied.
         seed: seed of weights, batches and augmentation.
         checkpoint_every: steps between checkpoints.
@@ -60,6 +61,7 @@ class SegmentTraining:
     jaccard: float = 0.5
     softness: float = 1.1
     street_share: float = 0.2
+    streets: int = 300
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(early_steps=1400))
     seed: int = 0
     checkpoint_every: int = 100
@@ -115,6 +117,7 @@ class SegmentTrainer:
             samples,
             size=config.batch,
             street_share=config.street_share,
+            streets=config.streets,
             how=config.augmentation,
             seed=config.seed,
         )
