@@ -404,11 +404,12 @@ def _stamp_ns(stamp: Any, topic: str, described: tuple[str, int, int]) -> int:
 CONVERTER_NAMES = ("auto", "cv_bridge", "builtin")
 """Values of the parameter `input.converter`."""
 
-# rgb8 is absent because the built-in converter returns it without a copy; the others that are
-# absent are unknown to some version of cv_bridge.
+# For these both converters give the same picture, bit for bit, so the choice changes no mask.
+# rgb8 and rgba8 are absent because the built-in converter returns them without a copy; 16 bit
+# because cv_bridge rounds x * 255 / 65535, which is the high byte or one more or less; the others
+# because some version of cv_bridge does not know them.
 _CV_BRIDGE_ENCODINGS = frozenset(
-    {"bgr8", "rgba8", "bgra8", "mono8", "mono16", "yuv422"}
-    | {f"{name}{bits}" for name in _BAYER_CODES for bits in (8, 16)}
+    {"bgr8", "bgra8", "mono8", "yuv422"} | {f"{name}8" for name in _BAYER_CODES}
 )
 
 
@@ -453,7 +454,10 @@ def choose_converter(name: str) -> ChosenConverter:
         return ChosenConverter("builtin", "the built-in converter was asked for", image_to_rgb)
     problem = _cv_bridge_problem()
     if not problem:
-        note = "cv_bridge converts known pictures right; padded rows go to the built-in converter"
+        note = (
+            "cv_bridge converts known pictures right; padded rows, 16 bit and what needs no "
+            "copy go to the built-in converter"
+        )
         return ChosenConverter("cv_bridge", note, _cv_bridge_converter())
     if name == "auto":
         note = f"the built-in converter is used because {problem}"
@@ -494,7 +498,7 @@ def _trial_problem(returncode: int, stderr: str) -> str:
     if returncode == 0:
         return ""
     if returncode < 0:
-        end = f"ended by {signal.Signals(-returncode).name}"
+        end = f"ended by signal {-returncode}, {signal.strsignal(-returncode)}"
     else:
         end = (stderr.strip().splitlines() or [f"exit status {returncode}"])[-1]
     # The words of NumPy when a module was compiled for the C interface of NumPy 1.
@@ -552,8 +556,8 @@ def _cv_bridge_converter() -> Converter:
     """Return a converter that uses cv_bridge for what every version of it converts right.
 
     Padded rows are not among it: cv_bridge 1.16 ignores `step` and shears the picture, later
-    ones divide it by the bytes of a pixel and shear it whenever there is a remainder. Neither
-    are big-endian messages, whose branch calls a method that NumPy 2 has removed.
+    ones divide it by the bytes of a pixel and shear it whenever there is a remainder. Messages
+    marked as big-endian are not either: that branch calls a method that NumPy 2 has removed.
     """
     bridge_convert: Callable[[Any, str], Any] = (
         importlib.import_module("cv_bridge").CvBridge().imgmsg_to_cv2
