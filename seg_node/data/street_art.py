@@ -28,8 +28,8 @@ PAVEMENT_M = 9.0
 """The sidewalks end this far left and right of the middle of the road, in metres."""
 ZEBRA_M = 42.0
 """Middle of the zebra crossing within the ground map's period, in metres."""
-DETAIL_M = 6.0
-"""Side of the square tile of fine ground noise, in metres."""
+DETAIL_M, DETAIL_WIDE_M, DETAIL_LONG_M = 3.0, 18.0, 15.0
+"""The fine grain of the ground: side of its tile; extent of the tiles around the camera, metres."""
 
 _ROAD, _SIDEWALK, _TREE = 3, 4, 5
 CAR_COLORS: tuple[Color, ...] = (
@@ -193,8 +193,8 @@ def _patches(
             int((rng.uniform(-3, 3) + GROUND_HALF_M) / GROUND_COLUMN_M),
             int(rng.uniform(2, GROUND_PERIOD_M - 2) / GROUND_ROW_M),
         )
-        axes = (int(0.35 / GROUND_COLUMN_M), int(0.35 / GROUND_ROW_M))
-        cv2.ellipse(colors, middle, axes, 0, 0, 360, (58, 56, 54), -1)
+        axes = (int(0.3 / GROUND_COLUMN_M), int(0.3 / GROUND_ROW_M))
+        cv2.ellipse(colors, middle, axes, 0, 0, 360, (70, 68, 66), -1)
 
 
 def _markings(
@@ -222,12 +222,12 @@ def _markings(
 
 @lru_cache(maxsize=1)
 def ground_detail() -> Pixels:
-    """Return a seamless tile of fine grain around 128, uint8 [512, 512, 4]."""
-    rng = generator(2, 0)
-    fine = rng.standard_normal((512, 512), dtype=np.float32) * 26
-    coarse = cv2.GaussianBlur(np.tile(fine, (3, 3)), (0, 0), 2.0)[512:1024, 512:1024] * 3.5
-    gray = np.clip(128 + 0.5 * fine + coarse, 0, 255).astype(np.uint8)
-    return np.asarray(cv2.merge([gray, gray, gray, gray]), dtype=np.uint8)
+    """Return tiles of fine grain around 128, uint8 [1280, 1536]."""
+    side = 256
+    fine = generator(2, 0).standard_normal((side, side), dtype=np.float32) * 26
+    coarse = cv2.GaussianBlur(np.tile(fine, (3, 3)), (0, 0), 2.0)[side : 2 * side, side : 2 * side]
+    gray = np.clip(128 + 0.5 * fine + 3.5 * coarse, 0, 255).astype(np.uint8)
+    return np.tile(gray, (round(DETAIL_LONG_M / DETAIL_M), round(DETAIL_WIDE_M / DETAIL_M)))
 
 
 @lru_cache(maxsize=8)
@@ -260,7 +260,7 @@ def facade(variant: int) -> Texture:
     wall = shade(_WALLS[variant % len(_WALLS)], rng.uniform(0.85, 1.1))
     pixels = blank(size, size, wall, 255)
     if rng.random() < 0.6:
-        pixels[:: 6, :, :3] = shade(wall, 0.9)
+        pixels[::6, :, :3] = shade(wall, 0.9)
     _grain(rng, pixels, 5.0)
     floors, bays = int(rng.integers(3, 5)), int(rng.integers(3, 6))
     frame = shade((206, 200, 190), rng.uniform(0.7, 1.05))

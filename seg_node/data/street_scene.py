@@ -19,7 +19,7 @@ from seg_node.data import street_art as art
 Floats = NDArray[np.float64]
 
 SKY, BUILDING, POLE, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = 0, 1, 2, 5, 6, 7, 8, 9, 10
-FAR_M = 115.0
+FAR_M = 100.0
 """Nothing but the backdrop is drawn beyond this distance."""
 PLOT_M = 12.0
 """Length of one building plot along the road."""
@@ -103,7 +103,8 @@ class Builder:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._rows: list[tuple[Floats, Floats, Floats, int, int, art.Texture]] = []
+        self._places: list[tuple[float, ...]] = []
+        self._looks: list[tuple[art.Texture, int, int]] = []
         self.shadows: list[tuple[float, float, float, float]] = []
 
     def wall(
@@ -114,10 +115,8 @@ class Builder:
         look: tuple[art.Texture, int, int],
     ) -> None:
         """Add an upright quad from `start` (left, as seen) to `end` (x, y), z = (low, high)."""
-        texture, label, layer = look
-        origin = np.array((*start, z[1]))
-        across = np.array((end[0] - start[0], end[1] - start[1], 0.0))
-        self._rows.append((origin, across, np.array((0, 0, z[0] - z[1])), label, layer, texture))
+        self._places.append((*start, z[1], end[0] - start[0], end[1] - start[1], z[0] - z[1]))
+        self._looks.append(look)
 
     def board(
         self,
@@ -146,7 +145,9 @@ class Builder:
         self.wall((left, far), (left, y), (0.0, _CAR_HIGH_M), at_left)
         self.wall((right, y), (right, far), (0.0, _CAR_HIGH_M), at_right)
         if oncoming:
-            self.board((x, y + 1.25), (2 * _CAR_HALF_M, _CAR_HIGH_M), actors.car_cabin(variant), CAR)
+            self.board(
+                (x, y + 1.25), (2 * _CAR_HALF_M, _CAR_HIGH_M), actors.car_cabin(variant), CAR
+            )
             self.board((x, y), (2 * _CAR_HALF_M, 0.9), actors.car_front(variant), CAR)
         else:
             self.board((x, y), (2 * _CAR_HALF_M, _CAR_HIGH_M), actors.car_back(variant), CAR)
@@ -154,16 +155,15 @@ class Builder:
 
     def quads(self, first_key: int) -> Quads:
         """Return what was collected, numbered from `first_key`."""
-        count = len(self._rows)
+        count = len(self._looks)
         texture = np.empty(count, object)
-        texture[:] = [row[5] for row in self._rows]
-        origin, across, down = (
-            np.array([row[part] for row in self._rows], np.float64).reshape(count, 3)
-            for part in range(3)
-        )
-        label, layer = (np.array([row[part] for row in self._rows], np.uint8) for part in (3, 4))
-        return Quads(np.arange(first_key, first_key + count), origin, across, down, label, layer,
-                     texture)  # fmt: skip
+        texture[:] = [look[0] for look in self._looks]
+        label, layer = np.array([look[1:] for look in self._looks], np.uint8).reshape(-1, 2).T
+        place = np.array(self._places).reshape(-1, 6)
+        across, down = np.zeros((2, count, 3))
+        across[:, :2], down[:, 2] = place[:, 3:5], place[:, 5]
+        return Quads(np.arange(first_key, first_key + count), place[:, :3], across, down,
+                     label, layer, texture)  # fmt: skip
 
 
 class Drive:
@@ -173,7 +173,9 @@ class Drive:
         """Draw the journey of one seed for a picture of this size."""
         speeds = rng.uniform(8.0, 13.0, 4)
         self._times = np.cumsum([0.0, 4.0, 3.0, 4.0, rng.uniform(3.5, 5.0), 3.5, 5.0])
-        self._speeds = np.array([speeds[0], speeds[1], speeds[2] * 0.6, 0, 0, speeds[3], speeds[0]])
+        self._speeds = np.array(
+            [speeds[0], speeds[1], speeds[2] * 0.6, 0, 0, speeds[3], speeds[0]]
+        )
         self._distances = self._integral()
         self._speeds *= _CYCLE_M / self._distances[-1]
         self._distances = self._integral()
@@ -228,10 +230,15 @@ class View:
     """All that may be seen at one time."""
 
     camera: Camera
+    sky: Quads
     standing: Quads
     moving: Quads
     shadows: Floats
     """Left, near, width, length on the ground in metres [k, 4]."""
+
+    def quads(self) -> Quads:
+        """Return all but the sky: what stands, then what moves."""
+        return Quads.join([self.standing, self.moving])
 
 
 class World:
@@ -250,20 +257,18 @@ class World:
         self._movers = np.random.default_rng((seed, 2)).uniform(size=(24, 6))
         self._busy = rng.integers((2, 1, 4), (5, 4, 13))
         self._plots: dict[int, tuple[Quads, Floats]] = {}
+        self._here: tuple[int, Quads, Floats] | None = None
 
     def view(self, time_s: float) -> View:
         """Return what may be seen at this time."""
         camera = self.drive.camera(time_s)
         y = camera.position[1]
-        first = math.floor((y - 14) / PLOT_M)
-        plots = [self._plot(n) for n in range(first, math.floor((y + FAR_M) / PLOT_M) + 1)]
+        standing, shadows = self._around(math.floor((y - 14) / PLOT_M))
         movers = self._moving(time_s, camera)
-        shadows = [shade for _, shade in plots]
-        shadows.append(np.array(movers.shadows).reshape(-1, 4))
-        return View(camera, Quads.join([plot for plot, _ in plots]), movers.quads(-64),
-                    np.concatenate(shadows))  # fmt: skip
+        shadows = np.concatenate([shadows, np.array(movers.shadows).reshape(-1, 4)])
+        return View(camera, self._backdrop(camera), standing, movers.quads(-64), shadows)
 
-    def backdrop(self, camera: Camera) -> Quads:
+    def _backdrop(self, camera: Camera) -> Quads:
         """Return the sky; it goes along with the camera, as all that is far away does."""
         builder = Builder()
         x, y, z = camera.position
@@ -271,6 +276,15 @@ class World:
         builder.wall((x - 3 * far, y + far), (x + 3 * far, y + far), (z - 0.05 * far, z + far),
                      (art.sky(self._sky), SKY, _BACK))  # fmt: skip
         return builder.quads(-1)
+
+    def _around(self, first: int) -> tuple[Quads, Floats]:
+        """Return what stands between this plot and the far end of sight."""
+        if self._here is None or self._here[0] != first:
+            last = first + math.ceil((FAR_M + 14) / PLOT_M)
+            plots = [self._plot(number) for number in range(first, last + 1)]
+            quads = Quads.join([plot for plot, _ in plots])
+            self._here = first, quads, np.concatenate([shadows for _, shadows in plots])
+        return self._here[1:]
 
     def _plot(self, number: int) -> tuple[Quads, Floats]:
         found = self._plots.get(number)
@@ -299,7 +313,7 @@ class World:
                            joined=self._is_built(number - 1, side))  # fmt: skip
         else:
             self._garden(builder, rng, side, y)
-        self._backdrop_row(builder, rng, side, y)
+            self._backdrop_row(builder, rng, side, y)
         self._furniture(builder, rng, side, y)
         self._kerbside(builder, rng, side, number)
 
