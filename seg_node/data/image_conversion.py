@@ -314,7 +314,7 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
     """Return a mono8 [H, W] or RGB [H, W, 3] picture as the bytes of a PNG file.
 
     Raises:
-        ImageError: the array has another shape or type, or is empty.
+        ImageError: the array has another shape or type, is empty, or is too large for the format.
 
     """
     return _encode(image, ".png", [])
@@ -330,7 +330,7 @@ def encode_jpeg(image: NDArray[np.uint8], quality: int = 90) -> bytes:
         quality: 0..100.
 
     Raises:
-        ImageError: the array has another shape or type, or is empty.
+        ImageError: the array has another shape or type, is empty, or is too large for the format.
 
     """
     return _encode(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
@@ -342,12 +342,11 @@ def _encode(image: NDArray[np.uint8], suffix: str, options: list[int]) -> bytes:
         problem = f"can encode uint8 [H, W] or [H, W, 3], got {image.dtype} {list(image.shape)}"
         raise ImageError(problem)
     stored = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image  # noqa: PLR2004 - RGB
-    try:
-        _, data = cv2.imencode(suffix, stored, options)
-    except cv2.error as error:
+    done, data = cv2.imencode(suffix, stored, options)
+    if not done:
         height, width = image.shape[:2]
-        problem = f"OpenCV cannot write it as {suffix}: {error}"
-        raise ImageError(problem, width=width, height=height) from error
+        problem = f"OpenCV cannot write it as {suffix}; are its sides too long for the format?"
+        raise ImageError(problem, width=width, height=height)
     return data.tobytes()
 
 

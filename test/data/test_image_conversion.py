@@ -544,6 +544,12 @@ def test_what_cannot_be_encoded_is_refused(array_: NDArray[np.uint8]) -> None:
         encode_png(array_)
 
 
+def test_a_picture_too_large_for_jpeg_is_refused() -> None:
+    """Its sides are 16 bit numbers."""
+    with pytest.raises(ImageError, match=r"70000x1\): OpenCV cannot write it as \.jpg"):
+        encode_jpeg(np.zeros((1, 70_000), np.uint8))
+
+
 # Frames -------------------------------------------------------------------------------------
 
 
@@ -700,13 +706,14 @@ def test_a_working_cv_bridge_is_used(working: tuple[ChosenConverter, Any]) -> No
     """For what it converts as the built-in does; the rest it never sees."""
     chosen, bridge = working
     assert chosen.name == "cv_bridge"
-    for encoding, padding in product(SUPPORTED_ENCODINGS, (0, 5)):
+    for encoding, padding, big_endian in product(SUPPORTED_ENCODINGS, (0, 5), (0, 1)):
         bridge.calls.clear()
-        assert_shows(chosen(message(encoding, padding)), encoding)
+        assert_shows(chosen(message(encoding, padding, big_endian)), encoding)
         trusted = encoding in ("bgr8", "bgra8", "mono8", "yuv422") or (
             encoding in BAYER and encoding.endswith("8")
         )
-        assert bridge.calls == ([encoding] if trusted and not padding else []), encoding
+        asked = trusted and not padding and not big_endian
+        assert bridge.calls == ([encoding] if asked else []), encoding
 
 
 def test_messages_are_checked_before_cv_bridge_sees_them(
