@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 import hashlib
 import json
 import os
@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -105,6 +105,13 @@ class Manifest:
         except (OSError, ValueError, KeyError, TypeError) as err:
             msg = f"{path} is not a model manifest: {err!r}"
             raise ModelError(msg) from err
+
+
+    def write(self, folder: Path) -> Path:
+        """Write `<name>.json` into a folder and return its path."""
+        path = folder / f"{self.name}.json"
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        return path
 
 
 @dataclass(frozen=True)
@@ -211,3 +218,9 @@ def load_weights(net: nn.Module, path: Path) -> None:
     except RuntimeError as err:
         msg = f"{path} does not fit the network: {err}"
         raise ModelError(msg) from err
+
+
+def save_weights(net: nn.Module, path: Path) -> str:
+    """Write a network's weights as safetensors and return the file's sha256."""
+    save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, path)
+    return file_sha256(path)
