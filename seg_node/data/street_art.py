@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
+Axis = NDArray[np.floating]
 Color = tuple[int, int, int]
 
 GROUND_HALF_M = 18.0
@@ -135,7 +136,7 @@ def blank(height: int, width: int, color: Color = (0, 0, 0), alpha: int = 0) -> 
 
 @lru_cache(maxsize=8)
 def ground(variant: int) -> tuple[Texture, Pixels]:
-    """Return the ground's colours and, texel for texel, its labels uint8 [rows, columns]."""
+    """Return the ground's colours and, alike in every row, its labels uint8 [2, columns]."""
     rng = generator(1, variant)
     rows = round(GROUND_PERIOD_M / GROUND_ROW_M)
     columns = round(2 * GROUND_HALF_M / GROUND_COLUMN_M)
@@ -156,7 +157,7 @@ def ground(variant: int) -> tuple[Texture, Pixels]:
     colors += _noise(rng, rows, columns, 2.0, 5.0) + _noise(rng, rows, columns, 40.0, 5.0)
     _patches(rng, colors, across, along)
     _markings(rng, colors, across, along)
-    labels = np.full((rows, columns), _TREE, np.uint8)
+    labels = np.full((2, columns), _TREE, np.uint8)
     labels[:, side < PAVEMENT_M] = _SIDEWALK
     labels[:, side < KERB_M] = _ROAD
     pixels = blank(rows, columns, alpha=255)
@@ -164,9 +165,7 @@ def ground(variant: int) -> tuple[Texture, Pixels]:
     return Texture(pixels), labels
 
 
-def _paving_joints(
-    colors: NDArray[np.float32], across: NDArray[np.float64], along: NDArray[np.float64]
-) -> None:
+def _paving_joints(colors: NDArray[np.float32], across: Axis, along: Axis) -> None:
     """Darken the joints between the sidewalk's slabs."""
     slabs = (np.abs(across) > KERB_M + 0.15) & (np.abs(across) < PAVEMENT_M)
     joint_columns = slabs & ((np.abs(across) - KERB_M) % 0.9 < 2 * GROUND_COLUMN_M)
@@ -177,8 +176,8 @@ def _paving_joints(
 def _patches(
     rng: np.random.Generator,
     colors: NDArray[np.float32],
-    across: NDArray[np.float64],
-    along: NDArray[np.float64],
+    across: Axis,
+    along: Axis,
 ) -> None:
     """Mend the asphalt: darker and lighter rectangles, manhole covers."""
     for _ in range(14):
@@ -200,8 +199,8 @@ def _patches(
 def _markings(
     rng: np.random.Generator,
     colors: NDArray[np.float32],
-    across: NDArray[np.float64],
-    along: NDArray[np.float64],
+    across: Axis,
+    along: Axis,
 ) -> None:
     """Paint the dashed middle line, the edge lines, the stop lines and the zebra crossing."""
     white = np.array((206, 206, 200), np.float32)
@@ -462,7 +461,5 @@ def shadow() -> Pixels:
 @lru_cache(maxsize=4)
 def grain(height: int, width: int) -> Pixels:
     """Return sensor noise around 128, uint8 [height + 32, width + 32, 3]."""
-    noise = np.empty((height + 32, width + 32, 3), np.int16)
-    cv2.setRNGSeed(7)
-    cv2.randn(noise, (128.0, 128.0, 128.0), (1.6, 1.6, 1.6))
-    return noise.astype(np.uint8)
+    noise = generator(9, 0).standard_normal((height + 32, width + 32, 3), dtype=np.float32)
+    return np.round(128 + 1.6 * noise).astype(np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 import math
 
 import cv2
@@ -19,7 +20,7 @@ SKY_SLOT, GROUND_SLOT, FIRST_SLOT = 0, 1, 2
 
 _SKY_KEY, _GROUND_KEY = -1, -2
 _NEAR_M = 0.4
-_SHADOW_FAR_M = 45.0
+_SHADOW_FAR_M = 32.0
 _DETAIL_FAR_M = 9.0
 _MAX_LEVEL = 5
 _OPAQUE = 110
@@ -147,7 +148,7 @@ def _visible(quads: Quads, camera: Camera, size: tuple[int, int]) -> _Seen:
 def _paint_quads(image: Pixels, slots: NDArray[np.uint16], seen: _Seen, haze: Floats) -> None:
     """Draw upright quads over what is there, and note the slot of each."""
     sizes = np.array([texture.pixels.shape[:2] for texture in seen.textures]).reshape(-1, 2)
-    left, top, right, _ = seen.boxes.T
+    left, _, right, _ = seen.boxes.T
     texels = np.stack((
         sizes[:, 1] * seen.share / (right - left),
         sizes[:, 0] * seen.depth[:, 1] / seen.matrices[:, 1, 1],
@@ -161,7 +162,7 @@ def _paint_quads(image: Pixels, slots: NDArray[np.uint16], seen: _Seen, haze: Fl
             texture.level(level[0], level[1]), lookups[number], (x1 - x0, y1 - y0),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         )  # fmt: skip
-        mask = cv2.compare(cv2.extractChannel(patch, 3), _OPAQUE, cv2.CMP_GT)
+        _, mask = cv2.threshold(cv2.extractChannel(patch, 3), _OPAQUE, 255, cv2.THRESH_BINARY)
         if fade > 0:
             cv2.convertScaleAbs(patch, dst=patch, alpha=1 - fade, beta=_HAZE[2] * fade)
         cv2.copyTo(patch, mask, image[y0:y1, x0:x1])
@@ -177,25 +178,34 @@ def _lookup(matrices: Floats, sizes: NDArray[np.int64], offsets: NDArray[np.int6
     shifted = inverse.copy()
     shifted[:, :, 2] += (inverse[:, :, :2] * offsets[:, None, :]).sum(axis=2)
     shifted[:, :2] = shifted[:, :2] * sizes[:, :, None] - 0.5 * shifted[:, 2:]
-    return shifted
+    return np.asarray(shifted)
 
 
 def _warp(
-    picture: Pixels, matrix: Floats, into: Pixels, *, first_row: int = 0,
-    how: int = cv2.INTER_LINEAR, border: int = cv2.BORDER_WRAP,
-) -> None:  # fmt: skip
+    picture: Pixels, matrix: Floats, into: Pixels, first_row: int, border: int = cv2.BORDER_WRAP
+) -> None:
     """Draw a picture through its homography into whole rows of an image."""
     size = np.array([picture.shape[1::-1]], np.int64)
     lookup = _lookup(matrix[None], size, np.array([[0, first_row]], np.int64))[0]
-    cv2.warpPerspective(
-        picture, lookup, (into.shape[1], into.shape[0]),
-        dst=into, flags=how | cv2.WARP_INVERSE_MAP, borderMode=border,
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    cv2.warpPerspective(picture, lookup, into.shape[1::-1], dst=into, flags=how, borderMode=border)
+
+
+def _ground_labels(classes: Pixels, matrix: Floats, size: tuple[int, int], first: int) -> Pixels:
+    """Look up the ground's classes, which depend on x alone: uint8 [size]."""
+    sizes = np.array([classes.shape[1::-1]], np.int64)
+    lookup = _lookup(matrix[None], sizes, np.array([[0, first]], np.int64))[0]
+    lookup[1] = 0.0  # always the first row
+    found = cv2.warpPerspective(
+        classes, lookup, size[::-1], flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
     )  # fmt: skip
+    return np.asarray(found, dtype=np.uint8)
 
 
 def _paint_sky(image: Pixels, camera: Camera, sky: Quads) -> None:
     texture: art.Texture = sky.texture[0]
-    _warp(texture.pixels, camera.homographies(sky)[0], image, border=cv2.BORDER_REPLICATE)
+    _warp(texture.pixels, camera.homographies(sky)[0], image, 0, cv2.BORDER_REPLICATE)
 
 
 def _paint_ground(image: Pixels, camera: Camera, variant: int) -> tuple[Pixels, int]:
@@ -212,13 +222,12 @@ def _paint_ground(image: Pixels, camera: Camera, variant: int) -> tuple[Pixels, 
         )
     )  # fmt: skip
     matrix = _tile(camera, (2 * art.GROUND_HALF_M, art.GROUND_PERIOD_M), art.GROUND_PERIOD_M)
-    labels = np.empty((height - first, width), np.uint8)
-    _warp(classes, matrix, labels, first_row=first, how=cv2.INTER_NEAREST)
+    labels = _ground_labels(classes, matrix, (height - first, width), first)
     ends = np.flatnonzero((np.diff(level_x) != 0) | (np.diff(level_y) != 0)) + 1
     bounds = [0, *ends.tolist(), len(depth)]
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds):
         picture = texture.level(int(level_x[start]), int(level_y[start]))
-        _warp(picture, matrix, image[first + start : first + stop], first_row=first + start)
+        _warp(picture, matrix, image[first + start : first + stop], first + start)
     near = first + int(np.searchsorted(-depth, -_DETAIL_FAR_M))
     if near < height:
         _roughen(image[near:], camera, near)
@@ -229,7 +238,7 @@ def _roughen(band: Pixels, camera: Camera, first_row: int) -> None:
     """Add fine grain, fixed to the world, to the nearest rows of the ground."""
     grain = np.full(band.shape[:2], 128, np.uint8)
     matrix = _tile(camera, (art.DETAIL_WIDE_M, art.DETAIL_LONG_M), art.DETAIL_M)
-    _warp(art.ground_detail(), matrix, grain, first_row=first_row, border=cv2.BORDER_TRANSPARENT)
+    _warp(art.ground_detail(), matrix, grain, first_row, cv2.BORDER_TRANSPARENT)
     cv2.addWeighted(band, 1.0, cv2.cvtColor(grain, cv2.COLOR_GRAY2RGBA), 0.35, -128 * 0.35, band)
 
 

@@ -27,7 +27,9 @@ PLOT_M = 12.0
 _BACK, _FRONT = 0, 1
 _CYCLE_M = 2 * art.GROUND_PERIOD_M
 _CAR_M, _CAR_HALF_M, _CAR_HIGH_M = 4.3, 0.88, 1.5
+_WAIT_M = 7.0  # from the middle of the road to where people wait before they cross it
 _STOP_GAP_M = 6.5  # from the halted camera to the middle of the zebra crossing
+_KEPT_PLOTS = 64  # bounds the memory of a long drive
 _PLOTS_PER_PERIOD = round(art.GROUND_PERIOD_M / PLOT_M)
 
 
@@ -253,7 +255,7 @@ class World:
         self._built_up = rng.uniform(0.35, 0.9)
         self._green = rng.uniform(0.3, 0.9)
         self._parked = rng.uniform(0.1, 0.6)
-        self._lead = rng.random() < 0.6  # noqa: PLR2004 - a probability
+        self._lead = _happens(rng, 0.6)
         self._movers = np.random.default_rng((seed, 2)).uniform(size=(24, 6))
         self._busy = rng.integers((2, 1, 4), (5, 4, 13))
         self._plots: dict[int, tuple[Quads, Floats]] = {}
@@ -292,7 +294,7 @@ class World:
             builder = Builder()
             for side in (-1, 1):
                 self._build_side(builder, number, side)
-            if len(self._plots) > 64:  # noqa: PLR2004 - bounds the memory of a long drive
+            if len(self._plots) >= _KEPT_PLOTS:
                 self._plots.clear()
             shadows = np.array(builder.shadows).reshape(-1, 4)
             found = self._plots[number] = (builder.quads((number + 2**16) * 64), shadows)
@@ -302,12 +304,12 @@ class World:
         return np.random.default_rng((self._seed, 3, abs(number), number > 0, side + 1))
 
     def _is_built(self, number: int, side: int) -> bool:
-        return bool(self._chance(number, side).random() < self._built_up)
+        return _happens(self._chance(number, side), self._built_up)
 
     def _build_side(self, builder: Builder, number: int, side: int) -> None:
         rng = self._chance(number, side)
         y = number * PLOT_M
-        if rng.random() < self._built_up:
+        if _happens(rng, self._built_up):
             high = rng.uniform(8.0, 15.0)
             self._building(builder, rng, (side * (art.PAVEMENT_M + 0.1), y, high),
                            joined=self._is_built(number - 1, side))  # fmt: skip
@@ -343,7 +345,7 @@ class World:
 
     def _garden(self, builder: Builder, rng: np.random.Generator, side: int, y: float) -> None:
         edge = side * (art.PAVEMENT_M + 0.1)
-        if rng.random() < 0.7:  # noqa: PLR2004 - a probability
+        if _happens(rng, 0.7):
             look = (art.fence(int(rng.integers(4))), FENCE, _FRONT)
             high = rng.uniform(1.0, 1.7)
             for part in (0.0, 6.0):
@@ -352,7 +354,7 @@ class World:
             look = (art.hedge(int(rng.integers(3))), TREE, _FRONT)
             self._row(builder, edge + side * 0.3, (y, y + PLOT_M), (0.0, rng.uniform(1.2, 2.5)),
                       look)  # fmt: skip
-        if rng.random() < 0.5:  # noqa: PLR2004 - a probability
+        if _happens(rng, 0.5):
             self._building(builder, rng, (side * 14.0, y, rng.uniform(6, 9)), joined=False)
         for _ in range(int(rng.integers(1, 4))):
             high = rng.uniform(4.0, 9.0)
@@ -367,20 +369,20 @@ class World:
 
     def _furniture(self, builder: Builder, rng: np.random.Generator, side: int, y: float) -> None:
         kerb = side * (art.KERB_M + 0.6)
-        if rng.random() < self._green:
+        if _happens(rng, self._green):
             at = (side * (art.KERB_M + rng.uniform(0.8, 1.4)), y + rng.uniform(1, 11))
             high = rng.uniform(4.0, 8.0)
             builder.board(at, (high * 0.75, high), art.tree(int(rng.integers(12))), TREE)
             builder.shade(at, (1.6, 2.0))
-        if rng.random() < 0.45:  # noqa: PLR2004 - a probability
+        if _happens(rng, 0.45):
             arm = side * -0.6
             builder.board((kerb + arm, y + 5.0), (1.8, 7.5), art.lamp(0 if side > 0 else 1), POLE)
-        if rng.random() < 0.4:  # noqa: PLR2004 - a probability
+        if _happens(rng, 0.4):
             at = (kerb, y + rng.uniform(1, 11))
             wide = rng.uniform(0.6, 0.95)
             builder.board((at[0], at[1] + 0.05), (0.09, 2.9), art.post(), POLE)
             builder.board(at, (wide, wide), art.sign(int(rng.integers(5))), SIGN, 2.1)
-        if rng.random() < 0.3:  # noqa: PLR2004 - a probability
+        if _happens(rng, 0.3):
             for step in range(5):
                 builder.board((kerb - side * 0.2, y + 1.5 * step), (0.14, 1.0), art.post(), POLE)
 
@@ -395,13 +397,15 @@ class World:
             builder.board(at, (0.8, 0.8), art.sign(4), SIGN, 2.3)
             return
         for bay in (0.4, 6.2):
-            if rng.random() < self._parked:
+            if _happens(rng, self._parked):
                 x = side * (art.KERB_M - 1.05 + rng.normal(0, 0.06))
                 builder.car(x, y + bay + rng.uniform(0, 0.8), int(rng.integers(12)),
-                            oncoming=side < 0 and rng.random() < 0.7)  # fmt: skip
+                            oncoming=side < 0 and _happens(rng, 0.7))  # fmt: skip
 
     def _moving(self, time_s: float, camera: Camera) -> Builder:
+        """Place what moves at this time: always the same quads in the same order."""
         builder = Builder()
+        self._distance(builder, camera)
         dice = iter(self._movers)
         y = camera.position[1]
         if self._lead:
@@ -422,10 +426,18 @@ class World:
         self._crossers(builder, time_s)
         return builder
 
+    def _distance(self, builder: Builder, camera: Camera) -> None:
+        """Close the end of sight with woods that stay equally far away."""
+        x, y, _ = camera.position
+        for number, (die, left) in enumerate(zip(self._movers, (-60, -20, 20), strict=False)):
+            look = (art.hedge(number), TREE, _BACK)
+            builder.wall((x + left, y + FAR_M - 1), (x + left + 40, y + FAR_M - 1),
+                         (0.0, 5.0 + 4.0 * die[3]), look)  # fmt: skip
+
     @staticmethod
     def _walker(builder: Builder, die: Floats, time_s: float, y: float) -> None:
-        side = 1 if die[1] < 0.6 else -1  # noqa: PLR2004 - a probability
-        speed = (1.1 + 0.5 * die[2]) * (1 if die[3] < 0.5 else -1)  # noqa: PLR2004
+        side = -1 if round(0.9 * die[1]) else 1
+        speed = (1.1 + 0.5 * die[2]) * (-1 if round(die[3]) else 1)
         at = (side * (6.6 + 1.9 * die[4]), _near(90 * die[5] + speed * time_s, y, 90.0))
         phase = int(time_s * 8 + 8 * die[2]) % 8
         high = 1.62 + 0.25 * die[4]
@@ -439,8 +451,8 @@ class World:
         y = self.drive.stop_y(cycle) + _STOP_GAP_M
         for number, (way, delay) in enumerate(((1, -3.5), (-1, -1.0), (1, -2.6))):
             past = 1.75 * (within - self.drive.stop_s - delay)
-            x = way * float(np.clip(past - 7.0, -7.0, 7.0))
-            walking = abs(x) < 7.0  # noqa: PLR2004 - the kerbs where they wait, in metres
+            x = way * float(np.clip(past - _WAIT_M, -_WAIT_M, _WAIT_M))
+            walking = abs(x) < _WAIT_M
             phase = int(time_s * 9 + number) % 8 if walking else 0
             at = (x, y - 0.5 + 0.5 * number)
             picture = actors.person(int(self._movers[number, 5] * 10), phase, away=False)
@@ -451,3 +463,7 @@ class World:
 def _near(y: float, camera_y: float, window: float) -> float:
     """Move y by whole windows to between 15 m behind the camera and the window's far end."""
     return camera_y - 15.0 + (y - camera_y + 15.0) % window
+
+
+def _happens(rng: np.random.Generator, probability: float) -> bool:
+    return bool(rng.random() < probability)
