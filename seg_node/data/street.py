@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from seg_node.core.types import ConfigError, Frame
 from seg_node.data import street_art as art
+from seg_node.data.street_geometry import Floats, Quads, View
 from seg_node.data.street_paint import paint, Painting
-from seg_node.data.street_scene import Floats, Quads, View, World
+from seg_node.data.street_scene import World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Pixels = NDArray[np.uint8]
+    from numpy.typing import NDArray
+
+    from seg_node.data.street_draw import Pixels
 
 MIN_SIDE = 16
 """Smallest width and height, in pixels."""
@@ -71,7 +73,7 @@ class Street:
 
         """
         if width < MIN_SIDE or height < MIN_SIDE:
-            msg = f"a street of {width}x{height} pixels is too small: use {MIN_SIDE}x{MIN_SIDE} or more"
+            msg = f"a street of {width}x{height} pixels: use {MIN_SIDE}x{MIN_SIDE} or more"
             raise ConfigError(msg)
         if not (math.isfinite(rate_hz) and rate_hz > 0):
             msg = f"rate_hz is {rate_hz}: use a number of frames per second above 0"

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from seg_node.data import street_art as art
+from seg_node.data import street_draw as art
 
 CAR_COUNT = len(art.CAR_COLORS)
 """Variants of cars."""

@@ -1,3 +1,4 @@
+# ruff: noqa: PLR2004 - drawings are made of coordinates and chances
 """Procedural pictures of the synthetic street's surfaces.
 
 Every function draws one RGBA texture (uint8 [h, w, 4], alpha 0 or 255 before scaling) from a
@@ -13,9 +14,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from seg_node.data.street_draw import (
+    add_grain,
+    blank,
+    box,
+    CAR_COLORS,
+    CLOTHES,
+    Color,
+    disc,
+    generator,
+    limb,
+    noise,
+    Pixels,
+    shade,
+    shape,
+    Texture,
+)
+
 Axis = NDArray[np.floating]
-Color = tuple[int, int, int]
 
 GROUND_HALF_M = 18.0
 """The ground map reaches this far left and right of the middle of the road, in metres."""
@@ -30,108 +46,13 @@ PAVEMENT_M = 9.0
 ZEBRA_M = 42.0
 """Middle of the zebra crossing within the ground map's period, in metres."""
 DETAIL_M, DETAIL_WIDE_M, DETAIL_LONG_M = 3.0, 18.0, 15.0
-"""The fine grain of the ground: side of its tile; extent of the tiles around the camera, metres."""
+"""The fine grain of the ground: side of its tile; extent of all tiles, metres."""
 
 _ROAD, _SIDEWALK, _TREE = 3, 4, 5
-CAR_COLORS: tuple[Color, ...] = (
-    (168, 170, 172), (38, 40, 44), (120, 24, 26), (34, 52, 92), (196, 196, 192), (84, 88, 92),
-    (58, 74, 62), (150, 132, 104), (26, 32, 50), (126, 130, 136), (92, 30, 40), (210, 208, 200),
-)  # fmt: skip
 _WALLS: tuple[Color, ...] = (
     (128, 88, 70), (142, 120, 96), (166, 150, 122), (112, 104, 98), (150, 140, 130),
     (176, 164, 146), (104, 72, 60), (134, 126, 112), (156, 108, 84), (120, 116, 116),
 )  # fmt: skip
-CLOTHES: tuple[Color, ...] = (
-    (44, 46, 58), (82, 32, 34), (40, 60, 92), (92, 88, 80), (30, 30, 32), (60, 76, 54),
-    (150, 140, 124), (116, 84, 54), (70, 62, 86), (168, 166, 164),
-)  # fmt: skip
-
-
-class Texture:
-    """A picture with its smaller versions, scaled apart in x and y, made when first needed."""
-
-    def __init__(self, pixels: Pixels) -> None:
-        """Keep uint8 [h, w, C] as the full-size version."""
-        self.pixels = pixels
-        self._levels: dict[tuple[int, int], Pixels] = {(0, 0): pixels}
-
-    def level(self, halve_x: int, halve_y: int) -> Pixels:
-        """Return the picture halved that many times in each direction, at least one pixel."""
-        key = (halve_x, halve_y)
-        found = self._levels.get(key)
-        if found is None:
-            height, width = self.pixels.shape[:2]
-            size = (max(1, width >> halve_x), max(1, height >> halve_y))
-            found = np.asarray(
-                cv2.resize(self.pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8
-            )
-            self._levels[key] = found
-        return found
-
-
-def generator(kind: int, variant: int) -> np.random.Generator:
-    return np.random.default_rng((kind, variant))
-
-
-def _noise(
-    rng: np.random.Generator, height: int, width: int, cell: float, sigma: float
-) -> NDArray[np.float32]:
-    """Return smooth noise [height, width, 1] whose grains are about `cell` pixels wide."""
-    size = (max(2, round(height / cell)), max(2, round(width / cell)))
-    small = rng.standard_normal(size, dtype=np.float32) * sigma
-    grown = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(grown, dtype=np.float32)[..., None]
-
-
-def _grain(rng: np.random.Generator, pixels: Pixels, sigma: float, cell: float = 1.0) -> None:
-    """Add noise to the colours in place: one fine and one coarse layer."""
-    height, width = pixels.shape[:2]
-    noise = _noise(rng, height, width, cell, sigma) + _noise(rng, height, width, 12.0, sigma)
-    pixels[..., :3] = np.clip(pixels[..., :3] + noise, 0, 255)
-
-
-def shade(color: Color, factor: float) -> Color:
-    red, green, blue = (int(np.clip(part * factor, 0, 255)) for part in color)
-    return red, green, blue
-
-
-def box(pixels: Pixels, box: tuple[float, float, float, float], color: Color) -> None:
-    """Fill (left, top, right, bottom), given in fractions of the picture."""
-    height, width = pixels.shape[:2]
-    left, right = round(box[0] * width), round(box[2] * width)
-    top, bottom = round(box[1] * height), round(box[3] * height)
-    pixels[top:bottom, left:right] = (*color, 255)
-
-
-def shape(pixels: Pixels, points: list[tuple[float, float]], color: Color) -> None:
-    """Fill a polygon given in fractions of the picture."""
-    height, width = pixels.shape[:2]
-    corners = np.round(np.array(points) * (width, height)).astype(np.int32)
-    cv2.fillPoly(pixels, [corners], (*color, 255))
-
-
-def disc(
-    pixels: Pixels, middle: tuple[float, float], radii: tuple[float, float], color: Color
-) -> None:
-    """Fill an ellipse given in fractions of the picture."""
-    height, width = pixels.shape[:2]
-    center = (round(middle[0] * width), round(middle[1] * height))
-    axes = (max(1, round(radii[0] * width)), max(1, round(radii[1] * height)))
-    cv2.ellipse(pixels, center, axes, 0, 0, 360, (*color, 255), -1)
-
-
-def limb(pixels: Pixels, points: list[tuple[float, float]], wide: float, color: Color) -> None:
-    """Draw a line of `wide` (fraction of the width) through points given in fractions."""
-    height, width = pixels.shape[:2]
-    corners = np.round(np.array(points) * (width, height)).astype(np.int32)
-    cv2.polylines(pixels, [corners], isClosed=False, color=(*color, 255),
-                  thickness=max(1, round(wide * width)))  # fmt: skip
-
-
-def blank(height: int, width: int, color: Color = (0, 0, 0), alpha: int = 0) -> Pixels:
-    pixels = np.empty((height, width, 4), np.uint8)
-    pixels[:] = (*color, alpha)
-    return pixels
 
 
 @lru_cache(maxsize=8)
@@ -154,7 +75,7 @@ def ground(variant: int) -> tuple[Texture, Pixels]:
     for track in (-2.5, -1.0, 1.0, 2.5):
         colors[:, np.abs(across - track) < 0.28] -= 6.0
     _paving_joints(colors, across, along)
-    colors += _noise(rng, rows, columns, 2.0, 5.0) + _noise(rng, rows, columns, 40.0, 5.0)
+    colors += noise(rng, rows, columns, 2.0, 5.0) + noise(rng, rows, columns, 40.0, 5.0)
     _patches(rng, colors, across, along)
     _markings(rng, colors, across, along)
     labels = np.full((2, columns), _TREE, np.uint8)
@@ -211,7 +132,7 @@ def _markings(
     crossing = (np.abs(across) < KERB_M - 0.5) & (across % 1.0 < 0.5)
     stop = (np.abs(along - (ZEBRA_M - 2.6)) < 0.15, (across > 0.2) & (across < KERB_M - 2.3))
     stop_back = (np.abs(along - (ZEBRA_M + 2.6)) < 0.15, (across < -0.2) & (across > 2.3 - KERB_M))
-    worn = 0.75 + _noise(rng, len(along), len(across), 5.0, 0.12)
+    worn = 0.75 + noise(rng, len(along), len(across), 5.0, 0.12)
     edges = (~near_zebra, edge)
     for rows, columns in ((dash, middle), edges, (zebra, crossing), stop, stop_back):
         here = np.ix_(rows, columns)
@@ -239,13 +160,13 @@ def sky(variant: int) -> Texture:
     fall = np.linspace(0, 1, height)[:, None, None] ** 0.8
     colors = top * (1 - fall) + low * fall + np.zeros((1, width, 1))
     clouds = sum(
-        (_noise(rng, height, width // 3, cell, 0.5**octave) for octave, cell in
+        (noise(rng, height, width // 3, cell, 0.5**octave) for octave, cell in
          enumerate((60.0, 26.0, 11.0, 5.0))),
         np.zeros((1, 1, 1), np.float32),
     )  # fmt: skip
-    clouds = cv2.resize(clouds, (width, height))[..., None]
-    cover = np.clip((clouds + cloudy * 1.6 - 0.7) * 0.9, 0, 1)
-    colors = colors * (1 - cover) + (236 - 26 * np.clip(clouds, 0, 1)) * cover
+    wide = np.asarray(cv2.resize(clouds, (width, height)), dtype=np.float32)[..., None]
+    cover = np.clip((wide + cloudy * 1.6 - 0.7) * 0.9, 0, 1)
+    colors = colors * (1 - cover) + (236 - 26 * np.clip(wide, 0, 1)) * cover
     pixels = blank(height, width, alpha=255)
     pixels[..., :3] = np.clip(colors, 0, 255)
     return Texture(pixels)
@@ -260,7 +181,7 @@ def facade(variant: int) -> Texture:
     pixels = blank(size, size, wall, 255)
     if rng.random() < 0.6:
         pixels[::6, :, :3] = shade(wall, 0.9)
-    _grain(rng, pixels, 5.0)
+    add_grain(rng, pixels, 5.0)
     floors, bays = int(rng.integers(3, 5)), int(rng.integers(3, 6))
     frame = shade((206, 200, 190), rng.uniform(0.7, 1.05))
     high, wide = rng.uniform(0.48, 0.62), rng.uniform(0.36, 0.52)
@@ -330,7 +251,7 @@ def gable(variant: int) -> Texture:
     wall = shade(_WALLS[variant % len(_WALLS)], 0.72)
     pixels = blank(192, 192, wall, 255)
     pixels[::6, :, :3] = shade(wall, 0.92)
-    _grain(rng, pixels, 5.0)
+    add_grain(rng, pixels, 5.0)
     for left, top in ((0.2, 0.2), (0.2, 0.5), (0.65, 0.5)):
         if rng.random() < 0.5:
             _window(rng, pixels, (left, top, left + 0.1, top + 0.14), shade(wall, 1.3))
@@ -354,7 +275,7 @@ def tree(variant: int) -> Texture:
         light = 0.62 + 0.75 * (0.7 - y) + rng.normal(0, 0.1) - 0.2 * (x - 0.5)
         radius = rng.uniform(0.025, 0.07)
         disc(pixels, (x, y), (radius, radius * 0.7), shade(leaf, light))
-    _grain(rng, pixels, 9.0, 2.0)
+    add_grain(rng, pixels, 9.0, 2.0)
     return Texture(pixels)
 
 
@@ -370,7 +291,7 @@ def hedge(variant: int) -> Texture:
         radius = rng.uniform(0.012, 0.035)
         disc(pixels, (x, y), (radius, radius * 2.4),
               shade(leaf, 1.15 - 0.55 * y + rng.normal(0, 0.1)))  # fmt: skip
-    _grain(rng, pixels, 8.0, 2.0)
+    add_grain(rng, pixels, 8.0, 2.0)
     return Texture(pixels)
 
 
@@ -395,7 +316,7 @@ def fence(variant: int) -> Texture:
         box(pixels, (0, 0.1, 1, 1), (132, 98, 82))
         pixels[::8, :, :3] = pixels[::8, :, :3] // 10 * 9
         box(pixels, (0, 0.06, 1, 0.16), (152, 146, 138))
-    _grain(rng, pixels, 5.0)
+    add_grain(rng, pixels, 5.0)
     return Texture(pixels)
 
 
@@ -434,10 +355,10 @@ def sign(variant: int) -> Texture:
         shape(pixels, [(0.5, 0.02), (0.98, 0.9), (0.02, 0.9)], red)
         shape(pixels, [(0.5, 0.24), (0.8, 0.8), (0.2, 0.8)], white)
         box(pixels, (0.46, 0.4, 0.54, 0.72), (20, 20, 20))
-    elif kind == 2:  # noqa: PLR2004 - a kind, not a quantity
+    elif kind == 2:
         disc(pixels, (0.5, 0.5), (0.48, 0.48), blue)
         limb(pixels, [(0.3, 0.7), (0.7, 0.3)], 0.1, white)
-    elif kind == 3:  # noqa: PLR2004 - a kind, not a quantity
+    elif kind == 3:
         box(pixels, (0, 0.1, 1, 0.9), blue)
         for row in (0.25, 0.45, 0.65):
             box(pixels, (0.1, row, 0.85, row + 0.09), white)
@@ -461,5 +382,5 @@ def shadow() -> Pixels:
 @lru_cache(maxsize=4)
 def grain(height: int, width: int) -> Pixels:
     """Return sensor noise around 128, uint8 [height + 32, width + 32, 3]."""
-    noise = generator(9, 0).standard_normal((height + 32, width + 32, 3), dtype=np.float32)
-    return np.round(128 + 1.6 * noise).astype(np.uint8)
+    spread = generator(9, 0).standard_normal((height + 32, width + 32, 3), dtype=np.float32)
+    return np.round(128 + 1.6 * spread).astype(np.uint8)

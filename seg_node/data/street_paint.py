@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 import math
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from seg_node.data import street_art as art
-from seg_node.data.street_scene import Camera, FAR_M, Floats, Quads, View
+from seg_node.data.street_scene import FAR_M
 
-Pixels = NDArray[np.uint8]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from seg_node.data.street_draw import Pixels, Texture
+    from seg_node.data.street_geometry import Camera, Floats, Quads, View
 
 SKY_SLOT, GROUND_SLOT, FIRST_SLOT = 0, 1, 2
 """Slots of the sky, the ground and the first quad in a painting."""
@@ -25,8 +29,6 @@ _DETAIL_FAR_M = 9.0
 _MAX_LEVEL = 5
 _OPAQUE = 110
 _HAZE = (20.0, 95.0, 205)  # begins at metres, is full after metres more, grey level
-
-_Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class _Seen:
     """
 
     numbers: NDArray[np.intp]
-    textures: list[art.Texture]
+    textures: list[Texture]
     matrices: Floats
     boxes: NDArray[np.int64]
     share: Floats
@@ -166,7 +168,7 @@ def _paint_quads(image: Pixels, slots: NDArray[np.uint16], seen: _Seen, haze: Fl
         if fade > 0:
             cv2.convertScaleAbs(patch, dst=patch, alpha=1 - fade, beta=_HAZE[2] * fade)
         cv2.copyTo(patch, mask, image[y0:y1, x0:x1])
-        np.putmask(slots[y0:y1, x0:x1], mask, number + FIRST_SLOT)
+        np.putmask(slots[y0:y1, x0:x1], np.asarray(mask, dtype=np.bool_), number + FIRST_SLOT)
 
 
 def _lookup(matrices: Floats, sizes: NDArray[np.int64], offsets: NDArray[np.int64]) -> Floats:
@@ -204,7 +206,7 @@ def _ground_labels(classes: Pixels, matrix: Floats, size: tuple[int, int], first
 
 
 def _paint_sky(image: Pixels, camera: Camera, sky: Quads) -> None:
-    texture: art.Texture = sky.texture[0]
+    texture: Texture = sky.texture[0]
     _warp(texture.pixels, camera.homographies(sky)[0], image, 0, cv2.BORDER_REPLICATE)
 
 

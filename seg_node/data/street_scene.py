@@ -1,22 +1,22 @@
 """The world of the synthetic street: what stands where, and where the camera is, at any time.
 
-World coordinates are metres: x to the right of the middle of the road, y along it, z up. Every
-surface is a flat quad: the point at (s, t), each 0..1, is `origin + s * across + t * down`.
-Everything is a function of the seed and the time alone, so any frame can be asked for first.
+Coordinates are those of `street_geometry`. Everything is a function of the seed and the time alone,
+so any frame can be asked for first.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seg_node.data import street_actors as actors
 from seg_node.data import street_art as art
+from seg_node.data.street_geometry import Camera, Floats, Quads, View
 
-Floats = NDArray[np.float64]
+if TYPE_CHECKING:
+    from seg_node.data.street_draw import Texture
 
 SKY, BUILDING, POLE, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = 0, 1, 2, 5, 6, 7, 8, 9, 10
 FAR_M = 100.0
@@ -33,80 +33,13 @@ _KEPT_PLOTS = 64  # bounds the memory of a long drive
 _PLOTS_PER_PERIOD = round(art.GROUND_PERIOD_M / PLOT_M)
 
 
-@dataclass(frozen=True)
-class Camera:
-    """A pinhole camera that looks along the ground.
-
-    Attributes:
-        position: x, y, z in metres.
-        yaw: angle to the right of the road's direction, in radians.
-        focal: focal length in pixels.
-        middle: principal point (x, y) in pixels; the horizon is the row `middle[1]`.
-
-    """
-
-    position: tuple[float, float, float]
-    yaw: float
-    focal: float
-    middle: tuple[float, float]
-
-    def matrix(self) -> Floats:
-        """Return [3, 3] from a world direction to (u w, v w, w), w being the depth."""
-        cos, sin = math.cos(self.yaw), math.sin(self.yaw)
-        u, v = self.middle
-        return np.array([
-            [self.focal * cos + u * sin, u * cos - self.focal * sin, 0.0],
-            [v * sin, v * cos, -self.focal],
-            [sin, cos, 0.0],
-        ])  # fmt: skip
-
-    def homographies(self, quads: Quads) -> Floats:
-        """Return [n, 3, 3] from a quad's (s, t, 1) to (u w, v w, w) in pixels."""
-        axes = np.stack((quads.across, quads.down, quads.origin - self.position), axis=-1)
-        return np.asarray(self.matrix() @ axes)
-
-
-@dataclass(frozen=True)
-class Quads:
-    """n flat surfaces.
-
-    Attributes:
-        key: identity of the surface, the same in every frame, int64 [n].
-        origin: top left corner, metres [n, 3].
-        across: from there to the top right corner [n, 3].
-        down: from there to the bottom left corner, vertical [n, 3].
-        label: class id, uint8 [n].
-        layer: layers are painted in order, and by depth within a layer, uint8 [n].
-        texture: pictures, object [n].
-
-    """
-
-    key: NDArray[np.int64]
-    origin: Floats
-    across: Floats
-    down: Floats
-    label: NDArray[np.uint8]
-    layer: NDArray[np.uint8]
-    texture: NDArray[np.object_]
-
-    def __getitem__(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> Quads:
-        """Return the chosen quads."""
-        return Quads(*(getattr(self, field.name)[index] for field in fields(self)))
-
-    @staticmethod
-    def join(parts: list[Quads]) -> Quads:
-        """Return all quads of all parts."""
-        columns = ([getattr(part, field.name) for part in parts] for field in fields(Quads))
-        return Quads(*(np.concatenate(column) for column in columns))
-
-
 class Builder:
     """Collects quads, and the shadows below them."""
 
     def __init__(self) -> None:
         """Start empty."""
         self._places: list[tuple[float, ...]] = []
-        self._looks: list[tuple[art.Texture, int, int]] = []
+        self._looks: list[tuple[Texture, int, int]] = []
         self.shadows: list[tuple[float, float, float, float]] = []
 
     def wall(
@@ -114,7 +47,7 @@ class Builder:
         start: tuple[float, float],
         end: tuple[float, float],
         z: tuple[float, float],
-        look: tuple[art.Texture, int, int],
+        look: tuple[Texture, int, int],
     ) -> None:
         """Add an upright quad from `start` (left, as seen) to `end` (x, y), z = (low, high)."""
         self._places.append((*start, z[1], end[0] - start[0], end[1] - start[1], z[0] - z[1]))
@@ -124,7 +57,7 @@ class Builder:
         self,
         at: tuple[float, float],
         size: tuple[float, float],
-        texture: art.Texture,
+        texture: Texture,
         label: int,
         low: float = 0.0,
     ) -> None:
@@ -227,22 +160,6 @@ class Drive:
         return Camera((x, y, self._eye), yaw, self._focal, middle)
 
 
-@dataclass(frozen=True)
-class View:
-    """All that may be seen at one time."""
-
-    camera: Camera
-    sky: Quads
-    standing: Quads
-    moving: Quads
-    shadows: Floats
-    """Left, near, width, length on the ground in metres [k, 4]."""
-
-    def quads(self) -> Quads:
-        """Return all but the sky: what stands, then what moves."""
-        return Quads.join([self.standing, self.moving])
-
-
 class World:
     """Everything that stands or moves along the road of one seed."""
 
@@ -322,7 +239,7 @@ class World:
     @staticmethod
     def _row(
         builder: Builder, x: float, y: tuple[float, float], z: tuple[float, float],
-        look: tuple[art.Texture, int, int],
+        look: tuple[Texture, int, int],
     ) -> None:  # fmt: skip
         """Add a wall along the road that faces it, from y[0] to y[1]."""
         near, far = ((x, y[0]), (x, y[1]))

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 import pytest
 
 from seg_node.core.types import CAMVID_CLASSES, ConfigError
@@ -15,6 +14,8 @@ from seg_node.data.street_scene import World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 ROAD, CAR = 3, 8
 WIDTH, HEIGHT = 240, 180
@@ -61,6 +62,7 @@ def same(one: StreetFrame, other: StreetFrame) -> bool:
 
 
 def test_random_access_equals_iteration() -> None:
+    """Any order of asking gives the frames of plain iteration."""
     iterated = list(Street(3, WIDTH, HEIGHT).frames(5))
     street = Street(3, WIDTH, HEIGHT)
     for index in (4, 1, 3, 0, 2, 2):
@@ -70,12 +72,14 @@ def test_random_access_equals_iteration() -> None:
 
 
 def test_far_index_is_the_same_from_a_fresh_street() -> None:
+    """A frame does not depend on what was rendered before it."""
     street = Street(3, WIDTH, HEIGHT)
     list(street.frames(2))
     assert same(street.render(5000), Street(3, WIDTH, HEIGHT).render(5000))
 
 
 def test_picture_equals_render() -> None:
+    """The cheap path gives the same image and labels."""
     image, labels = Street(4, WIDTH, HEIGHT).picture(77)
     frame = Street(4, WIDTH, HEIGHT).render(77)
     assert np.array_equal(image, frame.frame.image)
@@ -83,6 +87,7 @@ def test_picture_equals_render() -> None:
 
 
 def test_results_stay_what_they_were_when_the_next_frame_is_rendered() -> None:
+    """No buffer is shared between frames."""
     street = Street(3, WIDTH, HEIGHT)
     first = street.render(1)
     image, flow = first.frame.image.copy(), first.flow.copy()
@@ -92,6 +97,7 @@ def test_results_stay_what_they_were_when_the_next_frame_is_rendered() -> None:
 
 
 def test_seeds_differ() -> None:
+    """Each seed is another street."""
     images = [Street(seed, WIDTH, HEIGHT).picture(9)[0] for seed in range(4)]
     for number, image in enumerate(images):
         for other in images[:number]:
@@ -99,6 +105,7 @@ def test_seeds_differ() -> None:
 
 
 def test_frame_header() -> None:
+    """Stamp and names are those of a camera message."""
     frame = Street(0, WIDTH, HEIGHT, rate_hz=10.0).render(7).frame
     assert (frame.stamp_ns, frame.frame_id, frame.camera) == (
         700_000_000,
@@ -108,6 +115,7 @@ def test_frame_header() -> None:
 
 
 def test_every_class_appears_and_no_other() -> None:
+    """A few clips hold all 11 classes, and no void."""
     counts = np.zeros(256, np.int64)
     for seed in range(6):
         street = Street(seed, WIDTH, HEIGHT)
@@ -120,6 +128,7 @@ def test_every_class_appears_and_no_other() -> None:
 
 @pytest.mark.parametrize(("seed", "index"), [(0, 4), (3, 123), (8, 302), (11, 47), (5, 4000)])
 def test_flow_moves_the_earlier_frame_onto_this_one(seed: int, index: int) -> None:
+    """Image and labels of the frame before, pulled by the flow, give this frame."""
     before, now = pair(seed, index)
     clear = ~now.occluded
     moved = error(pulled(before.frame.image, now.flow), now.frame.image)[clear]
@@ -133,6 +142,7 @@ def test_flow_moves_the_earlier_frame_onto_this_one(seed: int, index: int) -> No
 
 
 def test_a_small_error_of_the_flow_would_be_seen() -> None:
+    """The measure above is sharp: wrong size, sign, axes or offset raise it."""
     before, now = pair(3, 123)
     clear = ~now.occluded
     exact = error(pulled(before.frame.image, now.flow), now.frame.image)[clear].mean()
@@ -163,6 +173,7 @@ def test_flow_of_the_road_by_hand() -> None:
 
 
 def test_driving_forward_the_ground_came_from_higher_up() -> None:
+    """Forward motion: the near ground was higher and nearer the middle before."""
     _, now = pair(3, 123)
     bottom = now.flow[-20:]
     assert (bottom[..., 1] < 0).all()
@@ -170,6 +181,7 @@ def test_driving_forward_the_ground_came_from_higher_up() -> None:
 
 
 def test_what_left_or_was_hidden_is_occluded() -> None:
+    """Points from outside, or from behind another class, are marked; few others are."""
     before, now = pair(8, 302)
     rows, columns = np.mgrid[:360, :480]
     x, y = columns + now.flow[..., 0], rows + now.flow[..., 1]
@@ -186,12 +198,14 @@ def test_what_left_or_was_hidden_is_occluded() -> None:
 
 
 def test_first_frame_has_no_motion_and_no_past() -> None:
+    """Frame 0 has zero flow and nothing seen before."""
     first = Street(1, WIDTH, HEIGHT).render(0)
     assert not first.flow.any()
     assert first.occluded.all()
 
 
 def test_the_drive_stops_and_goes_and_cars_move_while_it_stands() -> None:
+    """At a stop the world stands still and the traffic does not."""
     street = Street(2, WIDTH, HEIGHT)
     cameras = [World(2, WIDTH, HEIGHT).drive.camera(index / 15) for index in range(420)]
     steps = np.diff([camera.position[1] for camera in cameras])
@@ -210,12 +224,14 @@ def test_the_drive_stops_and_goes_and_cars_move_while_it_stands() -> None:
 
 
 def test_the_camera_turns() -> None:
+    """The journey has turns."""
     yaws = [World(2, WIDTH, HEIGHT).drive.camera(float(second)).yaw for second in range(60)]
     assert np.ptp(yaws) > 0.1
 
 
 @pytest.mark.parametrize(("width", "height"), [(16, 16), (97, 61), (61, 97), (640, 16), (17, 300)])
 def test_odd_sizes(width: int, height: int) -> None:
+    """Small, odd and long pictures work."""
     street = Street(5, width, height)
     for index in (0, 40, 41):
         frame = street.render(index)
@@ -228,6 +244,7 @@ def test_odd_sizes(width: int, height: int) -> None:
 
 
 def test_full_hd() -> None:
+    """The motion is exact at 1920x1080 too."""
     before, now = Street(6, 1920, 1080).render(60), Street(6, 1920, 1080).render(61)
     clear = ~now.occluded
     moved = error(pulled(before.frame.image, now.flow), now.frame.image)[clear]
@@ -245,12 +262,14 @@ def test_full_hd() -> None:
     ],
 )
 def test_refusals_say_why(arguments: dict[str, float], words: str) -> None:
+    """A refused argument is named with its value."""
     full: dict[str, float] = {"seed": 0, **arguments}
     with pytest.raises(ConfigError, match=words):
         Street(**full)  # type: ignore[arg-type]
 
 
 def test_a_negative_index_is_refused() -> None:
+    """There is nothing before frame 0."""
     street = Street(0, WIDTH, HEIGHT)
     with pytest.raises(ConfigError, match="frame -1"):
         street.render(-1)
