@@ -243,6 +243,7 @@ class SqliteStorage:
                 self.note = f"messages in {log} are out of reach (is its folder writable?)"
             else:
                 return
+        _check_length(path)
         self._open(f"{uri}&immutable=1")
 
     def _open(self, uri: str) -> None:
@@ -347,6 +348,23 @@ class _UnpackedStorage:
 
     def close(self) -> None:
         self._stack.close()
+
+
+def _check_length(path: Path) -> None:
+    """Compare a sqlite file with the length in its header; sqlite reads what is cut as zeros.
+
+    Raises:
+        DataError: the file is shorter.
+
+    """
+    with _readable(path), path.open("rb") as file:
+        header = file.read(100)
+        page_size, change, pages, valid_for = struct.unpack(">16xH6xII60xI4x", header)
+        promised = pages * (65_536 if page_size == 1 else page_size)
+        stated = change == valid_for  # else an old writer left the length out
+    if stated and path.stat().st_size < promised:
+        msg = f"{path} is cut off: {path.stat().st_size} of {promised} bytes are left; {_REPAIR}"
+        raise DataError(msg)
 
 
 def _check_profile(path: Path) -> None:
