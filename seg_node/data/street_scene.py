@@ -1,7 +1,7 @@
 """The world of the synthetic street: what stands where, and where the camera is, at any time.
 
-Coordinates are those of `street_geometry`. Everything is a function of the seed and the time alone,
-so any frame can be asked for first.
+Coordinates are those of `street_geometry`. Everything is a function of the seed and the time
+alone, so any frame can be asked for first.
 """
 
 from __future__ import annotations

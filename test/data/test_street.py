@@ -10,7 +10,10 @@ import pytest
 
 from seg_node.core.types import CAMVID_CLASSES, ConfigError
 from seg_node.data.street import Street, StreetFrame
-from seg_node.data.street_scene import World
+from seg_node.data.street_draw import Texture
+from seg_node.data.street_geometry import Camera, View
+from seg_node.data.street_paint import paint
+from seg_node.data.street_scene import Builder, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -195,6 +198,36 @@ def test_what_left_or_was_hidden_is_occluded() -> None:
     assert now.occluded[hidden].all()
     # And it is no larger than it must be: most pixels are seen in both.
     assert 0.002 < now.occluded.mean() < 0.15
+
+
+def test_a_wall_before_the_camera_shows_its_picture_texel_for_texel() -> None:
+    """A wall of 6.4 m by 4.8 m, 10 m ahead, at 100 pixels focal length, fills 64 x 48 pixels."""
+    picture = np.random.default_rng(0).integers(0, 256, (48, 64, 4)).astype(np.uint8)
+    picture[..., 3] = 255
+    camera = Camera((0.0, 0.0, 2.4), 0.0, 100.0, (31.5, 23.5))
+    wall = Builder()
+    wall.wall((-3.2, 10.0), (3.2, 10.0), (0.0, 4.8), (Texture(picture), CAR, 1))
+    nothing = wall.quads(0)[np.zeros(1, np.bool_)]
+    sky = World(0, 64, 48).view(0.0).sky
+    view = View(camera, sky, wall.quads(0), nothing, np.zeros((0, 4)))
+    painting = paint(view, (48, 64), 0, 0.0)
+    np.testing.assert_array_equal(painting.image, picture)
+    assert (painting.labels() == CAR).all()
+
+
+def test_what_is_nearer_hides_what_is_farther() -> None:
+    """Of two walls in one line of sight the nearer is seen, whichever was added first."""
+    camera = Camera((0.0, 0.0, 2.4), 0.0, 100.0, (31.5, 23.5))
+    gray = Texture(np.full((8, 8, 4), 255, np.uint8))
+    for order in ((5.0, 10.0), (10.0, 5.0)):
+        walls = Builder()
+        for far in order:
+            label = CAR if far == 5.0 else ROAD
+            walls.wall((-far, far), (far, far), (0.0, 9.0), (gray, label, 1))
+        quads = walls.quads(0)
+        sky = World(0, 64, 48).view(0.0).sky
+        view = View(camera, sky, quads, quads[np.zeros(2, np.bool_)], np.zeros((0, 4)))
+        assert (paint(view, (48, 64), 0, 0.0).labels()[:40] == CAR).all()
 
 
 def test_first_frame_has_no_motion_and_no_past() -> None:
