@@ -1,0 +1,152 @@
+"""Gathers what a run measured and writes it as `results.json`, the same for every command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+import json
+import platform
+from typing import Any, TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+
+import seg_node
+from seg_node.core.config import options
+from seg_node.core.types import Action
+from seg_node.eval.metrics import ConfusionMatrix
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from seg_node.core.config import Config
+    from seg_node.core.types import StepResult
+    from seg_node.nets.build import Manifest
+
+NS_PER_MS = 1e6
+
+
+@dataclass
+class ModeRecord:
+    """Everything measured in one mode; fill with `add`, read with `summary`.
+
+    Args:
+        classes: number of classes.
+
+    """
+
+    classes: int
+    confusion: ConfusionMatrix = field(init=False)
+    step_ns: list[int] = field(default_factory=list)
+    macs: int = 0
+    dense_macs: int = 0
+    age_ms: list[float] = field(default_factory=list)
+    actions: dict[Action, float] = field(default_factory=lambda: dict.fromkeys(Action, 0.0))
+    labelled: int = 0
+    dropped: int = 0
+
+    def __post_init__(self) -> None:
+        """Start with an empty confusion matrix."""
+        self.confusion = ConfusionMatrix(self.classes)
+
+    def add(self, result: StepResult, truth: NDArray[np.uint8] | None = None) -> None:
+        """Count one frame, with its true labels uint8 [H, W] where they are known."""
+        self.step_ns.append(result.report.total_ns)
+        self.macs += result.report.macs
+        self.dense_macs += result.report.dense_macs
+        self.age_ms.append(float(result.age_ms.max()))
+        for action in Action:
+            self.actions[action] += result.plan.fraction(action)
+        if truth is not None:
+            self.labelled += 1
+            self.confusion.update(truth, result.labels)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the mode's entry of `results.json`; what was not measured is None."""
+        frames = len(self.step_ns)
+        ms = spread([ns / NS_PER_MS for ns in self.step_ns], mean=True)
+        iou = self.confusion.class_iou() if self.labelled else None
+        return {
+            "miou": self.confusion.dataset_miou() if self.labelled else None,
+            "class_iou": iou,
+            "pixel_accuracy": self.confusion.pixel_accuracy() if self.labelled else None,
+            "agreement": None,
+            "temporal_consistency": None,
+            "gmac_per_frame": self.macs / frames / 1e9 if frames else None,
+            "gmac_saving": 1.0 - self.macs / self.dense_macs if self.dense_macs else None,
+            "ms": ms,
+            "fps": 1e3 / ms["mean"] if ms else None,
+            "speedup_vs_dense": None,
+            "age_ms": spread(self.age_ms, mean=False),
+            "fractions": self._fractions(frames),
+            "frames": frames,
+            "labelled_frames": self.labelled,
+            "dropped": self.dropped,
+        }
+
+    def _fractions(self, frames: int) -> dict[str, float | None]:
+        """Return the mean share of each action; no mode gates yet, so `gated` does not apply."""
+        shares = {a.name.lower(): self.actions[a] / frames if frames else None for a in Action}
+        return {
+            "high": shares["high"],
+            "low": shares["low"],
+            "reuse": shares["reuse"],
+            "gated": None,
+        }
+
+
+def spread(values: list[float], *, mean: bool) -> dict[str, float] | None:
+    """Return p50, p95, max, and with `mean` also p99 and mean; None without values."""
+    if not values:
+        return None
+    p50, p95, p99 = (float(v) for v in np.percentile(values, (50, 95, 99)))
+    short = {"p50": p50, "p95": p95}
+    if mean:
+        return {**short, "p99": p99, "max": max(values), "mean": float(np.mean(values))}
+    return {**short, "max": max(values)}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a figure depends on."""
+    return {
+        "seg_node": seg_node.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "machine": platform.machine(),
+    }
+
+
+def make_results(
+    data: str, manifest: Manifest, device: str, config: Config, modes: dict[str, ModeRecord]
+) -> dict[str, Any]:
+    """Return the whole of `results.json`.
+
+    Args:
+        data: named data, such as `camvid:DIR`.
+        manifest: model that was used.
+        device: device, number format and threads, such as `cpu float32, 2 threads`.
+        config: settings in force.
+        modes: record of each mode that was run.
+
+    """
+    return {
+        "data": data,
+        "model": {"name": manifest.name, "sha256": manifest.sha256},
+        "classes": [c.name for c in manifest.classes],
+        "device": device,
+        "versions": versions(),
+        "config": {option.name: option.value for option in options(config)},
+        "modes": {mode: record.summary() for mode, record in modes.items()},
+    }
+
+
+def write_json(results: dict[str, Any], path: Path) -> None:
+    """Write results whole or not at all, creating the folder if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(results, indent=2) + "\n")
+    partial.replace(path)
