@@ -3,47 +3,207 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
-from seg_node.core.types import SegNodeError
+import seg_node
+from seg_node.core.config import Config, options
+from seg_node.core.types import ConfigError, SegNodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from seg_node.core.config import Value
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells report it."""
 
 
-def train(args: argparse.Namespace) -> int:
-    """Train a network from scratch; running the command again continues it."""
-    import torch
-
+def evaluate(args: argparse.Namespace) -> int:
+    """Score a model on labelled data."""
     from seg_node.data.datasets import open_source
-    from seg_node.nets.build import build_network
-    from seg_node.train.segmenter import SegmentTrainer, SegmentTraining
+    from seg_node.eval.evaluate import evaluate as score
+    from seg_node.eval.evaluate import table
+    from seg_node.eval.results import write_json
+    from seg_node.eval.session import open_session
 
-    samples = list(open_source(args.data, split="train"))
-    torch.manual_seed(args.seed)
-    net = build_network(args.model, 11)
-    config = SegmentTraining(steps=args.steps, seed=args.seed)
-    SegmentTrainer(net, samples, config, args.out).run()
+    source = open_source(args.data, split=args.split)
+    results = score(args.data, source, open_session(_config(args)))
+    print(table(results))
+    if args.json:
+        write_json(results, args.json)
     return 0
 
 
+def replay(args: argparse.Namespace) -> int:
+    """Segment every frame of a recording in order, without ROS."""
+    from seg_node.eval.replay import run_replay
+
+    return run_replay(args.data, _config(args), args.out, topic=args.topic, samples=args.samples)
+
+
+def demo(args: argparse.Namespace) -> int:
+    """Play a source through real ROS into the real node and show what comes back."""
+    from seg_node.demo import run_demo
+
+    return run_demo(args.source, _config(args), args.out, seconds=args.seconds, rate_hz=args.rate)
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train a network from scratch; running the same command again continues it."""
+    from seg_node.train.command import train_segment
+
+    train_segment(
+        args.data.split(","), network=args.model, steps=args.steps, seed=args.seed, out=args.out
+    )
+    return 0
+
+
+def models(args: argparse.Namespace) -> int:
+    """List the shipped models and check their hashes."""
+    from seg_node.nets.build import file_sha256, list_models, models_dir
+
+    damaged = 0
+    rows = []
+    for model in list_models():
+        path = models_dir() / model.file
+        intact = path.is_file() and file_sha256(path) == model.sha256
+        damaged += not intact
+        rows.append({"name": model.name, "intact": intact, "data": model.data, **model.scores})
+        scores = ", ".join(f"{k} {v:.4f}" for k, v in model.scores.items())
+        print(f"{model.name}: {'intact' if intact else 'DAMAGED'}; {model.data}; {scores}")
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+    return 1 if damaged else 0
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Say what is here, what is wrong, and what to do about it."""
+    from seg_node.ros.doctor import run_doctor
+
+    return run_doctor(args.topic, json_path=args.json)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the ROS 2 node; arguments after -- go to ROS."""
+    from seg_node.ros.node import main as node_main
+
+    return node_main([sys.argv[0], *args.ros_args])
+
+
+def _config(args: argparse.Namespace) -> Config:
+    """Build the settings from --mode, --model, --device and every --set NAME=VALUE."""
+    values: dict[str, Value] = {
+        name: getattr(args, name) for name in ("mode", "model", "device") if getattr(args, name)
+    }
+    known = {option.name: option.value for option in options(Config())}
+    for pair in args.set:
+        name, equals, text = pair.partition("=")
+        if not equals or name not in known:
+            msg = f"--set {pair!r}: expected NAME=VALUE with NAME one of {', '.join(known)}"
+            raise ConfigError(msg)
+        values[name] = _parse(name, text, known[name])
+    return Config().updated(values)
+
+
+def _parse(name: str, text: str, like: Value) -> Value:
+    """Read a setting's text in the type of its default."""
+    try:
+        return type(like)(text)
+    except ValueError as err:
+        msg = f"{name} is {text!r}; expected a {type(like).__name__}"
+        raise ConfigError(msg) from err
+
+
+def _add_settings(parser: argparse.ArgumentParser, out: str | None = None) -> None:
+    """Add the options that evaluate, replay and demo share."""
+    parser.add_argument("--mode", help="how compute is chosen (default: dense)")
+    parser.add_argument("--model", help="name of a shipped model, or path of a manifest")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any parameter of the node, such as input.scale=0.5; may be repeated",
+    )
+    if out:
+        parser.add_argument("--out", type=Path, default=Path(out), help=f"folder (default: {out})")
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    function: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    """Add a sub-command whose help is the first line of its function."""
+    text = (function.__doc__ or "").partition("\n")[0]
+    parser = verbs.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=function)
+    return parser
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command."""
+    parser = argparse.ArgumentParser(prog="seg_node", description=seg_node.__doc__)
+    parser.add_argument("--version", action="version", version=seg_node.__version__)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    verb = _verb(verbs, "demo", demo)
+    verb.add_argument("--source", default="street:1", help="video, folder, bag or named data")
+    verb.add_argument("--seconds", type=float, default=12.0, help="seconds of it to play")
+    verb.add_argument("--rate", type=float, help="images per second (default: what keeps up)")
+    _add_settings(verb, "out/demo")
+
+    verb = _verb(verbs, "run", run)
+    verb.add_argument(
+        "ros_args", nargs=argparse.REMAINDER, help="such as --ros-args -p mode:=dense"
+    )
+
+    verb = _verb(verbs, "replay", replay)
+    verb.add_argument("data", help="bag, video, folder or named data such as street:1")
+    verb.add_argument("--topic", help="image topic of a bag (default: the obvious one)")
+    verb.add_argument("--samples", type=int, default=8, help="pictures to write")
+    _add_settings(verb, "out/replay")
+
+    verb = _verb(verbs, "evaluate", evaluate)
+    verb.add_argument("data", help="named data with labels, such as camvid:DIR or street:1")
+    verb.add_argument("--split", default="val", help="split of the data (default: val)")
+    verb.add_argument("--json", type=Path, help="also write the scores to this file")
+    _add_settings(verb)
+
+    verb = _verb(verbs, "train", train)
+    verb.add_argument("task", choices=["segment"], help="what to train")
+    verb.add_argument("--data", required=True, help="labelled data, comma-separated")
+    verb.add_argument("--model", default="swiftnet18-half", help="network to train")
+    verb.add_argument("--steps", type=int, default=3000, help="optimiser steps")
+    verb.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
+    verb.add_argument("--out", type=Path, required=True, help="folder of the run; continues it")
+
+    verb = _verb(verbs, "models", models)
+    verb.add_argument("--json", type=Path, help="also write the list to this file")
+
+    verb = _verb(verbs, "doctor", doctor)
+    verb.add_argument("--topic", help="also look at this image topic")
+    verb.add_argument("--json", type=Path, help="also write the findings to this file")
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="seg_node")
-    sub = parser.add_subparsers(required=True)
-    p = sub.add_parser("train")
-    p.add_argument("task", choices=["segment"])
-    p.add_argument("--data", required=True)
-    p.add_argument("--model", default="swiftnet18-half")
-    p.add_argument("--steps", type=int, default=3000)
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--out", type=Path, required=True)
-    p.set_defaults(run=train)
-    args = parser.parse_args(argv)
+    """Run the command; errors of ours are one line on standard error and exit status 1."""
+    args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    return args.run(args)
+    try:
+        return int(args.run(args))
+    except SegNodeError as err:
+        print(f"seg_node: {err}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("seg_node: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ interpreter while torch computes.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cv2
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from seg_node.data.datasets import Sample
+    from seg_node.train.settings import Augmentation, SegmentTraining
 
     Picture = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -32,30 +32,6 @@ STREET_SEED_OFFSET = 1_000_000
 """Training streets use seeds from here up; smaller seeds stay unseen for demos and tests."""
 STREET_FRAMES = 600
 """Frames of each training street among which one is drawn."""
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How samples are varied.
-
-    Attributes:
-        crop: (width, height) of the training crop, in pixels.
-        early_crop: the same for the first `early_steps` steps, smaller and so cheaper.
-        early_steps: number of those steps.
-        scale: range of the random resize factor, drawn log-uniformly.
-        jitter: largest relative change of brightness, contrast and saturation.
-
-    """
-
-    crop: tuple[int, int] = (448, 320)
-    early_crop: tuple[int, int] = (320, 240)
-    early_steps: int = 0
-    scale: tuple[float, float] = (0.5, 2.0)
-    jitter: float = 0.4
-
-    def crop_at(self, step: int) -> tuple[int, int]:
-        """Return (width, height) of the crop at a step."""
-        return self.early_crop if step < self.early_steps else self.crop
 
 
 def jitter_color(
@@ -110,34 +86,21 @@ class BatchMaker:
     """Makes the batch of any step of a run.
 
     Args:
-        samples: labelled frames; may be empty if `street_share` is 1.
-        size: samples in a batch.
-        street_share: probability (0..1) that a sample is a rendered street.
-        streets: how many different rendered streets there are, rendered once at the start.
-        how: augmentation.
-        seed: seed of the run.
+        samples: labelled frames; without any, all samples are streets.
+        config: batch size, share of streets, augmentation and seed.
 
     """
 
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        *,
-        size: int,
-        street_share: float,
-        streets: int,
-        how: Augmentation,
-        seed: int,
-    ) -> None:
-        """Keep the decoded labelled frames in memory."""
+    def __init__(self, samples: Sequence[Sample], config: SegmentTraining) -> None:
+        """Keep the decoded labelled frames in memory and render the streets."""
         self.pictures: list[Picture] = [
             (s.frame.image, s.labels) for s in samples if s.labels is not None
         ]
-        self.size = size
-        self.street_share = street_share if self.pictures else 1.0
-        self.streets = render_streets(streets, seed) if self.street_share > 0 else []
-        self.how = how
-        self.seed = seed
+        self.size = config.batch
+        self.street_share = config.street_share if self.pictures else 1.0
+        self.seed = config.seed
+        self.how = config.augmentation
+        self.streets = render_streets(config.streets, self.seed) if self.street_share > 0 else []
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """Return images uint8 [N, 3, H, W] and labels int64 [N, H, W] of one step."""

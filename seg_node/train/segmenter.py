@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 import json
 import logging
 import math
@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from seg_node.core.types import ConfigError
-from seg_node.train.batches import Augmentation, BatchMaker
+from seg_node.train.batches import BatchMaker
 from seg_node.train.losses import class_weights, segmentation_loss
 
 if TYPE_CHECKING:
@@ -24,55 +24,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from seg_node.data.datasets import Sample
+    from seg_node.train.settings import SegmentTraining
 
     Validate = Callable[[nn.Module], Mapping[str, float]]
 
 LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SegmentTraining:
-    """Hyper-parameters of one run; all of them are written beside the weights.
-
-    Attributes:
-        steps: optimiser steps.
-        batch: samples in a step.
-        learning_rate: peak of AdamW's learning rate.
-        weight_decay: AdamW's decay of convolution weights (not of BatchNorm and biases).
-        warmup: steps of linear warm-up; a half cosine to zero follows.
-        average: decay per step of the exponential moving average that is shipped.
-        jaccard: weight of the soft Jaccard loss beside the cross entropy.
-        softness: flatness of the class weights, see `losses.class_weights`.
-        street_share: probability that a sample is a rendered street.
-        streets: number of different rendered streets.
-        augmentation: how samples are varied.
-        seed: seed of weights, batches and augmentation.
-        checkpoint_every: steps between checkpoints.
-        validate_every: steps between validations.
-
-    """
-
-    steps: int = 3000
-    batch: int = 8
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
-    warmup: int = 150
-    average: float = 0.995
-    jaccard: float = 0.5
-    softness: float = 1.1
-    street_share: float = 0.2
-    streets: int = 300
-    augmentation: Augmentation = field(default_factory=lambda: Augmentation(early_steps=1400))
-    seed: int = 0
-    checkpoint_every: int = 100
-    validate_every: int = 250
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step."""
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -113,14 +69,7 @@ class SegmentTrainer:
         self.config = config
         self.folder = folder
         self.validate = validate
-        self.batches = BatchMaker(
-            samples,
-            size=config.batch,
-            street_share=config.street_share,
-            streets=config.streets,
-            how=config.augmentation,
-            seed=config.seed,
-        )
+        self.batches = BatchMaker(samples, config)
         self.optimizer = torch.optim.AdamW(parameter_groups(net, config.weight_decay))
         self.average = AveragedModel(
             net,
