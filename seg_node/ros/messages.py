@@ -41,7 +41,7 @@ def make_image(header: Any, pixels: NDArray[Any], encoding: str) -> Any:
     message.encoding = encoding
     message.step = pixels.strides[0]
     # Assigning `data` copies byte by byte on some distributions; filling it in place never does.
-    message.data.frombytes(memoryview(pixels).cast("B"))
+    message.data.frombytes(pixels.data.cast("B"))
     return message
 
 

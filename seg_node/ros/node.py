@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import wraps
 import gc
 import sys
-import threading
 import time
 import traceback
 from typing import Any, TYPE_CHECKING
@@ -20,43 +19,32 @@ import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool, Trigger
 import torch
 
-from seg_node.core.intake import Intake
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import AllHigh
-from seg_node.core.stamps import StampCheck
-from seg_node.core.types import ImageError, SegNodeError
-from seg_node.data.image_conversion import choose_converter, message_to_frame
+from seg_node.core.types import SegNodeError
+from seg_node.data.image_conversion import choose_converter
 from seg_node.nets.build import load_model
-from seg_node.ros import diagnostics, messages
-from seg_node.ros.parameters import Parameters
+from seg_node.ros import diagnostics
+from seg_node.ros.outputs import Outputs
+from seg_node.ros.parameters import declare_autostart, Parameters
+from seg_node.ros.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from seg_node.core.config import Config
-    from seg_node.core.types import Frame, StepResult
     from seg_node.data.image_conversion import ChosenConverter
     from seg_node.nets.build import Model
 
 DIAGNOSTIC_PERIOD_S = 1.0
 REPEAT_LOG_S = 5.0
 WORKER_STOP_S = 30.0
-
-OUTPUT_QOS = QoSProfile(
-    depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE
-)
-"""Reliable publishers serve best-effort and reliable readers alike."""
-LATCHED_QOS = QoSProfile(
-    depth=1,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL,
-)
 
 
 def _input_qos(overload: str) -> QoSProfile:
@@ -107,18 +95,13 @@ class SegmentationNode(LifecycleNode):
         self._model: Model | None = None
         self._segmenter: Segmenter | None = None
         self._converter: ChosenConverter | None = None
-        self._intake: Intake[tuple[Any, int]] = Intake()
-        self._worker: threading.Thread | None = None
+        self._outputs: Outputs | None = None
+        self._worker: Worker | None = None
         self._failure = ""
         self._image_subscription: Any = None
         self._camera_info_subscription: Any = None
-        self._camera_info: Any = None
-        self._outputs: dict[str, Any] = {}
-        self._last_overlay_ns = 0
         self._last_log: dict[str, int] = {}
-        self._stamps = StampCheck()
-        self._size: tuple[int, ...] | None = None
-        self.declare_parameter("autostart", value=True)
+        self.autostart = declare_autostart(self)
         self._settings = Parameters(self, self._is_configured, self._apply)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/keyframe", self._on_keyframe)
@@ -132,35 +115,51 @@ class SegmentationNode(LifecycleNode):
 
     @_spoken
     def on_configure(self, state: Any) -> Any:
-        """Load and warm up the model, then create the outputs."""
-        config = self._settings.config
+        """Load and warm up the model, then create the outputs; all of it or nothing."""
+        try:
+            self._load(self._settings.config)
+        except BaseException:
+            self._release()
+            raise
+        self._state = "inactive"
+        return super().on_configure(state)
+
+    def _load(self, config: Config) -> None:
         if config.threads:
             torch.set_num_threads(config.threads)
         self._converter = choose_converter(config.input.converter)
         self._model = load_model(config.model)
+        manifest = self._model.manifest
         self._segmenter = Segmenter(self._model.net, AllHigh(), config)
-        width, height = self._model.manifest.training_size
+        width, height = manifest.training_size
         self._segmenter.warm_up(height, width)
-        self._create_outputs()
-        self._state = "inactive"
+        self._outputs = Outputs(self, manifest.classes, self._warn)
         self.get_logger().info(
-            f"configured: model {self._model.manifest.name} on {self._compute_name()}, "
-            f"{self._converter.note}"
+            f"configured: model {manifest.name} on {self._compute_name()}, {self._converter.note}"
         )
-        return super().on_configure(state)
 
     @_spoken
     def on_activate(self, state: Any) -> Any:
         """Enable the outputs, start the worker, and subscribe last."""
         done = super().on_activate(state)
+        assert self._segmenter is not None
+        assert self._converter is not None
+        assert self._outputs is not None
+        self._outputs.announce()
         self.health = diagnostics.Health()
-        self._stamps, self._size = StampCheck(), None
-        self._intake = Intake()
-        self._intake.keep(self._settings.config.overload)
-        self._publish_latched()
-        self._worker = threading.Thread(target=self._work, name="segmentation", daemon=True)
+        self._worker = Worker(
+            segmenter=self._segmenter,
+            convert=self._converter,
+            outputs=self._outputs,
+            health=self.health,
+            topic=self._topic(),
+            warn=self._warn,
+            now_ns=lambda: int(self.get_clock().now().nanoseconds),
+        )
+        self._worker.keep(self._settings.config.overload)
         self._worker.start()
-        self._subscribe()
+        if self._enabled:
+            self._subscribe()
         self._state = "active"
         self.get_logger().info(f"active: images from {self._topic()}")
         return done
@@ -199,17 +198,19 @@ class SegmentationNode(LifecycleNode):
     def stop(self) -> None:
         """Unsubscribe and end the worker; harmless when there is none."""
         self._unsubscribe()
-        self._intake.close()
-        if self._worker is not None:
-            self._worker.join(WORKER_STOP_S)
-            self._worker = None
-        self._camera_info = None
+        worker, self._worker = self._worker, None
+        if worker is None:
+            return
+        if not worker.stop(WORKER_STOP_S):
+            self.get_logger().error(
+                f"the frame in work takes longer than {WORKER_STOP_S:g} s; its mask is discarded"
+            )
+        self._failure = worker.failure
 
     def _release(self) -> None:
-        for publisher in self._outputs.values():
-            self.destroy_lifecycle_publisher(publisher)
-        self._outputs = {}
-        self._segmenter = self._model = self._converter = None
+        if self._outputs is not None:
+            self._outputs.destroy()
+        self._outputs = self._segmenter = self._model = self._converter = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -228,13 +229,18 @@ class SegmentationNode(LifecycleNode):
         return Image if raw else CompressedImage
 
     def _subscribe(self) -> None:
-        qos = _input_qos(self._settings.config.overload)
-        override = QoSOverridingOptions.with_default_policies()
+        """Subscribe to image and camera_info.
+
+        Reliability and history may be overridden by parameters; the depth follows `overload`,
+        and an override, once declared, would hold it at its first value.
+        """
+        kinds = (QoSPolicyKind.HISTORY, QoSPolicyKind.RELIABILITY)
+        override = QoSOverridingOptions(kinds)
         self._image_subscription = self.create_subscription(
             self._message_type(),
             self._topic(),
             self._on_image,
-            qos,
+            _input_qos(self._settings.config.overload),
             qos_overriding_options=override,
         )
         self._camera_info_subscription = self.create_subscription(
@@ -252,12 +258,20 @@ class SegmentationNode(LifecycleNode):
         self._image_subscription = self._camera_info_subscription = None
 
     def _on_image(self, message: Any) -> None:
-        now_ns = time.monotonic_ns()
-        self.health.arrived(now_ns)
-        self._intake.put((message, now_ns))
+        if self._worker is not None:
+            self._worker.put(message)
 
     def _on_camera_info(self, message: Any) -> None:
-        self._camera_info = message
+        if self._worker is not None:
+            self._worker.camera_info = message
+
+    def _warn(self, subject: str, text: str) -> None:
+        """Log a warning, at most once in five seconds per subject."""
+        now_ns = time.monotonic_ns()
+        last = self._last_log.get(subject)
+        if last is None or now_ns - last > REPEAT_LOG_S * 1e9:
+            self._last_log[subject] = now_ns
+            self.get_logger().warning(text)
 
     # ---- services and parameters -------------------------------------------------------------
 
@@ -269,16 +283,17 @@ class SegmentationNode(LifecycleNode):
             return
         deeper = config.overload != self._segmenter.config.overload
         self._segmenter.reconfigure(config)
-        self._intake.keep(config.overload)
+        if self._worker is not None:
+            self._worker.keep(config.overload)
         if deeper and self._image_subscription is not None:
             self._unsubscribe()
             self._subscribe()
 
     def _on_enable(self, request: Any, response: Any) -> Any:
         self._enabled = bool(request.data)
-        if self._state == "active":
+        if self._worker is not None:
             self._unsubscribe()
-            self._intake.clear()
+            self._worker.clear()
             if self._enabled:
                 self._subscribe()
         response.success = True
@@ -294,155 +309,12 @@ class SegmentationNode(LifecycleNode):
         )
         return response
 
-    # ---- work --------------------------------------------------------------------------------
-
-    def _work(self) -> None:
-        """Process frames until the intake closes; what kills it is told and ends the node."""
-        try:
-            while (item := self._intake.take()) is not None:
-                self._process(*item)
-        except Exception:  # noqa: BLE001 - told, and re-raised by _report in the main thread
-            self._failure = traceback.format_exc()
-
-    def _process(self, message: Any, arrived_ns: int) -> None:
-        assert self._segmenter is not None
-        assert self._converter is not None
-        topic = self._topic()
-        try:
-            frame = message_to_frame(message, topic=topic, camera=topic, convert=self._converter)
-        except ImageError as err:
-            self.health.refuse(str(err))
-            self._say("refused", f"frame dropped: {err}")
-            return
-        self._watch(frame)
-        result = self._segmenter.step(frame)
-        self._publish(frame, result)
-        now_ns = time.monotonic_ns()
-        lag_ns = self.get_clock().now().nanoseconds - frame.stamp_ns
-        self.health.done(
-            diagnostics.Processed(now_ns, result.report.total_ns, now_ns - arrived_ns, lag_ns)
-        )
-
-    def _watch(self, frame: Frame) -> None:
-        """Notice a camera that jumps in time or changes size."""
-        problem = self._stamps.update(frame.stamp_ns)
-        if problem:
-            self._say("stamp", problem)
-        self.health.jumps = self._stamps.counts["back"]
-        size = frame.image.shape
-        if self._size is not None and size != self._size:
-            self.health.resizes += 1
-            self._say("size", f"image size changed from {self._size[:2]} to {size[:2]}")
-        self._size = size
-
-    def _say(self, subject: str, text: str) -> None:
-        """Warn, at most once in five seconds per subject."""
-        now_ns = time.monotonic_ns()
-        last = self._last_log.get(subject)
-        if last is None or now_ns - last > REPEAT_LOG_S * 1e9:
-            self._last_log[subject] = now_ns
-            self.get_logger().warning(text)
-
-    # ---- output --------------------------------------------------------------------------------
-
-    def _create_outputs(self) -> None:
-        kinds = {
-            "mask": Image,
-            "mask/compressed": CompressedImage,
-            "confidence": Image,
-            "overlay": Image,
-            "age": Image,
-            "plan": Image,
-            "camera_info": CameraInfo,
-            "stats": DiagnosticArray,
-        }
-        for name, kind in kinds.items():
-            self._outputs[name] = self.create_lifecycle_publisher(
-                kind,
-                f"~/{name}",
-                OUTPUT_QOS,
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
-        assert self._model is not None
-        legend = messages.make_legend(self._model.manifest.classes)
-        self._outputs["legend"] = self.create_lifecycle_publisher(
-            type(legend), "~/legend", LATCHED_QOS
-        )
-        try:
-            info = messages.make_label_info(self._now_header(), self._model.manifest.classes)
-        except ImportError:
-            self.get_logger().info("vision_msgs is not installed: no ~/label_info, see ~/legend")
-        else:
-            self._outputs["label_info"] = self.create_lifecycle_publisher(
-                type(info), "~/label_info", LATCHED_QOS
-            )
-
-    def _now_header(self) -> Any:
-        header = messages.Header()
-        header.stamp = self.get_clock().now().to_msg()
-        return header
-
-    def _publish_latched(self) -> None:
-        assert self._model is not None
-        classes = self._model.manifest.classes
-        self._outputs["legend"].publish(messages.make_legend(classes))
-        if "label_info" in self._outputs:
-            info = messages.make_label_info(self._now_header(), classes)
-            self._outputs["label_info"].publish(info)
-
-    def _publish(self, frame: Frame, result: StepResult) -> None:
-        """Publish mask and stats always, everything else only if somebody listens."""
-        header = messages.make_header(frame)
-        out = self._outputs
-        out["mask"].publish(messages.make_image(header, result.labels, "mono8"))
-        extra = {"dropped": self._intake.dropped, "refused": self.health.refused}
-        out["stats"].publish(messages.make_stats(header, self._name(), result, extra))
-        if self._wanted("mask/compressed"):
-            out["mask/compressed"].publish(messages.make_png(header, result.labels))
-        planes = {
-            "confidence": (result.confidence, "mono8"),
-            "age": (result.age_ms, "mono16"),
-            "plan": (result.plan.grid, "mono8"),
-        }
-        for name, (pixels, encoding) in planes.items():
-            if self._wanted(name):
-                out[name].publish(messages.make_image(header, pixels, encoding))
-        self._publish_overlay(header, frame, result)
-        self._publish_camera_info(header, frame)
-
-    def _publish_overlay(self, header: Any, frame: Frame, result: StepResult) -> None:
-        publish = self._settings.config.publish
-        now_ns = time.monotonic_ns()
-        period_ns = 1e9 / publish.overlay_rate_hz if publish.overlay_rate_hz else 0.0
-        if not self._wanted("overlay") or now_ns - self._last_overlay_ns < period_ns:
-            return
-        assert self._model is not None
-        self._last_overlay_ns = now_ns
-        colors = messages.color_table(self._model.manifest.classes)
-        pixels = messages.overlay(frame.image, result.labels, colors, publish.overlay_opacity)
-        self._outputs["overlay"].publish(messages.make_image(header, pixels, "rgb8"))
-
-    def _publish_camera_info(self, header: Any, frame: Frame) -> None:
-        """Pass the newest calibration on, with the image's header; masks have the image's size."""
-        info = self._camera_info
-        if info is None or not self._wanted("camera_info"):
-            return
-        if (info.height, info.width) != frame.image.shape[:2]:
-            self._say(
-                "camera_info", "camera_info is of another size than the image: not passed on"
-            )
-            return
-        info.header = header
-        self._outputs["camera_info"].publish(info)
-
-    def _wanted(self, name: str) -> bool:
-        return bool(self._outputs[name].get_subscription_count())
-
     # ---- diagnostics ---------------------------------------------------------------------------
 
     def _report(self) -> None:
-        if self._failure:
-            msg = f"the worker thread died:\n{self._failure}"
+        failure = self._worker.failure if self._worker else self._failure
+        if failure:
+            msg = f"the worker thread died:\n{failure}"
             raise RuntimeError(msg)
         topic = self._topic()
         found = self.get_publishers_info_by_topic(topic)
@@ -458,7 +330,7 @@ class SegmentationNode(LifecycleNode):
             manifest=self._model.manifest if self._model else None,
             compute=self._compute_name(),
             converter=self._converter.note if self._converter else "",
-            dropped=self._intake.dropped,
+            dropped=self._worker.dropped if self._worker else 0,
             now_ns=time.monotonic_ns(),
         )
         status = diagnostics.report(situation, self.health)
@@ -494,11 +366,14 @@ def main(args: list[str] | None = None) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        if node.get_parameter("autostart").value and not _start(node):
-            return 1
+        if node.autostart and not _start(node):
+            return 1 if rclpy.ok() else 0  # asked to end while it started
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except RuntimeError:  # rclpy's own error is one too: a callback met the end of the context
+        if rclpy.ok():
+            raise
     finally:
         node.stop()
         executor.shutdown()

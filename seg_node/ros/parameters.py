@@ -18,7 +18,7 @@ from seg_node.core.types import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from seg_node.core.config import Option
+    from seg_node.core.config import Option, Value
 
 
 def describe(option: Option) -> Any:
@@ -40,8 +40,39 @@ def describe(option: Option) -> Any:
     return descriptor
 
 
+def declare_autostart(node: Any) -> bool:
+    """Declare `autostart`, which only the start of the node reads, and return its value.
+
+    Raises:
+        ConfigError: the value given at start is not a boolean.
+
+    """
+    text = (
+        "Whether the node configures and activates itself at once; false leaves it to a "
+        "lifecycle manager. Takes effect at start."
+    )
+    descriptor = ParameterDescriptor(description=text, read_only=True)
+    return bool(_declare(node, "autostart", True, descriptor))
+
+
+def _declare(node: Any, name: str, value: Value, descriptor: Any) -> Any:
+    """Declare one parameter and return its value, or raise ConfigError in one line."""
+    try:
+        return node.declare_parameter(name, value, descriptor).value
+    except InvalidParameterTypeException as err:
+        kind = type(value).__name__
+        fix = " (write 1.0, not 1)" if kind == "float" else ""
+        msg = f"parameter {name} must be a {kind}{fix}: {err}"
+        raise ConfigError(msg) from err
+    except InvalidParameterValueException as err:
+        msg = f"parameter {name}: {err}"
+        raise ConfigError(msg) from err
+
+
 class Parameters:
     """Declares every setting on a node and keeps `config` equal to the parameter server.
+
+    Needs `add_post_set_parameters_callback`, which rclpy of Humble does not have.
 
     Args:
         node: the node that owns the parameters.
@@ -60,24 +91,15 @@ class Parameters:
         self._is_configured = is_configured
         self._on_change = on_change
         defaults = {option.name: option for option in options(Config())}
-        given = {name: self._declare(node, option) for name, option in defaults.items()}
+        given = {
+            name: _declare(node, name, option.value, describe(option))
+            for name, option in defaults.items()
+        }
         self.config = Config().updated(given)
         self._names = frozenset(defaults)
         self._live = frozenset(n for n, o in defaults.items() if o.limits.live)
         node.add_on_set_parameters_callback(self._check)
         node.add_post_set_parameters_callback(self._apply)
-
-    def _declare(self, node: Any, option: Option) -> Any:
-        try:
-            return node.declare_parameter(option.name, option.value, describe(option)).value
-        except InvalidParameterTypeException as err:
-            kind = type(option.value).__name__
-            fix = " (write 1.0, not 1)" if kind == "float" else ""
-            msg = f"parameter {option.name} must be a {kind}{fix}: {err}"
-            raise ConfigError(msg) from err
-        except InvalidParameterValueException as err:
-            msg = f"parameter {option.name}: {err}"
-            raise ConfigError(msg) from err
 
     def _check(self, parameters: list[Any]) -> Any:
         """Refuse values that may not be, and changes that could not take effect now."""

@@ -1,0 +1,170 @@
+"""Owns the node's publishers: mask and stats always, everything else only if somebody listens."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TYPE_CHECKING
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from seg_node.ros import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from seg_node.core.config import PublishConfig
+    from seg_node.core.types import ClassInfo, Frame, StepResult
+
+KINDS = {
+    "mask": Image,
+    "mask/compressed": CompressedImage,
+    "confidence": Image,
+    "overlay": Image,
+    "age": Image,
+    "plan": Image,
+    "camera_info": CameraInfo,
+    "stats": DiagnosticArray,
+}
+"""Message type of every per-frame output, by its name below `~/`."""
+
+
+def _output_qos() -> QoSProfile:
+    """Return a new profile; reliable, which serves best-effort and reliable readers alike.
+
+    New for each publisher, because rclpy writes the overrides of one into the profile it gets.
+    """
+    return QoSProfile(
+        depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE
+    )
+
+
+def _latched_qos() -> QoSProfile:
+    return QoSProfile(
+        depth=1,
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    )
+
+
+class Outputs:
+    """The publishers of a configured node.
+
+    Args:
+        node: lifecycle node that owns them; it enables them while it is active.
+        classes: classes of the model, for legend, label_info and overlay.
+        warn: called with a subject and a text when something cannot be published.
+
+    """
+
+    def __init__(
+        self, node: Any, classes: tuple[ClassInfo, ...], warn: Callable[[str, str], None]
+    ) -> None:
+        """Create all publishers."""
+        self._node = node
+        self._colors = messages.color_table(classes)
+        self._warn = warn
+        self._last_overlay_ns = 0
+        self._publishers = {
+            name: node.create_lifecycle_publisher(
+                kind,
+                f"~/{name}",
+                _output_qos(),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+            for name, kind in KINDS.items()
+        }
+        self._latched = {"legend": messages.make_legend(classes)}
+        try:
+            self._latched["label_info"] = messages.make_label_info(self._now_header(), classes)
+        except ImportError:
+            node.get_logger().info("vision_msgs is not installed: no ~/label_info, see ~/legend")
+        for name, message in self._latched.items():
+            self._publishers[name] = node.create_lifecycle_publisher(
+                type(message), f"~/{name}", _latched_qos()
+            )
+
+    def _now_header(self) -> Any:
+        header = Header()
+        header.stamp = self._node.get_clock().now().to_msg()
+        return header
+
+    def announce(self) -> None:
+        """Publish what is latched: the classes."""
+        for name, message in self._latched.items():
+            if name == "label_info":
+                message.header = self._now_header()
+            self._publishers[name].publish(message)
+
+    def destroy(self) -> None:
+        """Destroy all publishers; a second call does nothing."""
+        for publisher in self._publishers.values():
+            self._node.destroy_lifecycle_publisher(publisher)
+        self._publishers = {}
+
+    def publish(
+        self,
+        frame: Frame,
+        result: StepResult,
+        settings: PublishConfig,
+        extra: Mapping[str, object],
+        camera_info: Any,
+    ) -> None:
+        """Publish all that one frame gives, with the header of its image.
+
+        Args:
+            frame: the frame.
+            result: what was made of it.
+            settings: opacity and rate of the overlay.
+            extra: more values for ~/stats.
+            camera_info: the newest calibration of the camera, None if there is none.
+
+        """
+        header = messages.make_header(frame)
+        out = self._publishers
+        out["mask"].publish(messages.make_image(header, result.labels, "mono8"))
+        name = str(self._node.get_fully_qualified_name())
+        out["stats"].publish(messages.make_stats(header, name, result, extra))
+        if self._wanted("mask/compressed"):
+            out["mask/compressed"].publish(messages.make_png(header, result.labels))
+        planes: dict[str, tuple[NDArray[Any], str]] = {
+            "confidence": (result.confidence, "mono8"),
+            "age": (result.age_ms, "mono16"),
+            "plan": (result.plan.grid, "mono8"),
+        }
+        for plane, (pixels, encoding) in planes.items():
+            if self._wanted(plane):
+                out[plane].publish(messages.make_image(header, pixels, encoding))
+        self._publish_overlay(header, frame, result, settings)
+        if camera_info is not None and self._wanted("camera_info"):
+            self._publish_camera_info(header, frame, camera_info)
+
+    def _publish_overlay(
+        self, header: Any, frame: Frame, result: StepResult, settings: PublishConfig
+    ) -> None:
+        now_ns = time.monotonic_ns()
+        period_ns = 1e9 / settings.overlay_rate_hz if settings.overlay_rate_hz else 0.0
+        if not self._wanted("overlay") or now_ns - self._last_overlay_ns < period_ns:
+            return
+        self._last_overlay_ns = now_ns
+        opacity = settings.overlay_opacity
+        pixels = messages.overlay(frame.image, result.labels, self._colors, opacity)
+        self._publishers["overlay"].publish(messages.make_image(header, pixels, "rgb8"))
+
+    def _publish_camera_info(self, header: Any, frame: Frame, info: Any) -> None:
+        """Pass a calibration on, with the image's header; masks have the image's size."""
+        if (info.height, info.width) != frame.image.shape[:2]:
+            self._warn(
+                "camera_info", "camera_info is of another size than the image: not passed on"
+            )
+            return
+        info.header = header
+        self._publishers["camera_info"].publish(info)
+
+    def _wanted(self, name: str) -> bool:
+        return bool(self._publishers[name].get_subscription_count())
