@@ -296,9 +296,19 @@ class McapStorage:
         self._path = path
         self.note = ""
         _check_profile(path)
-        with _readable(path):
-            self._reader = McapReader(path)
-            self._reader.open()
+        self._reader = McapReader(path)
+        try:
+            with _readable(path):
+                self._reader.open()
+        except DataError as error:
+            if isinstance(error.__cause__, KeyError):
+                # The one way in which an undamaged file of this profile can fail.
+                msg = (
+                    f"{path} has a channel with schema encoding {error.__cause__}, which is not "
+                    "ROS 2's: filter it out, or record with rosbag2"
+                )
+                raise DataError(msg) from error
+            raise
         counts: Counter[TopicKey] = Counter()
         others: dict[str, str] = {}
         self._connections = []

@@ -364,13 +364,11 @@ def test_other_topics_do_not_matter(tmp_path: Path) -> None:
 
 
 def test_sqlite_topics_of_unknown_definition_do_not_matter(tmp_path: Path) -> None:
-    """rosbag2 records encoding 'unknown' for a type that it cannot find; rosbags fails on it."""
+    """A type that rosbag2 cannot find gets the encoding 'unknown'; rosbags 0.11 fails on it."""
     path = write_bag(tmp_path / "bag", "sqlite3")
     with sqlite3.connect(path / "bag.db3") as database:
         database.execute("UPDATE message_definitions SET encoding = 'unknown'")
     database.close()
-    with pytest.raises(KeyError), Reader(path):
-        pass
     assert read_indices(path) == [0, 1, 2, 3, 4]
 
 
@@ -392,7 +390,7 @@ def test_sqlite_log_is_read(tmp_path: Path) -> None:
 def test_quality_of_service_in_metadata_does_not_matter(
     tmp_path: Path, storage: StorageName
 ) -> None:
-    """A reindexed bag has other profiles in metadata.yaml; rosbags then yields nothing."""
+    """A reindexed bag has other profiles in metadata.yaml; rosbags 0.11 then yields nothing."""
     with BagWriter(tmp_path / "bag", storage=storage) as writer:
         writer.write_string("/legend", "{}", receive_ns=2, latched=True)
     meta = tmp_path / "bag" / "metadata.yaml"
@@ -401,8 +399,6 @@ def test_quality_of_service_in_metadata_does_not_matter(
     topics[0]["topic_metadata"]["offered_qos_profiles"] = ""
     with meta.open("w") as stream:
         YAML(typ="safe").dump(data, stream)
-    with Reader(tmp_path / "bag") as reader:
-        assert not list(reader.messages())
     with BagReader(tmp_path / "bag") as bag:
         assert [x.message.data for x in bag.messages(["/legend"])] == ["{}"]
         assert bag.shortfall() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import struct
 from typing import Literal, TYPE_CHECKING
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 StorageName = Literal["mcap", "sqlite3"]
 Compression = Literal["none", "file", "message", "chunk"]
-SUFFIXES = {"mcap": ".mcap", "sqlite3": ".db3"}
 COUNT = 12
 TOPIC = "/cam"
 
@@ -44,6 +44,15 @@ def storage_file(bag: Path) -> Path:
     """Return the only storage file of a bag folder."""
     (file,) = (x for x in bag.iterdir() if x.name != "metadata.yaml")
     return file
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the bags `mcap` and `sqlite3`, to be copied and then damaged."""
+    folder = tmp_path_factory.mktemp("originals")
+    write_bag(folder / "mcap", "mcap")
+    write_bag(folder / "sqlite3", "sqlite3")
+    return folder
 
 
 def change_metadata(bag: Path, **fields: object) -> None:
@@ -68,10 +77,10 @@ def refusal(path: Path) -> str:
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 @pytest.mark.parametrize("bare", [False, True])
 def test_cut_off_files_are_refused(
-    tmp_path: Path, storage: StorageName, kept: float, *, bare: bool
+    tmp_path: Path, originals: Path, storage: StorageName, kept: float, *, bare: bool
 ) -> None:
     """Wherever the file ends, the error names it and a fix."""
-    file = storage_file(write_bag(tmp_path / "bag", storage))
+    file = storage_file(shutil.copytree(originals / storage, tmp_path / "bag"))
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * kept)])
     text = refusal(file if bare else tmp_path / "bag")
@@ -80,11 +89,13 @@ def test_cut_off_files_are_refused(
 
 
 @pytest.mark.parametrize("lost", [1, 8, 20, 37, 60, 200, 400])
-def test_an_mcap_that_lacks_its_last_bytes_is_refused(tmp_path: Path, lost: int) -> None:
+def test_an_mcap_that_lacks_its_last_bytes_is_refused(
+    tmp_path: Path, originals: Path, lost: int
+) -> None:
     """Cuts inside the footer and the index are cuts too."""
-    file = storage_file(write_bag(tmp_path / "bag"))
+    file = storage_file(shutil.copytree(originals / "mcap", tmp_path / "bag"))
     file.write_bytes(file.read_bytes()[:-lost])
-    assert "bag.mcap" in refusal(file)
+    assert "mcap.mcap" in refusal(file)
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
@@ -120,7 +131,7 @@ def test_damage_in_the_middle_never_goes_unnoticed(
     intact = file.read_bytes()
     rng = np.random.default_rng(5)
     noticed = 0
-    for _ in range(40):
+    for _ in range(25):
         data = bytearray(intact)
         start = int(rng.integers(0, len(data) - 64))
         data[start : start + 64] = rng.bytes(64)
@@ -279,7 +290,7 @@ def test_an_mcap_of_another_profile(tmp_path: Path) -> None:
         path.write_bytes(mcap_of(profile))
         assert f"profile {profile!r}, not 'ros2'" in refusal(path)
     path.write_bytes(mcap_of("ros2", "protobuf", "protobuf"))
-    assert "protobuf" in refusal(path)
+    assert "schema encoding 'protobuf'" in refusal(path)
     path.write_bytes(mcap_of("ros2", "ros2msg", "json"))
     assert "only: /cam (serialised as json)" in refusal(path)
 
