@@ -1,0 +1,149 @@
+"""One step: sizes, determinism, agreement with the bare network, and refused machines."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from seg_node.core.config import Config
+from seg_node.core.pipeline import choose_compute, decide, resize_result, Segmenter
+from seg_node.core.policy import AllHigh
+from seg_node.core.types import Action, ConfigError, Frame, ImageError, Reason
+from seg_node.nets.build import build_network
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CLASSES = 11
+
+
+def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    return np.asarray(cv2.resize(coarse, (width, height)), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def net() -> torch.nn.Module:
+    torch.manual_seed(1)
+    return build_network("swiftnet18-half", CLASSES).eval()
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (31, 33), (64, 96), (95, 127), (120, 65)])
+def test_mask_has_the_size_of_the_image(net: torch.nn.Module, height: int, width: int) -> None:
+    result = Segmenter(net, AllHigh()).step(Frame(picture(height, width)))
+    assert result.labels.shape == (height, width)
+    assert result.confidence.shape == (height, width)
+    assert result.labels.dtype == result.confidence.dtype == np.uint8
+    assert result.labels.max() < CLASSES
+
+
+def test_scaled_input_still_gives_a_full_size_mask(net: torch.nn.Module) -> None:
+    full = Segmenter(net, AllHigh()).step(Frame(picture(96, 128)))
+    half = Segmenter(net, AllHigh(), Config().updated({"input.scale": 0.5})).step(
+        Frame(picture(96, 128))
+    )
+    assert half.labels.shape == (96, 128)
+    assert half.report.macs == pytest.approx(full.report.macs / 4, rel=0.1)
+
+
+def test_labels_are_the_bare_networks_argmax_and_confidence_its_probability(
+    net: torch.nn.Module,
+) -> None:
+    image = picture(64, 96)
+    result = Segmenter(net, AllHigh()).step(Frame(image))
+    with torch.no_grad():
+        logits = net(torch.from_numpy(image).permute(2, 0, 1)[None])
+        full = torch.nn.functional.interpolate(logits, size=(64, 96), mode="bilinear")
+    probability, labels = full.softmax(1).max(1)
+    assert np.mean(result.labels == labels[0].numpy()) > 0.9999
+    np.testing.assert_allclose(result.confidence, probability[0].numpy() * 255, atol=0.51)
+
+
+def test_two_runs_are_bit_identical_whatever_the_memory_layout(net: torch.nn.Module) -> None:
+    image = picture(70, 90)
+    padded = np.zeros((70, 100, 3), np.uint8)
+    padded[:, :90] = image
+    view = padded[:, :90]
+    view.flags.writeable = False
+    first = Segmenter(net, AllHigh()).step(Frame(image))
+    second = Segmenter(net, AllHigh()).step(Frame(view))
+    assert first.labels.tobytes() == second.labels.tobytes()
+    assert first.confidence.tobytes() == second.confidence.tobytes()
+
+
+def test_dense_plan_is_all_high_with_zero_age(net: torch.nn.Module) -> None:
+    result = Segmenter(net, AllHigh()).step(Frame(picture(65, 97)))
+    assert result.plan.grid.shape == (3, 4)
+    assert result.plan.fraction(Action.HIGH) == 1.0
+    assert result.plan.reason is Reason.DENSE
+    assert not result.age_ms.any()
+    assert result.report.macs == result.report.dense_macs > 0
+
+
+def test_stage_times_come_from_the_given_clock(net: torch.nn.Module) -> None:
+    ticks = count(0, 10)
+    report = (
+        Segmenter(net, AllHigh(), clock=lambda: next(ticks)).step(Frame(picture(32, 32))).report
+    )
+    assert list(report.stage_ns) == ["prepare", "plan", "execute", "decide", "finish"]
+    assert set(report.stage_ns.values()) == {10}
+    assert report.total_ns > sum(report.stage_ns.values())
+
+
+def test_reconfigure_applies_from_the_next_frame(net: torch.nn.Module) -> None:
+    segmenter = Segmenter(net, AllHigh())
+    before = segmenter.step(Frame(picture(64, 64))).report.macs
+    segmenter.reconfigure(Config().updated({"input.scale": 0.5}))
+    assert segmenter.step(Frame(picture(64, 64))).report.macs < before
+
+
+def test_decide_maps_the_feature_pixel_to_its_own_square_of_pixels() -> None:
+    logits = torch.zeros(1, 3, 4, 5)
+    logits[0, 2, 1, 3] = 20.0
+    labels, confidence = decide(logits, 4, (16, 20))
+    rows, columns = np.nonzero(labels == 2)
+    # Feature pixel (1, 3) covers rows 4..7 and columns 12..15; interpolation spreads evenly.
+    assert (rows.mean(), columns.mean()) == (5.5, 13.5)
+    assert confidence[5, 13] > 250
+    assert confidence[15, 0] == round(255 / 3)
+
+
+def test_resize_keeps_class_ids_and_never_invents_one() -> None:
+    labels = np.array([[0, 10], [10, 0]], np.uint8)
+    confidence = np.full((2, 2), 100, np.uint8)
+    big, smooth = resize_result(labels, confidence, (6, 8))
+    assert big.shape == smooth.shape == (6, 8)
+    assert set(np.unique(big)) == {0, 10}
+    assert (big[0, 0], big[0, -1], big[-1, 0], big[-1, -1]) == (0, 10, 10, 0)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (4, 4), (4, 4, 4)])
+def test_a_frame_must_be_rgb_with_pixels(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ImageError, match="expected a uint8 array"):
+        Frame(np.zeros(shape, np.uint8))
+
+
+def test_fp16_on_cpu_is_refused_with_the_fix() -> None:
+    with pytest.raises(ConfigError, match="use fp32 or bf16"):
+        choose_compute(Config(device="cpu", precision="fp16"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_missing_gpu_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="device is 'cuda:1', but torch sees 0 GPUs"):
+        choose_compute(Config(device="cuda:1"))
+
+
+def test_bf16_agrees_with_fp32_on_most_pixels() -> None:
+    torch.manual_seed(1)
+    config = Config(device="cpu", precision="bf16")
+    wide = Segmenter(build_network("swiftnet18-half", CLASSES), AllHigh(), Config(device="cpu"))
+    torch.manual_seed(1)
+    slim = Segmenter(build_network("swiftnet18-half", CLASSES), AllHigh(), config)
+    image = Frame(picture(64, 64))
+    assert np.mean(wide.step(image).labels == slim.step(image).labels) > 0.8

@@ -1,0 +1,126 @@
+"""The command line: help, settings, one-line errors, and scoring from end to end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+
+from seg_node.cli import build_parser, main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """Return a folder of two labelled pictures."""
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        image = cv2.resize(rng.integers(0, 255, (4, 5, 3)).astype(np.uint8), (80, 64))
+        labels = np.full((64, 80), index, np.uint8)
+        cv2.imwrite(str(tmp_path / "images" / f"{index}.png"), image)
+        cv2.imwrite(str(tmp_path / "labels" / f"{index}.png"), labels)
+    return tmp_path
+
+
+def test_help_needs_neither_torch_nor_ros() -> None:
+    code = (
+        "import sys; from seg_node.cli import build_parser; build_parser().format_help(); "
+        "print([m for m in ('torch', 'rclpy', 'cv2') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "verb", ["demo", "run", "replay", "evaluate", "train", "models", "doctor"]
+)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        build_parser().parse_args([verb, "--help"])
+    assert exit_info.value.code == 0
+    assert verb in capsys.readouterr().out
+
+
+def test_evaluate_scores_a_folder_and_writes_the_contracts_keys(
+    labelled: Path, random_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEG_NODE_MODELS", str(random_models))
+    out = labelled / "scores.json"
+    assert main(["evaluate", f"folder:{labelled}", "--mode", "dense", "--json", str(out)]) == 0
+    results = json.loads(out.read_text())
+    assert set(results) >= {"data", "model", "device", "versions", "config", "modes"}
+    dense = results["modes"]["dense"]
+    assert set(dense) >= {
+        "miou", "class_iou", "pixel_accuracy", "agreement", "temporal_consistency",
+        "gmac_per_frame", "gmac_saving", "ms", "fps", "speedup_vs_dense", "age_ms", "fractions",
+        "frames", "dropped",
+    }  # fmt: skip
+    assert dense["frames"] == 2
+    assert 0 <= dense["miou"] <= 1
+    assert dense["gmac_saving"] == 0
+    assert dense["fractions"] == {"high": 1.0, "low": 0.0, "reuse": 0.0, "gated": None}
+    assert set(dense["ms"]) == {"p50", "p95", "p99", "max", "mean"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["evaluate", "moon:1"], "cannot open data 'moon:1'; name it as one of camvid:DIR"),
+        (["evaluate", "street:1", "--set", "input.scale=9"], "input.scale is 9.0; allowed are"),
+        (["evaluate", "street:1", "--set", "input.scale=big"], "input.scale is 'big'; expected"),
+        (["evaluate", "street:1", "--set", "speed=1"], "expected NAME=VALUE with NAME one of"),
+        (["evaluate", "street:1", "--mode", "fast"], "mode is 'fast'; choose one of dense"),
+        (["evaluate", "street:1", "--model", "yolo"], "unknown model 'yolo'"),
+        (["evaluate", "camvid:/nowhere"], "has no split 'val'"),
+    ],
+)
+def test_mistakes_are_one_line_on_stderr(
+    arguments: list[str],
+    text: str,
+    random_models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SEG_NODE_MODELS", str(random_models))
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert text in error
+    assert error.startswith("seg_node: ")
+    assert error.count("\n") == 1
+
+
+def test_data_without_labels_cannot_be_scored(
+    labelled: Path,
+    random_models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SEG_NODE_MODELS", str(random_models))
+    assert main(["evaluate", f"folder:{labelled / 'images'}"]) == 1
+    assert "has no labels to score" in capsys.readouterr().err
+
+
+def test_models_are_listed_and_damage_is_an_error(
+    random_models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SEG_NODE_MODELS", str(random_models))
+    assert main(["models", "--json", str(tmp_path / "list.json")]) == 0
+    assert json.loads((tmp_path / "list.json").read_text())[0]["intact"] is True
+    (tmp_path / "swiftnet18-half.json").write_text(
+        (random_models / "swiftnet18-half.json").read_text()
+    )
+    monkeypatch.setenv("SEG_NODE_MODELS", str(tmp_path))
+    assert main(["models"]) == 1
+    assert "DAMAGED" in capsys.readouterr().out
