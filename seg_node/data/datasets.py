@@ -1,18 +1,25 @@
 """Named data: `camvid:DIR`, `folder:DIR`, `video:FILE`, `bag:DIR`, `street:SEED`.
 
-Every source is a sequence of samples in time order, with labels where the data has them.
+Every source is a sequence of samples in time order, with labels where the data has them. What a
+source cannot deliver is not silent: `skipped` counts it by reason, `shortfall` says what was
+promised and did not come.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+import hashlib
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Protocol, TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from seg_node.core.types import CAMVID_CLASSES, DataError, Frame, IGNORE_LABEL
+from seg_node.core.types import CAMVID_CLASSES, DataError, Frame, IGNORE_LABEL, ImageError
+from seg_node.data.bag import BagReader
+from seg_node.data.image_conversion import message_to_frame
 from seg_node.data.street import Street
 from seg_node.data.video import VideoReader
 
@@ -25,9 +32,17 @@ CAMVID_RATE_HZ = 30
 """Rate of the source video; the number in a CamVid stem counts its frames."""
 CAMVID_VOID = 11
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+BAG_SUFFIXES = frozenset({".mcap", ".db3", ".zstd"})
 FOLDER_RATE_HZ = 10.0
 """Assumed rate of a folder of pictures, which carry no time."""
 STREET_RATE_HZ = 15.0
+RATE_SAMPLES = 9
+"""Samples that `estimate_rate` looks at."""
+RATE_RANGE_HZ = (0.5, 120.0)
+MAX_REASONS = 20
+"""Different reasons that `count_skip` keeps apart."""
+HASH_CHUNK = 1 << 20
+"""Bytes that a fingerprint reads at a time."""
 
 
 @dataclass(frozen=True)
@@ -38,26 +53,43 @@ class Sample:
         name: unique within the source, fit for a file name.
         frame: the image.
         labels: class per pixel, uint8 [H, W], 255 = void; None where the data has no labels.
+        receive_ns: when a recorder received it, in nanoseconds; None where nobody recorded.
 
     """
 
     name: str
     frame: Frame
     labels: NDArray[np.uint8] | None
+    receive_ns: int | None = None
 
 
 class Source(Protocol):
-    """A finite stream of samples in time order; iterating again starts over."""
+    """A finite stream of samples in time order; iterating again starts over.
+
+    Attributes:
+        spec: name of the data, one of `SOURCE_KINDS`.
+        skipped: reason -> images of the latest pass that could not be used.
+
+    """
 
     spec: str
+    skipped: Counter[str]
 
     def __iter__(self) -> Iterator[Sample]:
         """Yield the samples in time order."""
         ...
 
     def __len__(self) -> int:
-        """Return the number of samples that iterating is expected to yield."""
+        """Return the number of samples that iterating is expected to yield; 0 if unknown."""
         ...
+
+    def shortfall(self) -> str | None:
+        """Tell what was promised and did not come in the latest pass; None if all came."""
+        return None
+
+    def fingerprint(self) -> str | None:
+        """Return a hash of the data's bytes, in hexadecimal; None where there is none."""
+        return None
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -95,7 +127,7 @@ def read_labels(path: Path, classes: int, void: int | None = None) -> NDArray[np
     return ids
 
 
-class CamVid:
+class CamVid(Source):
     """CamVid at 480x360, 11 classes: `images/`, `labels/` and `<split>.txt` in one folder.
 
     Args:
@@ -110,6 +142,7 @@ class CamVid:
     def __init__(self, root: Path, split: str) -> None:
         """Read the list of stems; pictures are read while iterating."""
         self.spec = f"camvid:{root}"
+        self.skipped = Counter()
         self.root = root
         listing = root / f"{split}.txt"
         if not listing.is_file():
@@ -148,11 +181,12 @@ class CamVid:
         return jpeg if jpeg.exists() else jpeg.with_suffix(".png")
 
 
-class Folder:
+class Folder(Source):
     """Pictures of one folder in name order, at an assumed 10 Hz.
 
     A folder with `images/` and `labels/` inside reads labels `labels/<stem>.png` (greyscale
-    ids of the 11 CamVid classes, 255 = void) where they exist.
+    ids of the 11 CamVid classes, 255 = void) where they exist. A picture that cannot be read is
+    skipped and counted; a label file that cannot be used is an error.
     """
 
     def __init__(self, root: Path) -> None:
@@ -163,6 +197,7 @@ class Folder:
 
         """
         self.spec = f"folder:{root}"
+        self.skipped = Counter()
         inner = root / "images"
         self.labels = root / "labels" if inner.is_dir() else None
         pictures = inner if inner.is_dir() else root
@@ -179,20 +214,35 @@ class Folder:
         return len(self.paths)
 
     def __iter__(self) -> Iterator[Sample]:
-        """Yield the pictures in name order."""
+        """Yield the pictures in name order.
+
+        Raises:
+            DataError: a label file cannot be used; the text names it.
+
+        """
+        self.skipped = Counter()
         for index, path in enumerate(self.paths):
+            try:
+                image = read_image(path)
+            except DataError as error:
+                count_skip(self.skipped, str(error))
+                continue
             stamp_ns = round(index * 1e9 / FOLDER_RATE_HZ)
-            frame = Frame(read_image(path), stamp_ns, "camera", path.parent.name)
-            labels = self.labels / f"{path.stem}.png" if self.labels else None
-            known = labels is not None and labels.exists()
-            yield Sample(
-                path.stem,
-                frame,
-                read_labels(labels, len(CAMVID_CLASSES)) if labels and known else None,
-            )
+            frame = Frame(image, stamp_ns, "camera", path.parent.name)
+            yield Sample(path.stem, frame, self._read_labels(path.stem, image.shape[:2]))
+
+    def _read_labels(self, stem: str, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+        path = self.labels / f"{stem}.png" if self.labels else None
+        if path is None or not path.exists():
+            return None
+        labels = read_labels(path, len(CAMVID_CLASSES))
+        if labels.shape != shape:
+            msg = f"{path} holds labels {labels.shape} for an image {shape}: make them one size"
+            raise DataError(msg)
+        return labels
 
 
-class VideoFile:
+class VideoFile(Source):
     """Frames of one video file, without labels."""
 
     def __init__(self, path: Path) -> None:
@@ -203,6 +253,7 @@ class VideoFile:
 
         """
         self.spec = f"video:{path}"
+        self.skipped = Counter()
         self.path = path
         with VideoReader(path) as reader:
             self.count = reader.frame_count or 0
@@ -213,17 +264,29 @@ class VideoFile:
 
     def __iter__(self) -> Iterator[Sample]:
         """Yield the frames in display order."""
+        self.skipped = Counter()
         with VideoReader(self.path) as reader:
             for index, frame in enumerate(reader.frames()):
                 yield Sample(f"{index:06d}", frame, None)
+            if reader.damaged:
+                self.skipped["damaged frame of the video"] = reader.damaged
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the file."""
+        with self.path.open("rb") as file:
+            digest = hashlib.sha256()
+            while chunk := file.read(HASH_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
 
 
-class StreetClip:
+class StreetClip(Source):
     """A labelled clip of the synthetic street."""
 
     def __init__(self, seed: int, count: int = 150, size: tuple[int, int] = (480, 360)) -> None:
         """Prepare the street of a seed; size is (width, height) in pixels."""
         self.spec = f"street:{seed}"
+        self.skipped = Counter()
         self.count = count
         self.street = Street(seed, *size, rate_hz=STREET_RATE_HZ)
 
@@ -233,25 +296,110 @@ class StreetClip:
 
     def __iter__(self) -> Iterator[Sample]:
         """Render and yield the frames."""
-        for index, item in enumerate(self.street.frames(self.count)):
-            yield Sample(f"{index:06d}", item.frame, item.labels)
+        for index in range(self.count):
+            image, labels = self.street.picture(index)
+            stamp_ns = round(index * 1e9 / STREET_RATE_HZ)
+            yield Sample(f"{index:06d}", Frame(image, stamp_ns, "street_camera", "street"), labels)
+
+
+class BagClip(Source):
+    """The images of one topic of a rosbag2, in the order of the recording; read lazily.
+
+    An image that cannot be used is skipped and counted.
+    """
+
+    def __init__(self, path: Path, topic: str | None = None) -> None:
+        """Open the bag's index and choose the topic.
+
+        Args:
+            path: the bag's folder, or its only file.
+            topic: image topic; None where there is only one.
+
+        Raises:
+            DataError: the bag cannot be read, or the choice is not obvious; the text lists the
+                candidates.
+
+        """
+        self.spec = f"bag:{path}"
+        self.skipped = Counter()
+        self.path = path
+        with BagReader(path) as reader:
+            self.topic = reader.choose(topic)
+        self._shortfall: str | None = None
+
+    def __len__(self) -> int:
+        """Return the number of images that the bag promises."""
+        return self.topic.count
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield the images with their recorded stamps and receive times.
+
+        Raises:
+            DataError: damage left no message at all.
+
+        """
+        self._shortfall = None
+        name = self.topic.name
+        with BagReader(self.path) as reader:
+            self.skipped = reader.skipped  # counts on while the bag is read
+            for index, item in enumerate(reader.images([name])):
+                try:
+                    frame = message_to_frame(item.message, topic=name, camera=name)
+                except ImageError as error:
+                    count_skip(self.skipped, str(error))
+                    continue
+                yield Sample(f"{index:06d}", frame, None, item.receive_ns)
+            self._shortfall = reader.shortfall()
+
+    def shortfall(self) -> str | None:
+        """Tell what the bag promised and did not deliver in the latest whole pass."""
+        return self._shortfall
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 over the bytes of the bag's storage files."""
+        with BagReader(self.path) as reader:
+            return reader.fingerprint()
+
+
+def count_skip(skipped: Counter[str], reason: str) -> None:
+    """Count one skipped image; past `MAX_REASONS` different reasons the rest count together."""
+    known = reason in skipped or len(skipped) < MAX_REASONS
+    skipped[reason if known else "for other reasons"] += 1
+
+
+def estimate_rate(source: Source) -> float:
+    """Return frames per second by the stamps of the first few samples, in 0.5..120.
+
+    Where the stamps tell nothing, 10.
+    """
+    stamps = [sample.frame.stamp_ns for sample in islice(source, RATE_SAMPLES)]
+    steps_ns = [after - before for before, after in pairwise(stamps) if after > before]
+    if not steps_ns:
+        return FOLDER_RATE_HZ
+    return float(np.clip(1e9 / np.median(steps_ns), *RATE_RANGE_HZ))
 
 
 SOURCE_KINDS = ("camvid:DIR", "folder:DIR", "video:FILE", "bag:DIR", "street:SEED")
 
 
-def open_source(spec: str, *, split: str = "val") -> Source:
+def open_source(spec: str, *, split: str = "val", topic: str | None = None) -> Source:
     """Open named data.
 
     Args:
         spec: one of `SOURCE_KINDS`.
         split: split of a data set that has splits.
+        topic: image topic of a bag; None where the bag has only one.
 
     Raises:
-        DataError: unknown kind, or the data cannot be opened.
+        DataError: unknown kind, the data cannot be opened, or a topic of what has no topics.
 
     """
     kind, colon, rest = spec.partition(":")
+    if topic is not None and kind != "bag":
+        msg = f"{spec} has no topics: leave topic {topic!r} out, or name a bag as bag:DIR"
+        raise DataError(msg)
+    if colon and rest and kind == "bag":
+        return BagClip(Path(rest), topic)
     if colon and rest and kind == "camvid":
         return CamVid(Path(rest), split)
     if colon and rest and kind == "folder":
@@ -277,9 +425,9 @@ def guess_spec(source: str) -> str:
     if not path.exists():
         msg = f"{source!r} does not exist; name a file, a folder, or {', '.join(SOURCE_KINDS)}"
         raise DataError(msg)
-    if (path / "metadata.yaml").exists() or path.suffix in {".mcap", ".db3"}:
+    if (path / "metadata.yaml").exists() or path.suffix in BAG_SUFFIXES:
         return f"bag:{source}"
     if path.is_dir():
-        stored = [*path.glob("*.mcap"), *path.glob("*.db3")]
+        stored = any(x.suffix in BAG_SUFFIXES for x in path.iterdir())
         return f"bag:{source}" if stored else f"folder:{source}"
     return f"video:{source}"

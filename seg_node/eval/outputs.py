@@ -1,0 +1,287 @@
+"""The files that replay and demo leave: result bag, preview video and sample pictures.
+
+The folder is theirs alone: a run replaces the files of an earlier run of the same command, known
+by its `results.json`, and refuses any other folder that is not empty.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from seg_node.core.drawing import color_table, legend, overlay
+from seg_node.core.types import DataError, IGNORE_LABEL
+from seg_node.data.bag_writer import BagWriter
+from seg_node.data.image_conversion import encode_jpeg, encode_png
+from seg_node.data.video import VideoWriter
+from seg_node.eval.results import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+    from seg_node.core.types import ClassInfo
+    from seg_node.data.datasets import Sample
+
+RESULTS = "results.json"
+BAG = "result_bag"
+PREVIEW = "preview.mp4"
+SAMPLES = "samples"
+PRODUCTS = (BAG, PREVIEW, SAMPLES, "contact_sheet.png", "index.html", "node.log")
+"""What an earlier run may have left beside its `results.json`."""
+
+MASK_TOPIC = "/segmentation/mask"
+OVERLAY_TOPIC = "/segmentation/overlay/compressed"
+STATS_TOPIC = "/segmentation/stats"
+LEGEND_TOPIC = "/segmentation/legend"
+
+PREVIEW_WIDTH = 1280
+"""Widest preview in pixels; larger pictures are scaled down."""
+SAMPLE_WIDTH = 960
+"""Widest picture of a sample in pixels; there are two or three beside each other."""
+GUESSED_LENGTH = 300
+"""Frames that a source is taken to have when it does not say."""
+
+
+def prepare_out(out: Path, command: str, source: Path | None) -> None:
+    """Make the output folder ready, removing what an earlier run of `command` left there.
+
+    Args:
+        out: the folder.
+        command: `replay` or `demo`.
+        source: where the data lie, None if nowhere; never removed.
+
+    Raises:
+        DataError: the folder holds something else, or the data themselves.
+
+    """
+    if source is not None and source.resolve().is_relative_to(out.resolve()):
+        msg = f"the data {source} lie in the output folder {out}: choose another --out"
+        raise DataError(msg)
+    if out.exists() and not out.is_dir():
+        msg = f"{out} is a file: choose another --out"
+        raise DataError(msg)
+    if out.exists() and any(out.iterdir()):
+        if _command_of(out / RESULTS) != command:
+            msg = f"{out} is not empty and holds no earlier {command}: choose another --out"
+            raise DataError(msg)
+        for name in PRODUCTS:
+            _remove(out / name)
+    write_json({"command": command, "interrupted": True}, out / RESULTS)
+
+
+def _command_of(path: Path) -> object:
+    """Return who wrote a results file, None if it is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content.get("command") if isinstance(content, dict) else None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def legend_json(classes: Sequence[ClassInfo]) -> str:
+    """Return the classes as the node's ~/legend says them."""
+    entries = [{"id": i, "name": c.name, "color": c.color} for i, c in enumerate(classes)]
+    return json.dumps({"classes": entries, "ignore": IGNORE_LABEL})
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What one frame cost, in the words of the node's ~/stats.
+
+    Attributes:
+        name: name of the status.
+        text: summary.
+        values: details.
+
+    """
+
+    name: str
+    text: str
+    values: Mapping[str, str]
+
+
+class Outputs:
+    """Writes result bag, preview and samples, frame by frame; use it as a context manager.
+
+    Attributes:
+        frames: frames written.
+        samples: sample pictures written, in order.
+
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        classes: Sequence[ClassInfo],
+        opacity: float,
+        rate_hz: float,
+        chosen: frozenset[int],
+    ) -> None:
+        """Open the files.
+
+        Args:
+            out: folder, see `prepare_out`.
+            classes: classes of the masks, in label order.
+            opacity: weight of the colours in overlays, 0..1.
+            rate_hz: frame rate of the preview.
+            chosen: indices of the frames to write as sample pictures, see `spread_indices`.
+
+        Raises:
+            DataError: a file cannot be written.
+
+        """
+        self.frames = 0
+        self.samples: list[Path] = []
+        self._folder = out / SAMPLES
+        self._classes = classes
+        self._colors = color_table(classes)
+        self._opacity = opacity
+        self._chosen = chosen
+        self._shape: tuple[int, int] | None = None
+        with ExitStack() as stack:
+            self._bag = stack.enter_context(BagWriter(out / BAG))
+            self._video = stack.enter_context(VideoWriter(out / PREVIEW, rate_hz))
+            self._files = stack.pop_all()
+
+    def write(self, sample: Sample, mask: NDArray[np.uint8], stats: Stats | None) -> None:
+        """Write one frame with its mask uint8 [H, W] of the image's size.
+
+        Raises:
+            DataError: writing fails.
+
+        """
+        blended = overlay(sample.frame.image, mask, self._colors, self._opacity)
+        self._write_bag(sample, mask, blended, stats)
+        self._video.write(self._preview(blended))
+        if self.frames in self._chosen:
+            self._write_sample(sample, blended)
+        self.frames += 1
+
+    def close(self) -> None:
+        """Finish all files, so that they can be read."""
+        self._files.close()
+
+    def __enter__(self) -> Self:
+        """Return itself; the constructor has opened the files."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Finish all files, whatever ended the body."""
+        self.close()
+
+    def _write_bag(
+        self,
+        sample: Sample,
+        mask: NDArray[np.uint8],
+        blended: NDArray[np.uint8],
+        stats: Stats | None,
+    ) -> None:
+        frame = sample.frame
+        receive_ns = frame.stamp_ns if sample.receive_ns is None else sample.receive_ns
+        bag = self._bag
+        if self.frames == 0:
+            text = legend_json(self._classes)
+            bag.write_string(LEGEND_TOPIC, text, receive_ns=receive_ns, latched=True)
+        bag.write_image(
+            MASK_TOPIC,
+            mask,
+            stamp_ns=frame.stamp_ns,
+            frame_id=frame.frame_id,
+            receive_ns=receive_ns,
+        )
+        bag.write_compressed(
+            OVERLAY_TOPIC,
+            encode_jpeg(blended),
+            "rgb8; jpeg compressed bgr8",
+            stamp_ns=frame.stamp_ns,
+            frame_id=frame.frame_id,
+            receive_ns=receive_ns,
+        )
+        if stats is not None:
+            bag.write_diagnostics(
+                STATS_TOPIC,
+                stats.name,
+                frame.frame_id or "camera",
+                0,
+                stats.text,
+                stats.values,
+                stamp_ns=frame.stamp_ns,
+                receive_ns=receive_ns,
+            )
+
+    def _preview(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the picture in the size of the first one, with the legend below."""
+        fitted = _shrunk(picture, PREVIEW_WIDTH)
+        if self._shape is None:
+            self._shape = (fitted.shape[0], fitted.shape[1])
+        fitted = letterbox(fitted, self._shape)
+        return np.vstack([fitted, legend(self._classes, fitted.shape[1])])
+
+    def _write_sample(self, sample: Sample, blended: NDArray[np.uint8]) -> None:
+        """Write image, overlay and, where it is known, the truth, with the legend below."""
+        pictures = [sample.frame.image, blended]
+        if sample.labels is not None:
+            truth = overlay(sample.frame.image, sample.labels, self._colors, self._opacity)
+            pictures.append(truth)
+        row = np.hstack([_shrunk(p, SAMPLE_WIDTH) for p in pictures])
+        picture = np.vstack([row, legend(self._classes, row.shape[1])])
+        path = self._folder / f"{self.frames:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_png(picture))
+        self.samples.append(path)
+
+
+def spread_indices(length: int, count: int) -> frozenset[int]:
+    """Return `count` indices spread evenly over 0..length-1, the ends included.
+
+    Args:
+        length: number of frames; 0 if unknown, then a length is guessed.
+        count: how many; 0 or more.
+
+    """
+    last = (length or GUESSED_LENGTH) - 1
+    return frozenset(int(i) for i in np.linspace(0, last, count).round())
+
+
+def letterbox(picture: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Fit an RGB picture into (H, W) without distortion, on black."""
+    height, width = shape
+    if picture.shape[:2] == shape:
+        return picture
+    scale = min(height / picture.shape[0], width / picture.shape[1])
+    inner = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    fitted = np.asarray(cv2.resize(picture, inner, interpolation=cv2.INTER_AREA), np.uint8)
+    box = np.zeros((height, width, 3), np.uint8)
+    y, x = (height - fitted.shape[0]) // 2, (width - fitted.shape[1]) // 2
+    box[y : y + fitted.shape[0], x : x + fitted.shape[1]] = fitted
+    return box
+
+
+def _shrunk(picture: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    if picture.shape[1] <= width:
+        return picture
+    size = (width, max(1, round(picture.shape[0] * width / picture.shape[1])))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
