@@ -54,6 +54,7 @@ setup(
         'backports-zstd; python_version < "3.14"',
         "numpy",
         "opencv-python-headless",
+        "rich",
         "rosbags",
         "ruamel-yaml",
         "safetensors",
