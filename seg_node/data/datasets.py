@@ -77,6 +77,10 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[Sample]:
         """Yield the samples in time order."""
+        return self.every(1)
+
+    def every(self, stride: int) -> Iterator[Sample]:
+        """Yield every `stride`-th sample, the first one included, in time order."""
         ...
 
     def __len__(self) -> int:
@@ -158,9 +162,9 @@ class CamVid(Source):
         """Return the number of frames in the split."""
         return len(self.stems)
 
-    def __iter__(self) -> Iterator[Sample]:
-        """Yield the samples in the order of the list."""
-        return (self.load(stem) for stem in self.stems)
+    def every(self, stride: int) -> Iterator[Sample]:
+        """Yield every `stride`-th sample in the order of the list."""
+        return (self.load(stem) for stem in self.stems[::stride])
 
     def load(self, stem: str) -> Sample:
         """Read one sample; its stamp is its frame number in the 30 Hz source video."""
@@ -213,15 +217,16 @@ class Folder(Source):
         """Return the number of pictures."""
         return len(self.paths)
 
-    def __iter__(self) -> Iterator[Sample]:
-        """Yield the pictures in name order.
+    def every(self, stride: int) -> Iterator[Sample]:
+        """Yield every `stride`-th picture in name order.
 
         Raises:
             DataError: a label file cannot be used; the text names it.
 
         """
         self.skipped = Counter()
-        for index, path in enumerate(self.paths):
+        for index in range(0, len(self.paths), stride):
+            path = self.paths[index]
             try:
                 image = read_image(path)
             except DataError as error:
@@ -262,12 +267,13 @@ class VideoFile(Source):
         """Return the number of frames that the container promises; 0 if it does not say."""
         return self.count
 
-    def __iter__(self) -> Iterator[Sample]:
-        """Yield the frames in display order."""
+    def every(self, stride: int) -> Iterator[Sample]:
+        """Yield every `stride`-th frame in display order."""
         self.skipped = Counter()
         with VideoReader(self.path) as reader:
             for index, frame in enumerate(reader.frames()):
-                yield Sample(f"{index:06d}", frame, None)
+                if index % stride == 0:
+                    yield Sample(f"{index:06d}", frame, None)
             if reader.damaged:
                 self.skipped["damaged frame of the video"] = reader.damaged
 
@@ -294,9 +300,9 @@ class StreetClip(Source):
         """Return the number of frames."""
         return self.count
 
-    def __iter__(self) -> Iterator[Sample]:
-        """Render and yield the frames."""
-        for index in range(self.count):
+    def every(self, stride: int) -> Iterator[Sample]:
+        """Render and yield every `stride`-th frame."""
+        for index in range(0, self.count, stride):
             image, labels = self.street.picture(index)
             stamp_ns = round(index * 1e9 / STREET_RATE_HZ)
             yield Sample(f"{index:06d}", Frame(image, stamp_ns, "street_camera", "street"), labels)
@@ -331,8 +337,8 @@ class BagClip(Source):
         """Return the number of images that the bag promises."""
         return self.topic.count
 
-    def __iter__(self) -> Iterator[Sample]:
-        """Yield the images with their recorded stamps and receive times.
+    def every(self, stride: int) -> Iterator[Sample]:
+        """Yield every `stride`-th image with its recorded stamp and receive time.
 
         Raises:
             DataError: damage left no message at all.
@@ -343,6 +349,8 @@ class BagClip(Source):
         with BagReader(self.path) as reader:
             self.skipped = reader.skipped  # counts on while the bag is read
             for index, item in enumerate(reader.images([name])):
+                if index % stride:
+                    continue
                 try:
                     frame = message_to_frame(item.message, topic=name, camera=name)
                 except ImageError as error:

@@ -1,0 +1,1 @@
+"""`seg_node demo`: the real node on real DDS against a played-back clip, and what came of it."""

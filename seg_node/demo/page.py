@@ -1,0 +1,65 @@
+"""The page that a demo leaves: one file that opens anywhere, without a network."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, TYPE_CHECKING
+
+import jinja2
+
+from seg_node.demo.template import TEMPLATE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from seg_node.core.types import ClassInfo
+
+_LEVELS = ("ok", "warning", "error", "stale")
+
+
+def render_page(results: dict[str, Any], classes: Sequence[ClassInfo], sheet: bytes) -> str:
+    """Return the page as HTML; the video is named as a file beside it.
+
+    Args:
+        results: content of `results.json` of a demo.
+        classes: classes of the masks, in label order.
+        sheet: contact sheet, a JPEG file.
+
+    """
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(TEMPLATE)
+    ((mode, entry),) = results["modes"].items()
+    return template.render(
+        results=results,
+        demo=results["demo"],
+        source=results["source"],
+        mode=mode,
+        entry=entry,
+        tiles=_tiles(results["demo"], entry),
+        iou=list(zip(results["classes"], entry["class_iou"] or [], strict=False)),
+        classes=[{"name": c.name, "color": "rgb({},{},{})".format(*c.color)} for c in classes],
+        levels=_LEVELS,
+        sheet=base64.b64encode(sheet).decode("ascii"),
+    )
+
+
+def _tiles(demo: dict[str, Any], entry: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the headline: value, unit or context, what it is."""
+    share = demo["returned"] / demo["played"] if demo["played"] else 0.0
+    tiles = [
+        (f"{share:.0%}", f"{demo['returned']} of {demo['played']}", "frames came back"),
+        (_number(demo["returned_hz"], 1), "Hz", "masks"),
+    ]
+    latency = demo["latency_ms"]
+    if latency:
+        p95 = f"ms, p95 {latency['p95']:.0f}"
+        tiles.append((f"{latency['p50']:.0f}", p95, "latency, stamp to mask"))
+    if entry["ms"]:
+        tiles.append((f"{entry['ms']['p50']:.0f}", "ms", "step of the network"))
+    if entry["miou"] is not None:
+        tiles.append((f"{entry['miou']:.3f}", f"{entry['labelled_frames']} frames", "mIoU"))
+    return tiles
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
