@@ -47,9 +47,17 @@ def replay(args: argparse.Namespace) -> int:
 
 def demo(args: argparse.Namespace) -> int:
     """Play a source through real ROS into the real node and show what comes back."""
-    from seg_node.demo import run_demo
+    from seg_node.demo.run import run_demo, Wishes
 
-    return run_demo(args.source, _config(args), args.out, seconds=args.seconds, rate_hz=args.rate)
+    wishes = Wishes(
+        source=args.source,
+        out=args.out,
+        seconds=args.seconds,
+        rate_hz=args.rate,
+        topic=args.topic,
+        settings=_settings(args),
+    )
+    return run_demo(wishes)
 
 
 def train(args: argparse.Namespace) -> int:
@@ -95,7 +103,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> Config:
-    """Build the settings from --mode, --model, --device and every --set NAME=VALUE."""
+    """Return the settings that the command line asks for."""
+    return Config().updated(_settings(args))
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Value]:
+    """Return what --mode, --model, --device and every --set NAME=VALUE change."""
     values: dict[str, Value] = {
         name: getattr(args, name) for name in ("mode", "model", "device") if getattr(args, name)
     }
@@ -106,7 +119,7 @@ def _config(args: argparse.Namespace) -> Config:
             msg = f"--set {pair!r}: expected NAME=VALUE with NAME one of {', '.join(known)}"
             raise ConfigError(msg)
         values[name] = _parse(name, text, known[name])
-    return Config().updated(values)
+    return values
 
 
 def _parse(name: str, text: str, like: Value) -> Value:
@@ -156,6 +169,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--source", default="street:1", help="video, folder, bag or named data")
     verb.add_argument("--seconds", type=float, default=12.0, help="seconds of it to play")
     verb.add_argument("--rate", type=float, help="images per second (default: what keeps up)")
+    verb.add_argument("--topic", help="image topic of a bag (default: the obvious one)")
     _add_settings(verb, "out/demo")
 
     verb = _verb(verbs, "run", run)
