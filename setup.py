@@ -52,6 +52,7 @@ setup(
     install_requires=[
         "av",
         'backports-zstd; python_version < "3.14"',
+        "jinja2",
         "numpy",
         "opencv-python-headless",
         "rich",
