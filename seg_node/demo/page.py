@@ -52,8 +52,7 @@ def _tiles(demo: dict[str, Any], entry: dict[str, Any]) -> list[tuple[str, str, 
     ]
     latency = demo["latency_ms"]
     if latency:
-        p95 = f"ms, p95 {latency['p95']:.0f}"
-        tiles.append((f"{latency['p50']:.0f}", p95, "latency, stamp to mask"))
+        tiles.append((f"{latency['p50']:.0f}", "ms", f"latency (p95 {latency['p95']:.0f} ms)"))
     if entry["ms"]:
         tiles.append((f"{entry['ms']['p50']:.0f}", "ms", "step of the network"))
     if entry["miou"] is not None:

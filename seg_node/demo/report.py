@@ -100,8 +100,9 @@ def write_report(out: Path, source: Source, played: Played) -> dict[str, Any]:
     scores = _write_frames(out, source, played)
     results = _results(source, played, scores)
     if scores.pictures:
-        sheet = make_sheet(scores.pictures, played.manifest.classes)
-        (out / SHEET).write_bytes(encode_png(sheet))
+        sheet = make_sheet(scores.pictures)
+        names = legend(played.manifest.classes, sheet.shape[1])
+        (out / SHEET).write_bytes(encode_png(np.vstack([sheet, names])))
         page = render_page(results, played.manifest.classes, encode_jpeg(sheet, 85))
         (out / PAGE).write_text(page, encoding="utf-8")
     write_json(results, out / RESULTS)
@@ -171,14 +172,10 @@ def _sheet_row(
     return np.asarray(cv2.resize(row, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def make_sheet(
-    pictures: Sequence[NDArray[np.uint8]], classes: Sequence[ClassInfo]
-) -> NDArray[np.uint8]:
-    """Return the contact sheet with the legend below."""
+def make_sheet(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Return the pictures in two columns, each in the shape of the first one."""
     first = pictures[0].shape
-    alike = [letterbox(p, (first[0], first[1])) for p in pictures]
-    sheet = contact_sheet(alike, 2, SHEET_CELL)
-    return np.vstack([sheet, legend(classes, sheet.shape[1])])
+    return contact_sheet([letterbox(p, (first[0], first[1])) for p in pictures], 2, SHEET_CELL)
 
 
 def _results(source: Source, played: Played, scores: _Scores) -> dict[str, Any]:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from seg_node.nets.build import Manifest
 
 COMMAND = "demo"
+STALE_S = 5.0
+"""`input.stale_s` of the node: a slow machine plays an image every two seconds."""
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +93,7 @@ def run_demo(wishes: Wishes) -> int:
             f"no image of {source.spec} can be used: {dict(source.skipped) or source.shortfall()}"
         )
         raise DataError(msg)
-    config = Config().updated(wishes.settings or {})
+    config = Config().updated({"input.stale_s": STALE_S, **(wishes.settings or {})})
     manifest, _ = find_manifest(config.model)
     if "input.scale" not in (wishes.settings or {}):
         config = config.updated({"input.scale": fitting_scale(first, manifest)})

@@ -97,9 +97,9 @@ class Playback:
         return stamp_ns
 
     def forget(self) -> None:
-        """Forget masks and statistics, not the legend and the diagnostics."""
-        self.masks.clear()
-        self.stats.clear()
+        """Forget what was recorded so far, all but the legend, which comes only once."""
+        for recorded in (self.masks, self.stats, self.diagnostics, self.worst):
+            recorded.clear()
 
     def close(self) -> None:
         """Leave the ROS network; a second call does nothing."""
