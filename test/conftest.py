@@ -9,44 +9,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-import socket
 
 import pytest
 
+from seg_node.ros.domain import choose_domain
+
 CAMVID = Path(__file__).resolve().parents[2] / "shared" / "data" / "camvid"
-DOMAINS = 100
-"""Domains 1 to 100 are tried: their ports lie below those that Linux hands out by itself."""
-
-
-def domain_is_free(domain: int) -> bool:
-    """Return whether nobody on this machine listens on the discovery ports of a DDS domain.
-
-    Offset 0 is the multicast port; 10 is the first participant's own, used with LOCALHOST.
-    """
-    for offset in (0, 10):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(("", 7400 + 250 * domain + offset))
-            except OSError:
-                return False
-    return True
-
-
-def choose_domain(start: int) -> int:
-    """Return the first free domain (1..100) from `start` on, wrapping around.
-
-    Raises:
-        RuntimeError: all of them are in use.
-
-    """
-    for offset in range(DOMAINS):
-        domain = 1 + (start + offset) % DOMAINS
-        if domain_is_free(domain):
-            return domain
-    msg = f"all {DOMAINS} DDS domains are in use on this machine; end some ROS processes"
-    raise RuntimeError(msg)
-
-
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_DOMAIN_ID"] = str(choose_domain(os.getpid()))
 

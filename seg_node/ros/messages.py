@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any, TYPE_CHECKING
 
-import cv2
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
@@ -52,30 +51,6 @@ def make_png(header: Any, labels: NDArray[np.uint8]) -> Any:
     message.format = "mono8; png compressed mono8"
     message.data.frombytes(encode_png(labels))
     return message
-
-
-def overlay(
-    image: NDArray[np.uint8], labels: NDArray[np.uint8], colors: NDArray[np.uint8], opacity: float
-) -> NDArray[np.uint8]:
-    """Blend class colours over an RGB image.
-
-    Args:
-        image: RGB, uint8 [H, W, 3].
-        labels: class ids, uint8 [H, W].
-        colors: RGB per id, uint8 [256, 3].
-        opacity: weight of the colours, 0..1.
-
-    """
-    painted = colors[labels]
-    blended = cv2.addWeighted(painted, opacity, image, 1.0 - opacity, 0.0)
-    return np.asarray(blended, np.uint8)
-
-
-def color_table(classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:
-    """Return RGB per label, uint8 [256, 3]; labels without a class are black."""
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(classes)] = [c.color for c in classes]
-    return table
 
 
 def make_legend(classes: Sequence[ClassInfo]) -> Any:

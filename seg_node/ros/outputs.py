@@ -11,6 +11,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from seg_node.core.drawing import color_table, overlay
 from seg_node.ros import messages
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Outputs:
     ) -> None:
         """Create all publishers."""
         self._node = node
-        self._colors = messages.color_table(classes)
+        self._colors = color_table(classes)
         self._warn = warn
         self._last_overlay_ns = 0
         self._publishers = {
@@ -153,7 +154,7 @@ class Outputs:
             return
         self._last_overlay_ns = now_ns
         opacity = settings.overlay_opacity
-        pixels = messages.overlay(frame.image, result.labels, self._colors, opacity)
+        pixels = overlay(frame.image, result.labels, self._colors, opacity)
         self._publishers["overlay"].publish(messages.make_image(header, pixels, "rgb8"))
 
     def _publish_camera_info(self, header: Any, frame: Frame, info: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seg_node.data.stamps import StampCheck
+from seg_node.core.stamps import StampCheck
 
 
 def problems(*stamps_ns: int) -> tuple[list[bool], dict[str, int]]:
