@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LOAD = 0.6
 """Share of the node's time that an automatic rate fills."""
+SLACK = 0.01
+"""A rate this share too fast is not worth leaving out more frames."""
 LOWEST_RATE_HZ = 0.5
 REHEARSALS = 5
 """Frames that are timed before the clip starts, after one that warms up."""
@@ -73,7 +75,7 @@ def plan_clip(
     notes = []
     if rate_hz is None:
         sustainable = max(LOWEST_RATE_HZ, LOAD / trip_s)
-        stride = max(1, math.ceil(source_hz / sustainable))
+        stride = max(1, math.ceil(source_hz / sustainable - SLACK))
         rate_hz = max(LOWEST_RATE_HZ, source_hz / stride)
         if stride > 1:
             notes.append(

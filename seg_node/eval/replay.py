@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
 from seg_node.core.stamps import StampCheck
-from seg_node.core.types import Action, DataError
+from seg_node.core.types import Action, ConfigError, DataError
 from seg_node.data.datasets import estimate_rate, guess_spec, open_source
 from seg_node.eval.outputs import Outputs, prepare_out, RESULTS, spread_indices, Stats
 from seg_node.eval.progress import EXIT_INTERRUPTED, noted_interrupt, progress
@@ -58,9 +58,12 @@ def run_replay(  # noqa: PLR0913 - the options of the command
     Raises:
         DataError: the data cannot be used, or the folder is not ours to write.
         ModelError: the model cannot be loaded.
-        ConfigError: the device or precision is not to be had here.
+        ConfigError: the device or precision is not to be had here, or samples is negative.
 
     """
+    if samples < 0:
+        msg = f"samples is {samples}; use 0 or more"
+        raise ConfigError(msg)
     source = open_source(guess_spec(data), topic=topic)
     results = replay(source, open_session(config), out, samples=samples, limit=limit)
     logger.info("%s", summary(results, out))
