@@ -157,7 +157,7 @@ def test_nonsense_wishes_are_refused(tmp_path: Path) -> None:
     """A clip without length or rate is refused before anything starts."""
     pytest.importorskip("rclpy")
     out = tmp_path / "out"
-    with pytest.raises(SegNodeError, match="--seconds is 0.0: use a number above 0"):
+    with pytest.raises(SegNodeError, match=r"--seconds is 0\.0: use a number above 0"):
         run_demo(Wishes("street:1", out, seconds=0.0))
     with pytest.raises(SegNodeError, match="--rate is nan: use a number above 0"):
         run_demo(Wishes("street:1", out, rate_hz=float("nan")))
@@ -269,12 +269,12 @@ def test_demo_of_the_street(tmp_path: Path, random_models: Path) -> None:
     pytest.importorskip("rclpy")
     out = tmp_path / "demo"
     ran = run_real(
-        random_models, "--source", "street:1", "--seconds", "4", "--rate", "2", "--out", str(out)
+        random_models, "--source", "street:1", "--seconds", "4", "--rate", "2.5", "--out", str(out)
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     results = demo_results(out)
-    assert results["demo"]["played"] == 8
-    assert results["demo"]["returned"] >= 8 * 0.9
+    assert results["demo"]["played"] == 10
+    assert results["demo"]["returned"] >= 9
     assert results["demo"]["problems"] == []
     assert results["demo"]["node_status"] == 0
     assert results["demo"]["latency_ms"]["p50"] > results["modes"]["dense"]["ms"]["p50"] > 0
@@ -283,14 +283,14 @@ def test_demo_of_the_street(tmp_path: Path, random_models: Path) -> None:
     assert "input.scale:=" in " ".join(results["demo"]["node_command"])
     assert "active: images from /image" in (out / "node.log").read_text()
     check_files(out, results["demo"]["returned"])
-    # The bag has the street's own stamps again, 7 or 8 of 15 frames/s apart at 2 Hz.
+    # The bag has the street's own stamps again: one in 6 of its 15 frames/s.
     with BagReader(out / "result_bag") as reader:
         stamps = [
             m.message.header.stamp.sec * 10**9 + m.message.header.stamp.nanosec
             for m in reader.messages(["/segmentation/mask"])
         ]
-    assert stamps[0] == 0
-    assert set(np.diff(stamps)) <= {533_333_333, 533_333_334}
+    assert stamps == sorted(stamps)
+    assert set(stamps) <= {400_000_000 * index for index in range(10)}
 
 
 def check_files(out: Path, frames: int) -> None:
