@@ -229,7 +229,7 @@ def results_of_nothing() -> dict[str, Any]:
 
 def test_page_stands_alone_and_escapes() -> None:
     """The page names nothing outside its folder, and what it quotes cannot become markup."""
-    page = render_page(results_of_nothing(), CAMVID_CLASSES, b"jpeg")
+    page = render_page(results_of_nothing(), CAMVID_CLASSES, [b"jpeg"])
     assert "http" not in page
     assert "folder:&lt;b&gt;&amp;" in page
     assert "a &lt;reason&gt;" in page

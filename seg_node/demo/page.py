@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 _LEVELS = ("ok", "warning", "error", "stale")
 
 
-def render_page(results: dict[str, Any], classes: Sequence[ClassInfo], sheet: bytes) -> str:
+def render_page(
+    results: dict[str, Any], classes: Sequence[ClassInfo], pictures: Sequence[bytes]
+) -> str:
     """Return the page as HTML; the video is named as a file beside it.
 
     Args:
         results: content of `results.json` of a demo.
         classes: classes of the masks, in label order.
-        sheet: contact sheet, a JPEG file.
+        pictures: frames of the clip to show, JPEG files.
 
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -39,7 +41,7 @@ def render_page(results: dict[str, Any], classes: Sequence[ClassInfo], sheet: by
         iou=list(zip(results["classes"], entry["class_iou"] or [], strict=False)),
         classes=[{"name": c.name, "color": "rgb({},{},{})".format(*c.color)} for c in classes],
         levels=_LEVELS,
-        sheet=base64.b64encode(sheet).decode("ascii"),
+        pictures=[base64.b64encode(picture).decode("ascii") for picture in pictures],
     )
 
 
@@ -56,7 +58,8 @@ def _tiles(demo: dict[str, Any], entry: dict[str, Any]) -> list[tuple[str, str, 
     if entry["ms"]:
         tiles.append((f"{entry['ms']['p50']:.0f}", "ms", "step of the network"))
     if entry["miou"] is not None:
-        tiles.append((f"{entry['miou']:.3f}", f"{entry['labelled_frames']} frames", "mIoU"))
+        frames = f"mIoU of {entry['labelled_frames']} frames"
+        tiles.append((f"{entry['miou']:.3f}", "", frames))
     return tiles
 
 

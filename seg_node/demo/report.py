@@ -103,7 +103,8 @@ def write_report(out: Path, source: Source, played: Played) -> dict[str, Any]:
         sheet = make_sheet(scores.pictures)
         names = legend(played.manifest.classes, sheet.shape[1])
         (out / SHEET).write_bytes(encode_png(np.vstack([sheet, names])))
-        page = render_page(results, played.manifest.classes, encode_jpeg(sheet, 85))
+        pictures = [encode_jpeg(picture, 85) for picture in scores.pictures]
+        page = render_page(results, played.manifest.classes, pictures)
         (out / PAGE).write_text(page, encoding="utf-8")
     write_json(results, out / RESULTS)
     return results

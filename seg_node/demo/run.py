@@ -44,8 +44,10 @@ if TYPE_CHECKING:
     from seg_node.nets.build import Manifest
 
 COMMAND = "demo"
-STALE_S = 5.0
-"""`input.stale_s` of the node: a slow machine plays an image every two seconds."""
+DEMO_SETTINGS: dict[str, Value] = {"input.stale_s": 5.0, "overload": "every"}
+"""What differs from the node's defaults unless the user says otherwise: a slow machine plays an
+image every two seconds; and at a rate that the node keeps up with, a short pause of a busy
+machine costs latency instead of frames, so that what is missing was lost on the way."""
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +95,7 @@ def run_demo(wishes: Wishes) -> int:
             f"no image of {source.spec} can be used: {dict(source.skipped) or source.shortfall()}"
         )
         raise DataError(msg)
-    config = Config().updated({"input.stale_s": STALE_S, **(wishes.settings or {})})
+    config = Config().updated({**DEMO_SETTINGS, **(wishes.settings or {})})
     manifest, _ = find_manifest(config.model)
     if "input.scale" not in (wishes.settings or {}):
         config = config.updated({"input.scale": fitting_scale(first, manifest)})

@@ -31,9 +31,11 @@ p { margin: .3rem 0; }
 .tile b { font-size: 1.7rem; line-height: 1.1; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: .85rem; }
 .tile div { font-size: .85rem; }
-video, .sheet { display: block; width: 100%; height: auto; border-radius: .6rem;
+video, .frames img { display: block; width: 100%; height: auto; border-radius: .6rem;
   background: #18181c; }
 video { max-height: 80vh; }
+.frames { display: grid; gap: .5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
 .chips { display: flex; flex-wrap: wrap; gap: .4rem .9rem; padding: 0; margin: .8rem 0;
   list-style: none; font-size: .9rem; }
 .chips i { display: inline-block; width: .8rem; height: .8rem; border-radius: .2rem;
@@ -79,8 +81,11 @@ ROS 2 node over DDS ({{ results.versions.middleware }})</p>
 </ul>
 
 <h2>Frames of the clip: image and mask over it</h2>
-<img class="sheet" src="data:image/jpeg;base64,{{ sheet }}"
- alt="frames of the clip, each beside itself with the colours of its classes">
+<div class="frames">
+{% for picture in pictures %}
+<img src="data:image/jpeg;base64,{{ picture }}" alt="a frame beside itself with its mask over it">
+{% endfor %}
+</div>
 
 <h2>Measured</h2>
 <div class="wide"><table>
@@ -97,7 +102,7 @@ p95 {{ "%.1f" % entry.ms.p95 }} ms, max {{ "%.1f" % entry.ms.max }} ms</td></tr>
 {{ mode }}</td></tr>{% endif %}
 <tr><th>empty masks</th><td>{{ demo.empty_masks | length }}</td></tr>
 {% for name, state in demo.health.items() %}
-<tr><th>{{ name }}</th><td>{{ state.last }}{% if state.worst %}
+<tr><th>node: {{ name }}</th><td>{{ state.last }}{% if state.worst %}
 <span class="soft">(worst during the clip: {{ levels[state.worst] }})</span>{% endif %}</td></tr>
 {% endfor %}
 {% for reason, count in source.skipped_reasons.items() %}
