@@ -4,7 +4,7 @@ Every run is two fresh processes: a camera that sends 60 raw images of 1920x1080
 reader like the node's: depth 1, callback returns at once. The camera's process may have another
 setting than the reader's, as on a robot whose driver was not started by our launch file.
 """
-# ruff: noqa: PLC0415, TID251 - a benchmark of ROS itself, imported after the setting is made
+
 
 from __future__ import annotations
 
@@ -121,7 +121,12 @@ def receive(*, reliable: bool) -> dict[str, object]:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+
+    def wait() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=wait, daemon=True).start()
     while not ended.is_set():
         executor.spin_once(timeout_sec=0.1)
     executor.shutdown()
@@ -140,14 +145,14 @@ def environment(setting: str) -> dict[str, str]:
 def run(camera: str, reader: str, *, reliable: bool) -> dict[str, object]:
     """Run one pair of processes and return what both say."""
     command = [sys.executable, __file__, *(["--reliable"] if reliable else []), "--role"]
-    with subprocess.Popen(  # noqa: S603 - this script
+    with subprocess.Popen(
         [*command, "receive"],
         env=environment(reader),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as listener:
-        sent = subprocess.run(  # noqa: S603 - this script
+        sent = subprocess.run(
             [*command, "publish"],
             env=environment(camera),
             stdout=subprocess.PIPE,

@@ -11,6 +11,8 @@ IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 DISCOVERY_S = 5.0
 """Publishers that have not been discovered by then are taken for absent."""
 MEASURE_S = 2.0
+UNNAMED = "_UNKNOWN_"
+"""Part of the names of a node whose name has not been discovered yet."""
 
 
 @dataclass(frozen=True)
@@ -86,21 +88,22 @@ class Probe:
         return str(self._node.resolve_topic_name(topic))
 
     def publishers(self, topic: str) -> tuple[Publisher, ...]:
-        """Return the publishers of a topic, waiting a while for the first."""
+        """Return the publishers of a topic, waiting a while for the first, and for their names."""
         end = time.monotonic() + DISCOVERY_S
-        while not (infos := self._node.get_publishers_info_by_topic(topic)):
-            if time.monotonic() > end:
-                return ()
+        while True:
+            infos = self._node.get_publishers_info_by_topic(topic)
+            named = all(UNNAMED not in info.node_name for info in infos)
+            if (infos and named) or time.monotonic() > end:
+                return tuple(self._describe(info) for info in infos)
             time.sleep(0.1)
-        return tuple(self._describe(info) for info in infos)
 
     def _describe(self, info: Any) -> Publisher:
         from rclpy.qos import qos_check_compatible, QoSCompatibility  # noqa: PLC0415
 
         verdict, reason = qos_check_compatible(info.qos_profile, node_qos(reliable=False))
-        namespace = info.node_namespace.rstrip("/")
+        name = f"{info.node_namespace.rstrip('/')}/{info.node_name}"
         return Publisher(
-            node=f"{namespace}/{info.node_name}",
+            node="an unnamed participant" if UNNAMED in name else name,
             type=info.topic_type,
             reliability=info.qos_profile.reliability.name.lower(),
             durability=info.qos_profile.durability.name.lower(),

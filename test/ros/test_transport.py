@@ -1,0 +1,82 @@
+"""The transport setting: whom it is for, whom it leaves alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from seg_node.ros import transport
+from seg_node.ros.transport import kernel_facts, transport_environment, VARIABLE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [{}, {"RMW_IMPLEMENTATION": "rmw_fastrtps_cpp"}, {VARIABLE: ""}, {"ROS_DOMAIN_ID": "3"}],
+)
+def test_fast_dds_without_a_choice_gets_the_shipped_setting(environ: dict[str, str]) -> None:
+    assert transport_environment(environ) == {VARIABLE: transport.SHIPPED}
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {VARIABLE: "UDPv4"},
+        {"FASTDDS_DEFAULT_PROFILES_FILE": "mine.xml"},
+        {"FASTRTPS_DEFAULT_PROFILES_FILE": "mine.xml"},
+        {"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"},
+        {"RMW_IMPLEMENTATION": "rmw_zenoh_cpp"},
+    ],
+)
+def test_a_choice_of_the_user_stays(environ: dict[str, str]) -> None:
+    assert transport_environment(environ) == {}
+
+
+def test_local_only_is_known_in_both_spellings() -> None:
+    assert transport.is_local_only({"ROS_AUTOMATIC_DISCOVERY_RANGE": "localhost"})
+    assert transport.is_local_only({"ROS_LOCALHOST_ONLY": "1"})
+    assert not transport.is_local_only({"ROS_LOCALHOST_ONLY": "0"})
+    assert not transport.is_local_only({"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"})
+
+
+def test_kernel_settings_are_read_where_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "net" / "core" / "rmem_max"
+    file.parent.mkdir(parents=True)
+    file.write_text("4194304\n")
+    assert kernel_facts(tmp_path) == {"net.core.rmem_max": 4194304}
+
+
+def test_the_setting_is_made_before_ros_starts() -> None:
+    """The module may be imported to set the environment, so it must not load rclpy itself."""
+    code = "import sys, seg_node.ros.transport; sys.exit('rclpy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.ros
+def test_fast_dds_makes_the_segment_as_large_as_promised() -> None:
+    """With each shipped setting, a process has one segment of `SEGMENT_BYTES` (and some more)."""
+    pytest.importorskip("rclpy")
+    code = """
+import re, rclpy
+rclpy.init()
+node = rclpy.create_node("segment")
+names = set(re.findall(r"/dev/shm/(fastdds_[0-9a-f]{16})$", open("/proc/self/maps").read(), re.M))
+import os
+print(*(os.stat(f"/dev/shm/{name}").st_size for name in names))
+rclpy.shutdown()
+"""
+    for setting in (transport.SHIPPED, transport.LOCAL_ONLY):
+        environ = {**os.environ, VARIABLE: setting, transport.RANGE_VARIABLE: "SUBNET"}
+        run = subprocess.run(
+            [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+        )
+        if "Failed to create segment" in run.stdout + run.stderr:
+            pytest.skip("shared memory is too small on this machine")
+        (size,) = map(int, run.stdout.split())
+        assert transport.SEGMENT_BYTES * 0.9 < size < transport.SEGMENT_BYTES * 1.1
