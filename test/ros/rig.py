@@ -182,6 +182,14 @@ class Client:
         self.wait_for(publisher.get_subscription_count, f"a subscription on {topic}")
         publisher.publish(message)
 
+    def wait_until_delivered(self, topic: str) -> None:
+        """Return when every reliable reader of a topic has what was published."""
+        from rclpy.duration import Duration  # noqa: PLC0415
+
+        for (name, _, reliable), publisher in self._publishers.items():
+            if name == topic and reliable:
+                assert publisher.wait_for_all_acked(Duration(seconds=PATIENCE_S))
+
     def forget(self, topic: str) -> None:
         """Destroy the publishers of a topic."""
         for key in [key for key in self._publishers if key[0] == topic]:

@@ -137,27 +137,36 @@ def hold_one_frame(rig: Rig, brake: Brake, rgb: NDArray[np.uint8]) -> int:
     return stamp_of(message)
 
 
-def burst(rig: Rig, rgb: NDArray[np.uint8], count: int) -> list[int]:
-    """Send frames without waiting for masks; returns when the node has received them all."""
-    before = rig.next_status("input").count("received")
+def send_all(rig: Rig, rgb: NDArray[np.uint8], count: int) -> list[int]:
+    """Send frames without waiting for masks; returns when the node has taken them in."""
     stamps = [rig.send(rig.picture(rgb)) for _ in range(count)]
-    rig.wait_status("input", lambda s: s.count("received") == before + count)
+    rig.client.wait_until_delivered(rig.image)
+    # The executor takes images before it reports; one report may have begun earlier.
+    rig.next_status("input")
+    rig.next_status("input")
     return stamps
 
 
 def test_newest_frame_is_processed_and_the_overtaken_are_counted(
     slow: Rig, brake: Brake, rgb: NDArray[np.uint8]
 ) -> None:
-    """Reports keep coming while a step takes long."""
+    """Reports keep coming while a step takes long.
+
+    With a queue of one, DDS itself may replace images that the node has not yet taken, so what
+    counts is that none is lost between the node's own counts.
+    """
     held = hold_one_frame(slow, brake, rgb)
-    before = slow.next_status("compute").count("dropped")
-    stamps = burst(slow, rgb, 20)
+    received = slow.next_status("input").count("received")
+    dropped = slow.next_status("compute").count("dropped")
+    stamps = send_all(slow, rgb, 1) + send_all(slow, rgb, 19)
+    taken = slow.next_status("input").count("received") - received
     brake.release()
     slow.client.wait_for(lambda: slow.mask(stamps[-1]), "the newest mask")
     assert slow.mask(held) is not None
     assert [stamp for stamp in stamps if slow.mask(stamp)] == [stamps[-1]]
-    assert int(slow.stats(stamps[-1])["dropped"]) == before + 19
-    assert slow.next_status("compute").count("dropped") == before + 19
+    assert taken >= 2
+    assert int(slow.stats(stamps[-1])["dropped"]) - dropped == taken - 1
+    assert slow.next_status("compute").count("dropped") - dropped == taken - 1
 
 
 def test_every_frame_of_a_burst_comes_back(
@@ -166,7 +175,7 @@ def test_every_frame_of_a_burst_comes_back(
     """A change of `overload` while active takes effect, down to the depth of the queue."""
     with slow.setting("overload", "every"):
         hold_one_frame(slow, brake, rgb)
-        stamps = burst(slow, rgb, 20)
+        stamps = send_all(slow, rgb, 20)
         brake.release()
         slow.client.wait_for(lambda: all(slow.mask(s) for s in stamps), "20 masks")
         assert slow.next_status("compute").count("dropped") == 0
@@ -177,7 +186,7 @@ def test_deactivate_waits_for_the_frame_in_work(
 ) -> None:
     """Its mask still goes out; those that waited do not."""
     held = hold_one_frame(slow, brake, rgb)
-    (waiting,) = burst(slow, rgb, 1)
+    (waiting,) = send_all(slow, rgb, 1)
     answer = slow.begin("deactivate")
     slow.client.wait_for(lambda: slow.readers() == 0, "the subscription to vanish")
     brake.release()

@@ -100,10 +100,11 @@ def test_jump_back_in_time_is_counted_and_survived(front: Rig, rgb: NDArray[np.u
 
 def test_zero_stamp_is_kept_and_told(front: Rig, rgb: NDArray[np.uint8]) -> None:
     """A driver that sets no stamp still gets masks."""
-    mask = front.segment(front.picture(rgb, stamp_ns=0))
-    assert stamp_of(mask) == 0
-    assert front.process is not None
-    assert "the driver does not set it" in front.process.text
+    message = front.picture(rgb, stamp_ns=0)
+    assert stamp_of(front.segment(message)) == 0
+    process: Any = front.process
+    # Warnings about stamps are some seconds apart, and another test may just have caused one.
+    front.insist(message, lambda: "the driver does not set it" in process.text, "a warning")
 
 
 def test_camera_of_the_other_type_is_named(rear: Rig, rgb: NDArray[np.uint8]) -> None:
