@@ -32,9 +32,9 @@ def evaluate(args: argparse.Namespace) -> int:
 
     source = open_source(args.data, split=args.split)
     results = score(args.data, source, open_session(_config(args)))
-    print(table(results))
     if args.json:
         write_json(results, args.json)
+    print(table(results))
     return 0
 
 

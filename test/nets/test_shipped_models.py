@@ -1,0 +1,50 @@
+"""What ships loads, is what its manifest says, and labels real and synthetic streets sensibly."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from seg_node.core.config import Config
+from seg_node.data.datasets import CamVid, StreetClip
+from seg_node.eval.evaluate import evaluate
+from seg_node.eval.session import open_session
+from seg_node.nets.build import list_models, load_model
+
+NAMES = [manifest.name for manifest in list_models()]
+
+
+def test_the_default_model_ships() -> None:
+    assert Config().model in NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_loads_strictly_and_states_data_terms_and_origin(name: str) -> None:
+    manifest = load_model(name).manifest
+    for text in (manifest.data, manifest.terms, manifest.command, manifest.commit):
+        assert text
+    assert manifest.scores
+    card = Path(__file__).parents[2] / "models" / f"{name}.md"
+    assert manifest.sha256[:12] in card.read_text(), "the card describes other weights"
+
+
+@pytest.mark.slow
+@pytest.mark.camvid
+@pytest.mark.parametrize("name", NAMES)
+def test_it_reaches_the_score_of_its_manifest_on_camvid(name: str, camvid_dir: Path) -> None:
+    session = open_session(Config(model=name, device="cpu"))
+    results = evaluate("camvid", CamVid(camvid_dir, "val"), session)
+    miou = results["modes"]["dense"]["miou"]
+    assert miou >= 0.55
+    assert miou == pytest.approx(session.manifest.scores["camvid_val_miou"], abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_it_labels_the_synthetic_street(name: str) -> None:
+    session = open_session(Config(model=name, device="cpu"))
+    frames = islice(StreetClip(1), 0, 60, 10)
+    dense = evaluate("street:1", frames, session)["modes"]["dense"]
+    assert dense["pixel_accuracy"] > 0.85
