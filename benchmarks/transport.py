@@ -5,7 +5,6 @@ reader like the node's: depth 1, callback returns at once. The camera's process 
 setting than the reader's, as on a robot whose driver was not started by our launch file.
 """
 
-
 from __future__ import annotations
 
 import argparse
@@ -22,15 +21,17 @@ from typing import Any
 
 from seg_node.ros.transport import (
     kernel_facts,
+    LOCAL_ONLY,
+    RANGE_VARIABLE,
     shared_memory_bytes,
     SHIPPED,
     VARIABLE,
 )
 
 WIDTH, HEIGHT, RATE_HZ, FRAMES = 1920, 1080, 20.0, 60
-MATCH_S = 60.0
+MATCH_S = 10.0
 LINGER_S = 2.0
-RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
+RANGE = RANGE_VARIABLE
 PROFILE = "FASTDDS_DEFAULT_PROFILES_FILE"
 XML = Path(__file__).with_name("transport_64MB.xml")
 SETTINGS = {
@@ -39,22 +40,20 @@ SETTINGS = {
     "LARGE_DATA tuned": {
         VARIABLE: "LARGE_DATA?max_msg_size=10MB&sockets_size=20MB&non_blocking=true"
     },
-    "LARGE_DATA 64KB": {VARIABLE: "LARGE_DATA?sockets_size=32MB"},
-    "SHM only": {VARIABLE: "SHM?max_msg_size=10MB&sockets_size=32MB"},
-    "SHM only 64KB": {VARIABLE: "SHM?sockets_size=32MB"},
+    "SHM 32MB": {VARIABLE: LOCAL_ONLY},
     "DEFAULT 8MB": {VARIABLE: "DEFAULT?sockets_size=8MB"},
-    "DEFAULT 32MB": {VARIABLE: "DEFAULT?sockets_size=32MB"},
+    "DEFAULT 32MB": {VARIABLE: SHIPPED},
     "localhost": {RANGE: "LOCALHOST"},
-    "localhost DEFAULT 32MB": {VARIABLE: "DEFAULT?sockets_size=32MB", RANGE: "LOCALHOST"},
-    "XML 64MB": {PROFILE: str(XML)},
-    "localhost XML 64MB": {PROFILE: str(XML), RANGE: "LOCALHOST"},
+    "localhost DEFAULT 32MB": {VARIABLE: SHIPPED, RANGE: "LOCALHOST"},
+    "XML 64MB": {PROFILE: XML.name},
+    "localhost XML 64MB": {PROFILE: XML.name, RANGE: "LOCALHOST"},
 }
 """Label -> variables of a process; without any, everything is as ROS and Fast DDS have it."""
 PAIRS = [(label, label) for label in SETTINGS] + [
     ("default", "DEFAULT 32MB"),
     ("DEFAULT 32MB", "default"),
-    ("default", "SHM only"),
-    ("default", "LARGE_DATA tuned"),
+    ("default", "SHM 32MB"),
+    ("default", "LARGE_DATA"),
 ]
 """(camera's setting, reader's setting)."""
 
@@ -138,8 +137,11 @@ def receive(*, reliable: bool) -> dict[str, object]:
 
 def environment(setting: str) -> dict[str, str]:
     """Return the environment of one process."""
-    env = {key: value for key, value in os.environ.items() if key not in (VARIABLE, RANGE)}
-    return {**env, **SETTINGS[setting]}
+    env = {
+        key: value for key, value in os.environ.items() if key not in (VARIABLE, RANGE, PROFILE)
+    }
+    env |= SETTINGS[setting]
+    return {**env, PROFILE: str(XML)} if PROFILE in env else env
 
 
 def run(camera: str, reader: str, *, reliable: bool) -> dict[str, object]:
@@ -169,8 +171,8 @@ def summary(camera: str, reader: str, runs: list[dict[str, Any]], quality_name: 
     return {
         "camera": camera,
         "reader": reader,
-        "camera_setting": SETTINGS[camera],
-        "reader_setting": SETTINGS[reader],
+        "camera_environment": SETTINGS[camera],
+        "reader_environment": SETTINGS[reader],
         "qos": quality_name,
         "received": [item["received"] for item in runs],
         "latency_ms": [item["latency_ms"] for item in runs],
@@ -196,6 +198,7 @@ def measure(pairs: list[tuple[str, str]], repeats: int) -> dict[str, object]:
         "machine": {
             "cpus": os.cpu_count(),
             "load": round(os.getloadavg()[0], 1),
+            "nice": os.nice(0),
             "shared_memory_bytes": shared_memory_bytes(),
             "kernel": kernel_facts(),
         },

@@ -66,6 +66,23 @@ def transport_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {VARIABLE: SHIPPED}
 
 
+def local_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables to add so that processes keep to this machine and images arrive.
+
+    For a group of processes that are all started with it, such as a demo or a test: they talk by
+    shared memory alone and open no socket, so the discovery range may stay wide. With `LOCALHOST`,
+    ROS 2 Kilted ignores transport settings. Where the user has decided about the transport, the
+    range is narrowed instead.
+
+    Args:
+        environ: the environment of the processes to be, such as `os.environ`.
+
+    """
+    if transport_environment(environ):
+        return {VARIABLE: LOCAL_ONLY, RANGE_VARIABLE: "SUBNET"}
+    return {RANGE_VARIABLE: "LOCALHOST"}
+
+
 def is_local_only(environ: Mapping[str, str]) -> bool:
     """Return whether ROS itself keeps to this machine, which makes Fast DDS ignore `SHIPPED`."""
     wide = environ.get(RANGE_VARIABLE, "").upper() != "LOCALHOST"

@@ -38,6 +38,43 @@ def test_a_choice_of_the_user_stays(environ: dict[str, str]) -> None:
     assert transport_environment(environ) == {}
 
 
+def test_a_group_of_processes_keeps_to_this_machine() -> None:
+    """By shared memory alone where we may decide, else by the discovery range."""
+    local = transport.local_environment({})
+    assert local == {VARIABLE: transport.LOCAL_ONLY, transport.RANGE_VARIABLE: "SUBNET"}
+    assert local[VARIABLE].startswith("SHM?")
+    narrowed = transport.local_environment({VARIABLE: "UDPv4"})
+    assert narrowed == {transport.RANGE_VARIABLE: "LOCALHOST"}
+
+
+@pytest.mark.ros
+def test_shared_memory_alone_opens_no_socket() -> None:
+    """With `LOCAL_ONLY`, no packet can leave the machine, whatever the discovery range."""
+    pytest.importorskip("rclpy")
+    code = """
+import os, rclpy
+rclpy.init()
+node = rclpy.create_node("silent")
+links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+targets = {os.readlink(link) for link in links if os.path.islink(link)}
+mine = {target[8:-1] for target in targets if target.startswith("socket:")}
+for kind in ("udp", "tcp", "udp6", "tcp6"):
+    for line in open(f"/proc/self/net/{kind}").read().splitlines()[1:]:
+        if line.split()[9] in mine:
+            print(kind, line.split()[1])
+rclpy.shutdown()
+"""
+    sockets = {}
+    for setting in (transport.SHIPPED, transport.LOCAL_ONLY):
+        environ = {**os.environ, VARIABLE: setting, transport.RANGE_VARIABLE: "SUBNET"}
+        run = subprocess.run(
+            [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+        )
+        sockets[setting] = run.stdout.split()
+    assert "udp" in sockets[transport.SHIPPED]
+    assert sockets[transport.LOCAL_ONLY] == []
+
+
 def test_local_only_is_known_in_both_spellings() -> None:
     assert transport.is_local_only({"ROS_AUTOMATIC_DISCOVERY_RANGE": "localhost"})
     assert transport.is_local_only({"ROS_LOCALHOST_ONLY": "1"})
