@@ -106,7 +106,6 @@ class Manifest:
             msg = f"{path} is not a model manifest: {err!r}"
             raise ModelError(msg) from err
 
-
     def write(self, folder: Path) -> Path:
         """Write `<name>.json` into a folder and return its path."""
         path = folder / f"{self.name}.json"
