@@ -115,7 +115,8 @@ def _write_frames(out: Path, source: Source, played: Played) -> _Scores:
     classes = played.manifest.classes
     opacity = played.config.publish.overlay_opacity
     scores = _Scores(ModeRecord(len(classes)), [], [])
-    chosen = spread_indices(len(played.sent), SHEET_FRAMES)
+    returned = [sent.index for sent in played.sent if sent.stamp_ns in played.masks]
+    chosen = {returned[i] for i in spread_indices(len(returned), SHEET_FRAMES) if returned}
     outputs = Outputs(out, classes, opacity, played.clip.rate_hz, frozenset())
     with outputs, progress("writing", len(played.sent)) as show:
         for sent, sample in zip(played.sent, played.clip.samples(source), strict=False):

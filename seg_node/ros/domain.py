@@ -1,7 +1,7 @@
 """A DDS domain that nobody else on this machine uses; imports no ROS.
 
 What a demo or a test sends must reach its own processes only: it stays on this machine, in a
-domain of its own. Both settings are environment variables that must be set before rclpy starts.
+domain of its own. The settings are environment variables that must be set before rclpy starts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from seg_node.core.types import SegNodeError
-from seg_node.ros.transport import transport_environment
+from seg_node.ros.transport import local_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,8 +60,4 @@ def private_environment(environ: Mapping[str, str], start: int) -> dict[str, str
 
     """
     domain = environ.get("ROS_DOMAIN_ID") or str(choose_domain(start))
-    return {
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "ROS_DOMAIN_ID": domain,
-        **transport_environment(environ),
-    }
+    return {**local_environment(environ), "ROS_DOMAIN_ID": domain}
