@@ -7,7 +7,7 @@ import re
 from typing import Any, TYPE_CHECKING
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from seg_node.core.config import Config, options
 from seg_node.ros.presets import default_preset
@@ -36,7 +36,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Value]]:
 
 def settings(path: Path) -> dict[str, Value]:
     """Return the settings of a preset by dotted name; it must be for every node, `/**`."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     assert list(content) == ["/**"]
     assert list(content["/**"]) == ["ros__parameters"]
     return dict(flat(content["/**"]["ros__parameters"]))
@@ -105,7 +105,7 @@ def test_node_starts_with_the_preset(
 
 def displays() -> dict[str, dict[str, Any]]:
     """Return the displays of the rviz view by topic."""
-    view = yaml.safe_load((CONFIG / "segmentation.rviz").read_text(encoding="utf-8"))
+    view = YAML(typ="safe").load((CONFIG / "segmentation.rviz").read_text(encoding="utf-8"))
     found = view["Visualization Manager"]["Displays"]
     return {item["Topic"]["Value"]: item for item in found}
 
