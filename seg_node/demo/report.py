@@ -256,6 +256,8 @@ def summary(results: dict[str, Any], out: Path) -> str:
     lines.append(f"written to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
     if (out / PAGE).exists():
         lines.append(f"look at {(out / PAGE).resolve()}")
+    if results["interrupted"]:
+        lines.append("interrupted by Ctrl-C: the files hold what was played until then")
     lines += [f"FAILED: {problem}" for problem in demo["problems"]]
     return "\n".join(lines)
 
