@@ -118,9 +118,10 @@ def test_models_are_listed_and_damage_is_an_error(
     monkeypatch.setenv("SEG_NODE_MODELS", str(random_models))
     assert main(["models", "--json", str(tmp_path / "list.json")]) == 0
     assert json.loads((tmp_path / "list.json").read_text())[0]["intact"] is True
-    (tmp_path / "swiftnet18-half.json").write_text(
-        (random_models / "swiftnet18-half.json").read_text()
-    )
-    monkeypatch.setenv("SEG_NODE_MODELS", str(tmp_path))
+    without_weights = tmp_path / "models"
+    without_weights.mkdir()
+    manifest = (random_models / "swiftnet18-half.json").read_text()
+    (without_weights / "swiftnet18-half.json").write_text(manifest)
+    monkeypatch.setenv("SEG_NODE_MODELS", str(without_weights))
     assert main(["models"]) == 1
     assert "DAMAGED" in capsys.readouterr().out
