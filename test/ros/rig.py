@@ -232,6 +232,7 @@ class Rig:
         start: starts the process.
         name: fully qualified name of the node.
         image: its image topic.
+        first_state: lifecycle state that the process was found in.
 
     """
 
@@ -240,6 +241,7 @@ class Rig:
     name: str = "/segmentation"
     image: str = "/image"
     process: NodeProcess | None = None
+    first_state: str = ""
     _statuses: dict[str, Status] = field(default_factory=dict)
     _last_stamp_ns: int = 0
     _subscriptions: list[Any] = field(default_factory=list)
@@ -301,6 +303,7 @@ class Rig:
         """Take the steps from the present state to another one; start the process if need be."""
         if self.process is None or not self.process.running:
             self.process = self.start()
+            self.first_state = self.client.wait_for(self._settled, "a settled state")
         up, down = ["configure", "activate"], ["cleanup", "deactivate"]
         now = self.client.wait_for(self._settled, "a settled state")
         here, there = STATES.index(now), STATES.index(state)

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.ros
 
 
+def test_autostart_activates_the_node_at_once(front: Rig) -> None:
+    assert front.first_state == "active"
+
+
 def test_without_autostart_the_node_waits_to_be_configured(rear: Rig) -> None:
-    assert rear.get("autostart") is False
-    assert rear.state() == "unconfigured"
+    assert rear.first_state == "unconfigured"
     assert rear.next_status("model").text == "unconfigured: no model loaded"
     assert rear.readers() == 0
 

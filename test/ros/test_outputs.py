@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -186,6 +187,18 @@ def test_legend_is_announced_and_latched(bench: Bench) -> None:
     legend = bench.node.publishers["legend"]
     assert len(legend.sent) == 1
     assert legend.qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
+
+
+def test_label_info_is_announced_where_vision_msgs_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in with the fields of vision_msgs 4: the package is not in every index."""
+    messages = SimpleNamespace(LabelInfo=SimpleNamespace, VisionClass=SimpleNamespace)
+    monkeypatch.setitem(sys.modules, "vision_msgs", SimpleNamespace(msg=messages))
+    monkeypatch.setitem(sys.modules, "vision_msgs.msg", messages)
+    bench = Bench()
+    bench.outputs.announce()
+    (info,) = bench.node.publishers["label_info"].sent
+    found = {c.class_id: c.class_name for c in info.class_map}
+    assert found == {i: c.name for i, c in enumerate(CAMVID_CLASSES)}
 
 
 def test_destroy_destroys_every_publisher_once(bench: Bench) -> None:
