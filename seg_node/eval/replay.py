@@ -21,7 +21,7 @@ from seg_node.eval.session import open_session
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from seg_node.core.config import Config
     from seg_node.core.types import StepResult
@@ -96,15 +96,12 @@ def replay(
     total = min(len(source), limit) if limit is not None else len(source)
     record = ModeRecord(len(session.manifest.classes))
     stamps = StampCheck()
-    outputs = Outputs(
-        out,
-        session.manifest.classes,
-        session.config.publish.overlay_opacity,
-        rate_hz,
-        spread_indices(total, samples),
-    )
+    opacity = session.config.publish.overlay_opacity
+    chosen = spread_indices(total, samples)
+    outputs = Outputs(out, session.manifest.classes, opacity, rate_hz, chosen)
+    frames = islice(source, limit)
     with noted_interrupt() as interrupt, outputs, progress("replay", total) as show:
-        for sample, result in _steps(source, session, limit):
+        for sample, result in _steps(frames, session):
             if sample.receive_ns is not None:  # else the stamps are made up, not recorded
                 stamps.update(sample.frame.stamp_ns)
             record.add(result, sample.labels)
@@ -128,13 +125,10 @@ def replay(
     return results
 
 
-def _steps(
-    source: Source, session: Session, limit: int | None
-) -> Iterator[tuple[Sample, StepResult]]:
+def _steps(samples: Iterable[Sample], session: Session) -> Iterator[tuple[Sample, StepResult]]:
     """Yield each frame with its result; a new size is warmed up first, so times are honest."""
     size: tuple[int, ...] = ()
-    samples = iter(source)
-    for sample in islice(samples, limit):
+    for sample in samples:
         if sample.frame.image.shape != size:
             size = sample.frame.image.shape
             session.segmenter.warm_up(size[0], size[1])
