@@ -361,9 +361,12 @@ def test_process_that_ends_is_noticed(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_process_is_ended_by_sigint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parameters reach the command line as YAML; a process that obeys is not killed."""
-    script = tmp_path / "node.sh"
+    script = tmp_path / "node.py"
+    # Not a shell: it could not trap SIGINT where the tests run in the background, which ignore it.
     script.write_text(
-        '#!/bin/sh\ntrap "echo bye; exit 0" INT\necho "$@"\nwhile :; do sleep 0.05; done'
+        f"#!{sys.executable} -S\nimport signal, sys\n"
+        "signal.signal(signal.SIGINT, lambda *_: (print('bye'), sys.exit(0)))\n"
+        "print(*sys.argv[1:], flush=True)\nsignal.pause()\n"
     )
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
