@@ -7,6 +7,7 @@ The node runs in its own process, the camera in another, both with the shipped t
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 import cv2
 
+from seg_node.core.config import Config
 from seg_node.core.types import SegNodeError
 from seg_node.data.street import Street
 from seg_node.ros.transport import (
@@ -34,6 +36,8 @@ NEEDED = 57
 PATIENCE_S = 120.0
 LINGER_S = 3.0
 PICTURES = 8
+QUALITIES = ("best_effort", "reliable")
+SHOWN = ("masks", "latency_ms")
 
 
 def images() -> list[bytes]:
@@ -128,6 +132,7 @@ def run(scale: float, *, reliable: bool) -> dict[str, object]:
     came = [camera.latency_ms[stamp] for stamp in stamps if stamp in camera.latency_ms]
     sent_s = [camera.sent_ns[stamp] / 1e9 for stamp in stamps]
     return {
+        "input_scale": scale,
         "camera_qos": "reliable" if reliable else "best_effort",
         "sent": len(stamps),
         "masks": len(came),
@@ -140,32 +145,51 @@ def one(scale: float, qos: str) -> dict[str, Any]:
     """Run in a fresh process, because the setting must be made before rclpy starts."""
     environ = {key: value for key, value in os.environ.items() if key != RANGE_VARIABLE}
     environ |= transport_environment(environ)
-    command = [sys.executable, __file__, "--run", qos, "--scale", str(scale)]
+    command = [sys.executable, __file__, "--run", qos, "--scales", str(scale)]
     done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, check=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
+def table(result: dict[str, Any]) -> str:
+    """Return the runs as docs/transport.md shows them."""
+    lines = [
+        "| input.scale | camera | masks of 60, each run | median ms, each run |",
+        "|---|---|---|---|",
+    ]
+    rows: dict[tuple[float, str], list[dict[str, Any]]] = {}
+    for run in result["runs"]:
+        rows.setdefault((run["input_scale"], run["camera_qos"]), []).append(run)
+    for (scale, qos), runs in sorted(rows.items()):
+        masks, latencies = (", ".join(str(run[key]) for run in runs) for key in SHOWN)
+        lines.append(f"| {scale} | {qos.replace('_', ' ')} | {masks} | {latencies} |")
+    return "\n".join(lines)
+
+
 def main() -> int:
-    """Measure both qualities; the exit status is 1 if too few masks came back."""
+    """Measure all scales; the exit status is 1 if the smallest brings too few masks back."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scale", type=float, default=0.25, help="input.scale of the node")
+    parser.add_argument("--scales", type=float, nargs="+", default=[0.125, 0.25])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the result here")
-    parser.add_argument("--run", choices=["best_effort", "reliable"], help=argparse.SUPPRESS)
+    parser.add_argument("--table", type=Path, help="print the table of an earlier result")
+    parser.add_argument("--run", choices=QUALITIES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
-        print(json.dumps(run(options.scale, reliable=options.run == "reliable")))
+        print(json.dumps(run(options.scales[0], reliable=options.run == "reliable")))
+        return 0
+    if options.table:
+        print(table(json.loads(options.table.read_text())))
         return 0
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     runs = []
     for _ in range(options.repeats):
-        for qos in ("best_effort", "reliable"):
-            runs.append(one(options.scale, qos))
+        for scale, qos in itertools.product(options.scales, QUALITIES):
+            runs.append(one(scale, qos))
             print(runs[-1], flush=True)
     result = {
         "command": "python benchmarks/full_hd.py",
-        "input_scale": options.scale,
+        "model": Config().model,
         "setting": os.environ.get(VARIABLE) or transport_environment(os.environ).get(VARIABLE),
         "machine": {
             "cpus": os.cpu_count(),
@@ -179,7 +203,9 @@ def main() -> int:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=1) + "\n")
-    return 1 if min(run["masks"] for run in runs) < NEEDED else 0
+    smallest = min(options.scales)
+    masks = [run["masks"] for run in runs if run["input_scale"] == smallest]
+    return 1 if min(masks) < NEEDED else 0
 
 
 if __name__ == "__main__":

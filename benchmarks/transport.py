@@ -208,18 +208,49 @@ def measure(pairs: list[tuple[str, str]], repeats: int) -> dict[str, object]:
     }
 
 
+def shown(values: list[Any]) -> str:
+    """Return the range of some values, "-" if there is none."""
+    known = sorted(value for value in values if value is not None)
+    if not known:
+        return "-"
+    return str(known[0]) if known[0] == known[-1] else f"{known[0]}-{known[-1]}"
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the rows as docs/transport.md shows them: least and most of the repeats."""
+    columns: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in result["rows"]:
+        columns.setdefault((row["camera"], row["reader"]), {})[row["qos"]] = row
+    lines = [
+        "| camera | reader | best effort: of 60 | ms | reliable: of 60 | ms |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (camera, reader), qualities in columns.items():
+        cells = [camera, reader]
+        for row in (qualities["best_effort"], qualities["reliable"]):
+            matched = any(row["sent"])
+            cells.append(shown(row["received"]) if matched else "no connection")
+            cells.append(shown(row["latency_ms"]))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure all pairs, or play one role of a run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", help="pairs whose labels contain this")
     parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--table", type=Path, help="print the table of an earlier result")
     parser.add_argument("--role", choices=["publish", "receive"], help=argparse.SUPPRESS)
     parser.add_argument("--reliable", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.role:
         roles = {"publish": publish, "receive": receive}
         print(json.dumps(roles[options.role](reliable=options.reliable)))
+        return
+    if options.table:
+        print(table(json.loads(options.table.read_text())))
         return
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     pairs = [pair for pair in PAIRS if not options.only or options.only in "->".join(pair)]

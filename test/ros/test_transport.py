@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
+from pathlib import Path
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 
 from seg_node.ros import transport
 from seg_node.ros.transport import kernel_facts, transport_environment, VARIABLE
 
-if TYPE_CHECKING:
-    from pathlib import Path
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -117,3 +119,27 @@ rclpy.shutdown()
             pytest.skip("shared memory is too small on this machine")
         (size,) = map(int, run.stdout.split())
         assert transport.SEGMENT_BYTES * 0.9 < size < transport.SEGMENT_BYTES * 1.1
+
+
+def load_benchmark(name: str) -> Any:
+    """Return a script of benchmarks/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_document_shows_what_was_measured() -> None:
+    """Table and setting in docs/transport.md are those of the committed result files."""
+    text = (ROOT / "docs" / "transport.md").read_text(encoding="utf-8")
+    results = ROOT / "benchmarks" / "results"
+    measured = json.loads((results / "transport.json").read_text(encoding="utf-8"))
+    assert load_benchmark("transport").table(measured) in text
+    assert measured["shipped"] == transport.SHIPPED
+    full_hd = json.loads((results / "full_hd.json").read_text(encoding="utf-8"))
+    assert load_benchmark("full_hd").table(full_hd) in text
+    assert full_hd["setting"] == transport.SHIPPED
+    for setting in (transport.SHIPPED, transport.LOCAL_ONLY):
+        assert f"{VARIABLE}='{setting}'" in text
