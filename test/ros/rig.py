@@ -233,6 +233,7 @@ class Rig:
         name: fully qualified name of the node.
         image: its image topic.
         first_state: lifecycle state that the process was found in.
+        simulated: whether the node's clock is not that of this machine.
 
     """
 
@@ -242,6 +243,7 @@ class Rig:
     image: str = "/image"
     process: NodeProcess | None = None
     first_state: str = ""
+    simulated: bool = False
     _statuses: dict[str, Status] = field(default_factory=dict)
     _last_stamp_ns: int = 0
     _subscriptions: list[Any] = field(default_factory=list)
@@ -441,19 +443,21 @@ class Rig:
 
     def next_status(self, part: str) -> Status:
         """Return the next report of one part: input, compute, output or model."""
-        self._statuses.pop(part, None)
-        found: Status = self.client.wait_for(lambda: self._statuses.get(part), f"status {part}")
-        return found
+        return self.wait_status(part, lambda _: True)
 
     def wait_status(
         self, part: str, accept: Callable[[Status], bool], *, message: Any = None
     ) -> Status:
-        """Return the first report from now on that is accepted, publishing an image meanwhile."""
+        """Return the first report from now on that is accepted, publishing an image meanwhile.
+
+        Reports that were made before, and still wait here to be read, do not count.
+        """
         self._statuses.pop(part, None)
+        now_ns = 0 if self.simulated else time.time_ns()
 
         def ready() -> Status | None:
             status = self._statuses.get(part)
-            return status if status and accept(status) else None
+            return status if status and status.stamp_ns >= now_ns and accept(status) else None
 
         what = f"an accepted status of {part}"
         found: Status = (

@@ -25,7 +25,7 @@ BAG_TIME_S = 1_500_000_000
 def sim(client: Client, start_node: Callable[..., NodeProcess]) -> Iterator[Rig]:
     """Return an active node that waits for /clock."""
     args = ("-r", "__ns:=/sim", "-p", "use_sim_time:=true")
-    rig = Rig(client, lambda: start_node(*args), "/sim/segmentation", "/sim/image")
+    rig = Rig(client, lambda: start_node(*args), "/sim/segmentation", "/sim/image", simulated=True)
     rig.bring_to("active")
     yield rig
     rig.close()

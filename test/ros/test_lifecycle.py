@@ -50,7 +50,7 @@ def test_deactivate_frees_the_subscription_and_activate_takes_it_again(
     assert "not subscribed" in rear.next_status("input").text
     assert rear.change("activate")
     rear.segment(rear.picture(rgb))
-    assert rear.next_status("output").count("published") >= 1
+    rear.wait_status("output", lambda status: status.count("published") >= 1)
 
 
 def test_cleanup_frees_the_model_and_configure_loads_it_again(

@@ -143,9 +143,9 @@ def send_all(rig: Rig, rgb: NDArray[np.uint8], count: int) -> list[int]:
     """Send frames without waiting for masks; returns when the node has taken them in."""
     stamps = [rig.send(rig.picture(rgb)) for _ in range(count)]
     rig.client.wait_until_delivered(rig.image)
-    # The executor takes images before it reports; one report may have begun earlier.
-    rig.next_status("input")
-    rig.next_status("input")
+    counts = [-1, rig.next_status("input").count("received")]
+    while counts[-1] != counts[-2]:
+        counts.append(rig.next_status("input").count("received"))
     return stamps
 
 

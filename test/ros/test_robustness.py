@@ -75,7 +75,7 @@ def test_unusable_image_is_named_counted_and_survived(
     assert status.text.startswith(f"unusable image: image on {front.image}")
     assert all(word in status.text for word in words), status.text
     front.segment(front.picture(rgb))
-    assert "unusable" not in front.next_status("input").text
+    front.wait_status("input", lambda status: "unusable" not in status.text)
 
 
 def test_silent_camera_is_stale_until_it_speaks(front: Rig, rgb: NDArray[np.uint8]) -> None:
