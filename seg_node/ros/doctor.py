@@ -25,6 +25,8 @@ LARGEST_DOMAIN = 101
 """Above it, the ports of a domain collide with those that Linux hands out by itself."""
 ROOMY_SHARED_MEMORY = 8 * transport.SEGMENT_BYTES
 GOOD_RECEIVE_BUFFER = 16 * 2**20
+LOSSY = 1.5
+"""So many times more images over a reliable subscription mean that best effort loses them."""
 RELEASES = {"3": "Humble", "4": "Iron", "7": "Jazzy", "9": "Kilted"}
 """ROS distribution by the first number of rclpy's version."""
 MEBIBYTE = 2**20
@@ -275,22 +277,26 @@ def _check_publisher(topic: str, item: doctor_topic.Publisher) -> Iterator[Findi
 
 def _check_arrivals(facts: Topic) -> Finding:
     assert facts.best_effort is not None
-    if facts.best_effort.count:
-        rate = facts.best_effort.rate_hz
-        return good(facts.name, f"{rate:.1f} images/s of {facts.image} arrive here")
-    if facts.reliable is not None and facts.reliable.count:
+    rate = f"{facts.best_effort.rate_hz:.1f} images/s of {facts.image}"
+    best, reliable = facts.best_effort.count, facts.reliable.count if facts.reliable else 0
+    if not best and not reliable:
         return bad(
             facts.name,
-            f"images are sent ({facts.image}), but none arrives best effort, as the node asks for",
-            f"Start the camera with {transport.VARIABLE}='{transport.SHIPPED}', or set the node's "
-            f"parameter qos_overrides.{facts.name}.subscription.reliability to reliable.",
+            "there is a publisher, but no image arrives",
+            "Check that the camera is streaming; if it is, start it with "
+            f"{transport.VARIABLE}='{transport.SHIPPED}' (docs/transport.md).",
         )
-    return bad(
-        facts.name,
-        "there is a publisher, but no image arrives",
-        "Check that the camera is streaming; if it is, start it with "
-        f"{transport.VARIABLE}='{transport.SHIPPED}' (docs/transport.md).",
+    if reliable <= LOSSY * best:
+        return good(facts.name, f"{rate} arrive here")
+    fix = (
+        f"Start the camera with {transport.VARIABLE}='{transport.SHIPPED}' (docs/transport.md), "
+        f"or set the node's parameter qos_overrides.{facts.name}.subscription.reliability to "
+        "reliable."
     )
+    if best:
+        return note(facts.name, f"only {rate} arrive: most get lost on the way", fix)
+    text = f"images are sent ({facts.image}), but none arrives best effort, as the node asks for"
+    return bad(facts.name, text, fix)
 
 
 def examine(topic: str | None) -> Iterator[Finding]:

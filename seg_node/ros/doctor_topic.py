@@ -176,8 +176,9 @@ def look_at(topic: str) -> Topic:
             return Topic(name, publishers, others)
         best_effort, last = probe.count(name, kinds[0], reliable=False)
         reliable = None
-        if not last and any(item.reliability == "reliable" for item in publishers):
-            reliable, last = probe.count(name, kinds[0], reliable=True)
+        if any(item.reliability == "reliable" for item in publishers):
+            reliable, more = probe.count(name, kinds[0], reliable=True)
+            last = last or more
         image, encoding = describe_image(kinds[0], last) if last else ("", "")
         return Topic(name, publishers, others, best_effort, reliable, image, encoding)
     finally:

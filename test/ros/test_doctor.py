@@ -85,6 +85,7 @@ def only(findings: Iterable[Finding], level: Level) -> Finding:
         doctor.check_models(Models((ModelFile("a", ""),), "/models", "")),
         doctor.check_output(Path("out"), ""),
         judge_topic(),
+        judge_topic(reliable=Arrivals(39, 2.0)),
     ],
 )
 def test_good_facts_need_nothing(findings: Iterable[Finding]) -> None:
@@ -152,6 +153,11 @@ def test_a_bad_fact_is_told_with_its_fix(findings: Iterable[Finding], text: str,
             doctor.check_kernel(replace(NETWORK, kernel={"net.core.rmem_max": 212_992})),
             "0.2 MB",
             "net.core.rmem_max=33554432",
+        ),
+        (
+            judge_topic(best_effort=Arrivals(3, 2.0), reliable=Arrivals(25, 2.0)),
+            "only 1.5 images/s of 1280x720 rgb8 arrive",
+            transport.SHIPPED,
         ),
         (
             published(type="sensor_msgs/msg/CompressedImage"),
