@@ -41,11 +41,9 @@ format: $(STAMP) ## fix what ruff can fix, and format
 types: $(STAMP) ## check types (mypy, strict)
 	$(ENV) $(BIN)/mypy $(wildcard seg_node test benchmarks)
 
-# On this machine only, in a domain of its own unless ROS_DOMAIN_ID says otherwise.
+# The demo chooses a private domain and shared memory alone: nothing leaves this machine.
 demo: $(STAMP) ## run the real node on a clip and show masks; SOURCE=my.mp4|bag|folder
-	$(ENV) ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST \
-	ROS_DOMAIN_ID=$${ROS_DOMAIN_ID:-$$(( $$$$ % 100 + 1 ))} \
-	$(BIN)/seg_node demo $(if $(SOURCE),--source '$(SOURCE)') $(ARGS)
+	$(ENV) $(BIN)/seg_node demo $(if $(SOURCE),--source '$(SOURCE)') $(ARGS)
 
 build: $(STAMP) ## build and install with colcon below BUILD=folder
 	$(ENV) $(BIN)/colcon --log-base '$(BUILD)/log' build --paths . \
