@@ -24,8 +24,15 @@ VARIABLE = "FASTDDS_BUILTIN_TRANSPORTS"
 SHIPPED = "DEFAULT?sockets_size=32MB"
 """UDP and shared memory as by default, with large buffers; the segment is twice `sockets_size`."""
 
-LOCAL_ONLY = "SHM?sockets_size=32MB"
+LOCAL_BUFFER_MB = 32
+LOCAL_ONLY = f"SHM?sockets_size={LOCAL_BUFFER_MB}MB"
 """Shared memory and nothing else: no packet leaves the machine, whatever the discovery range."""
+
+LOCAL_PROCESSES = 4
+"""Processes of a demo or test that must share what shared memory a container has (often 64 MB)."""
+
+LOCAL_BUFFER_MIN_MB = 2
+"""Below this a segment, which is twice as large, holds few images; then UDP is the better way."""
 
 SEGMENT_BYTES = 64 * 2**20
 """Shared memory that every process takes with `SHIPPED` or `LOCAL_ONLY`."""
@@ -66,21 +73,24 @@ def transport_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {VARIABLE: SHIPPED}
 
 
-def local_environment(environ: Mapping[str, str]) -> dict[str, str]:
+def local_environment(environ: Mapping[str, str], free_bytes: int | None = None) -> dict[str, str]:
     """Return the variables to add so that processes keep to this machine and images arrive.
 
     For a group of processes that are all started with it, such as a demo or a test: they talk by
     shared memory alone and open no socket, so the discovery range may stay wide. With `LOCALHOST`,
-    ROS 2 Kilted ignores transport settings. Where the user has decided about the transport, the
-    range is narrowed instead.
+    ROS 2 Kilted ignores transport settings. Where the user has decided about the transport, or
+    shared memory is too small to carry images, the range is narrowed instead.
 
     Args:
         environ: the environment of the processes to be, such as `os.environ`.
+        free_bytes: free shared memory; None to look.
 
     """
-    if transport_environment(environ):
-        return {VARIABLE: LOCAL_ONLY, RANGE_VARIABLE: "SUBNET"}
-    return {RANGE_VARIABLE: "LOCALHOST"}
+    free = free_shared_memory() if free_bytes is None else free_bytes
+    megabytes = min(LOCAL_BUFFER_MB, free // (LOCAL_PROCESSES * 2 * 2**20))
+    if not transport_environment(environ) or megabytes < LOCAL_BUFFER_MIN_MB:
+        return {RANGE_VARIABLE: "LOCALHOST"}
+    return {VARIABLE: f"SHM?sockets_size={megabytes}MB", RANGE_VARIABLE: "SUBNET"}
 
 
 def is_local_only(environ: Mapping[str, str]) -> bool:
@@ -92,6 +102,11 @@ def is_local_only(environ: Mapping[str, str]) -> bool:
 def shared_memory_bytes() -> int | None:
     """Return the size of the machine's shared memory in bytes, None where there is none."""
     return shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else None
+
+
+def free_shared_memory() -> int:
+    """Return the free shared memory in bytes, 0 where there is none."""
+    return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
 
 
 def kernel_facts(root: Path = Path("/proc/sys")) -> dict[str, int]:

@@ -42,11 +42,26 @@ def test_a_choice_of_the_user_stays(environ: dict[str, str]) -> None:
 
 def test_a_group_of_processes_keeps_to_this_machine() -> None:
     """By shared memory alone where we may decide, else by the discovery range."""
-    local = transport.local_environment({})
+    local = transport.local_environment({}, free_bytes=2**30)
     assert local == {VARIABLE: transport.LOCAL_ONLY, transport.RANGE_VARIABLE: "SUBNET"}
     assert local[VARIABLE].startswith("SHM?")
-    narrowed = transport.local_environment({VARIABLE: "UDPv4"})
+    narrowed = transport.local_environment({VARIABLE: "UDPv4"}, free_bytes=2**30)
     assert narrowed == {transport.RANGE_VARIABLE: "LOCALHOST"}
+
+
+@pytest.mark.parametrize(
+    ("free_mb", "setting"),
+    [(256, "SHM?sockets_size=32MB"), (255, "SHM?sockets_size=31MB"), (16, "SHM?sockets_size=2MB")],
+)
+def test_little_shared_memory_is_shared_by_all_processes(free_mb: int, setting: str) -> None:
+    """A container's 64 MB must do for the demo, its node and whoever looks on."""
+    local = transport.local_environment({}, free_bytes=free_mb * 2**20)
+    assert local == {VARIABLE: setting, transport.RANGE_VARIABLE: "SUBNET"}
+
+
+def test_without_room_for_images_shared_memory_is_left_alone() -> None:
+    local = transport.local_environment({}, free_bytes=16 * 2**20 - 1)
+    assert local == {transport.RANGE_VARIABLE: "LOCALHOST"}
 
 
 @pytest.mark.ros
