@@ -352,11 +352,12 @@ def test_process_that_ends_is_noticed(tmp_path: Path, monkeypatch: pytest.Monkey
     """`check` raises once the process is gone; `stop` then returns its status."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with NodeProcess({}, tmp_path / "node.log", {}) as node:
-        assert node.stop() == 1
+        node._process.wait(60)
         with pytest.raises(
             NodeDiedError, match=r"exit status 1; .*node\.log ends with:\n\(nothing"
         ):
             node.check()
+        assert node.stop() == 1
 
 
 def test_process_is_ended_by_sigint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
