@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from seg_node.ros.transport import transport_environment
+from seg_node.ros.domain import private_environment
 
 WIDTH, HEIGHT = 1280, 720
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -123,9 +123,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=20.0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    os.environ.update(transport_environment(os.environ))
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 100 + 1))
+    os.environ.update(private_environment(os.environ, os.getpid()))
     result = measure(args.frames, args.rate)
     print(json.dumps(result, indent=2))
     if args.json:
