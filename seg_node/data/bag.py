@@ -146,7 +146,7 @@ class BagReader:
             if x.msgtype in _KINDS
         )
 
-    def choose(self, topic: str | None) -> ImageTopic:
+    def choose(self, topic: str | None, besides: str | None = None) -> ImageTopic:
         """Return the image topic of this name, or the obvious one.
 
         Without a name it is the only topic with images. A camera that was recorded both raw
@@ -154,6 +154,7 @@ class BagReader:
 
         Args:
             topic: name with or without its leading slash; None to choose.
+            besides: name of an image topic that is not to be chosen, such as that of the masks.
 
         Raises:
             DataError: there is no such topic, it is empty, or the choice is not obvious; the
@@ -170,7 +171,7 @@ class BagReader:
                 msg = f"topic {chosen.name} of bag {self.path} is empty; {self._candidates()}"
                 raise DataError(msg)
             return chosen
-        filled = [x for x in self.image_topics if x.count]
+        filled = [x for x in self.image_topics if x.count and x.name != besides]
         filled = [x for x in filled if not _is_depth(x.name)] or filled
         raw = {x.name for x in filled if x.kind == "raw"}
         cameras = [x for x in filled if x.kind == "raw" or x.name.rpartition("/")[0] not in raw]
@@ -180,8 +181,13 @@ class BagReader:
             raise DataError(msg)
         return cameras[0]
 
-    def images(self, topics: Sequence[str]) -> Iterator[BagImage]:
+    def images(self, topics: Sequence[str], from_ns: int | None = None) -> Iterator[BagImage]:
         """Read image topics in the order of the recording. See `messages`.
+
+        Args:
+            topics: names as in `image_topics`.
+            from_ns: leave out, unread, what was received before, in nanoseconds; `delivered`
+                and `shortfall` then tell of the rest alone.
 
         Raises:
             DataError: a topic is not an image topic of this bag, or see `messages`.
@@ -192,7 +198,8 @@ class BagReader:
             if topic not in known:
                 msg = f"bag {self.path} has no image topic {topic!r}; {self._candidates()}"
                 raise DataError(msg)
-        return self._read([x for x in self.topics if x.name in topics and x.msgtype in _KINDS])
+        keys = [x for x in self.topics if x.name in topics and x.msgtype in _KINDS]
+        return self._read(keys, from_ns)
 
     def messages(self, topics: Sequence[str]) -> Iterator[BagImage]:
         """Read topics of any standard type, file after file, by receive time within a file.
@@ -277,22 +284,24 @@ class BagReader:
         others += [f"{name} (serialised as {how})" for name, how in self._others.items()]
         return f"it holds no image topic, only: {', '.join(others) or 'nothing'}"
 
-    def _read(self, keys: Sequence[TopicKey]) -> Iterator[BagImage]:
+    def _read(self, keys: Sequence[TopicKey], from_ns: int | None = None) -> Iterator[BagImage]:
         names = {x.name for x in keys}
         for name in names:
             self.delivered[name] = 0
         self._finished -= names
         damage_before = len(self.damage)
         for file in self._files:
-            yield from self._read_file(file, keys)
+            yield from self._read_file(file, keys, from_ns)
         self._finished |= names
         if len(self.damage) > damage_before and not any(self.delivered[x] for x in names):
             raise DataError(self.damage[damage_before])
 
-    def _read_file(self, file: Path, keys: Sequence[TopicKey]) -> Iterator[BagImage]:
+    def _read_file(
+        self, file: Path, keys: Sequence[TopicKey], from_ns: int | None
+    ) -> Iterator[BagImage]:
         try:
             with self._storage(file) as storage:
-                yield from self._decode_all(storage.messages(keys))
+                yield from self._decode_all(storage.messages(keys, from_ns))
         except DataError as error:
             self.damage.append(str(error))
 

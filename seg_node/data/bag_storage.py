@@ -102,8 +102,10 @@ class Storage(Protocol):
     others: Mapping[str, str]
     note: str
 
-    def messages(self, keys: Collection[TopicKey]) -> Iterator[StoredMessage]:
-        """Yield the messages of these topics by receive time.
+    def messages(
+        self, keys: Collection[TopicKey], from_ns: int | None = None
+    ) -> Iterator[StoredMessage]:
+        """Yield the messages of these topics by receive time, from `from_ns` on.
 
         Raises:
             DataError: the file is damaged from here on.
@@ -265,16 +267,19 @@ class SqliteStorage:
             counts[key] += per_id.get(topic_id, 0)
         self.counts: Mapping[TopicKey, int] = counts
 
-    def messages(self, keys: Collection[TopicKey]) -> Iterator[StoredMessage]:
+    def messages(
+        self, keys: Collection[TopicKey], from_ns: int | None = None
+    ) -> Iterator[StoredMessage]:
         """Yield the messages of these topics by receive time. See `Storage`."""
         ids = [topic_id for topic_id, key in self._keys.items() if key in keys]
         marks = ", ".join("?" for _ in ids)
         query = (
             "SELECT topic_id, timestamp, data FROM messages "  # noqa: S608 - only `?` marks vary
-            f"WHERE topic_id IN ({marks}) ORDER BY timestamp, id"
+            f"WHERE topic_id IN ({marks}) AND timestamp >= ? ORDER BY timestamp, id"
         )
+        start_ns = -(2**63) if from_ns is None else from_ns
         with _readable(self._path):
-            cursor = self._connection.execute(query, ids)
+            cursor = self._connection.execute(query, [*ids, start_ns])
         for topic_id, receive_ns, data in _guarded(self._path, cursor):
             yield StoredMessage(self._keys[topic_id], int(receive_ns), bytes(data))
 
@@ -323,10 +328,13 @@ class McapStorage:
         self.others: Mapping[str, str] = others
         self.counts: Mapping[TopicKey, int] = counts
 
-    def messages(self, keys: Collection[TopicKey]) -> Iterator[StoredMessage]:
+    def messages(
+        self, keys: Collection[TopicKey], from_ns: int | None = None
+    ) -> Iterator[StoredMessage]:
         """Yield the messages of these topics by receive time. See `Storage`."""
         wanted = [x for x in self._connections if (x.topic, x.msgtype) in keys]
-        for connection, receive_ns, data in _guarded(self._path, self._reader.messages(wanted)):
+        stored = self._reader.messages(wanted, start=from_ns)
+        for connection, receive_ns, data in _guarded(self._path, stored):
             yield StoredMessage(TopicKey(connection.topic, connection.msgtype), receive_ns, data)
 
     def close(self) -> None:
@@ -353,8 +361,10 @@ class _UnpackedStorage:
         self.others = self._inner.others
         self.note = self._inner.note
 
-    def messages(self, keys: Collection[TopicKey]) -> Iterator[StoredMessage]:
-        yield from self._inner.messages(keys)
+    def messages(
+        self, keys: Collection[TopicKey], from_ns: int | None = None
+    ) -> Iterator[StoredMessage]:
+        yield from self._inner.messages(keys, from_ns)
 
     def close(self) -> None:
         self._stack.close()

@@ -101,13 +101,29 @@ class VideoReader:
         with _open(self.path) as container:
             stream = _video_stream(container, self.path)
             for picture in self._decode(container, stream):
-                stamp_ns = _stamp_ns(picture)
-                if previous_ns is None:
-                    stamp_ns = max(stamp_ns or 0, 0)
-                elif stamp_ns is None or stamp_ns <= previous_ns:
-                    stamp_ns = previous_ns + period_ns
-                previous_ns = stamp_ns
-                yield Frame(_upright(picture), stamp_ns, _FRAME_ID, self.path.stem)
+                previous_ns = _after(previous_ns, _stamp_ns(picture), period_ns)
+                yield Frame(_upright(picture), previous_ns, _FRAME_ID, self.path.stem)
+
+    def stamps_ns(self) -> tuple[int, ...]:
+        """Return the stamps that `frames` will give, in nanoseconds; nothing is decoded.
+
+        Frames that turn out to be damaged are among them. What follows damage to the container
+        is not.
+
+        Raises:
+            DataError: the file has gone.
+
+        """
+        with _open(self.path) as container:
+            found = list(_packet_stamps(container, _video_stream(container, self.path)))
+        times = [stamp for stamp in found if stamp is not None]
+        # Packets come in the order of decoding. Without times they are shown in that order.
+        shown = sorted(times) if len(times) == len(found) else [None] * len(found)
+        period_ns = round(_NS_PER_S / self.rate_hz)
+        stamps: list[int] = []
+        for stamp in shown:
+            stamps.append(_after(stamps[-1] if stamps else None, stamp, period_ns))
+        return tuple(stamps)
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -319,10 +335,27 @@ def _batches(
             yield [], 0, 1
 
 
-def _stamp_ns(picture: VideoFrame) -> int | None:
-    if picture.pts is None or picture.time_base is None:
+def _packet_stamps(container: InputContainer, stream: VideoStream) -> Iterator[int | None]:
+    """Yield the presentation time of each packet that will be shown, up to damage."""
+    with suppress(av.FFmpegError):
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_corrupt and not packet.is_discard:
+                yield _stamp_ns(packet)
+
+
+def _stamp_ns(item: VideoFrame | Packet[VideoStream]) -> int | None:
+    if item.pts is None or item.time_base is None:
         return None
-    return round(picture.pts * picture.time_base * _NS_PER_S)
+    return round(item.pts * item.time_base * _NS_PER_S)
+
+
+def _after(previous_ns: int | None, stamp_ns: int | None, period_ns: int) -> int:
+    """Return a stamp, or where it is missing or does not grow, the previous one's successor."""
+    if previous_ns is None:
+        return max(stamp_ns or 0, 0)
+    if stamp_ns is None or stamp_ns <= previous_ns:
+        return previous_ns + period_ns
+    return stamp_ns
 
 
 def _upright(picture: VideoFrame) -> NDArray[np.uint8]:

@@ -13,15 +13,14 @@ from seg_node.core.types import DataError
 from seg_node.data.bag_writer import BagWriter
 from seg_node.data.datasets import (
     BagClip,
-    count_skip,
     estimate_rate,
     Folder,
     guess_spec,
-    MAX_REASONS,
     open_source,
     StreetClip,
 )
 from seg_node.data.image_conversion import encode_jpeg
+from seg_node.data.sources import count_skip, MAX_REASONS
 from seg_node.data.video import VideoWriter
 
 if TYPE_CHECKING:
@@ -87,14 +86,14 @@ def test_camvid_label_out_of_range_names_value_and_file(tmp_path: Path) -> None:
     labels = np.zeros((12, 16), np.uint8)
     labels[4, 4] = 12
     root = make_camvid(tmp_path, labels)
-    with pytest.raises(DataError, match=r"0001TP_000060\.png holds label 12; expected 0\.\.10"):
+    with pytest.raises(DataError, match=r"0001TP_000060\.png holds label 12 at row 4, column 4"):
         list(open_source(f"camvid:{root}"))
 
 
 def test_camvid_sizes_must_agree(tmp_path: Path) -> None:
     """Labels of another size than the image are refused by name."""
     root = make_camvid(tmp_path, np.zeros((12, 15), np.uint8))
-    with pytest.raises(DataError, match=r"0001TP_000060: image .* differ in size"):
+    with pytest.raises(DataError, match=r"labels/0001TP_000060\.png .* 15x12 .* of 16x12"):
         list(open_source(f"camvid:{root}"))
 
 
@@ -127,7 +126,7 @@ def test_folder_skips_what_is_no_picture(tmp_path: Path) -> None:
     assert len(source) == 3
     ((reason, count),) = source.skipped.items()
     assert count == 1
-    assert "b.jpg is missing or not a readable picture" in reason
+    assert "b.jpg is not a readable picture" in reason
 
 
 def test_folder_reads_labels_where_they_are(tmp_path: Path) -> None:
@@ -144,7 +143,10 @@ def test_folder_reads_labels_where_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "problem"),
     [
-        (np.full((12, 16), 11, np.uint8), "holds label 11; expected 0..10 or 255"),
+        (
+            np.full((12, 16), 11, np.uint8),
+            "label 11 at row 0, .* 0..10 or 255 for 11 classes",
+        ),
         (np.zeros((6, 16), np.uint8), "make them one size"),
         (np.zeros((12, 16, 3), np.uint8), "8-bit greyscale"),
     ],
