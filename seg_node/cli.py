@@ -24,18 +24,16 @@ INTERRUPTED = 130
 
 def evaluate(args: argparse.Namespace) -> int:
     """Score a model on labelled data."""
-    from seg_node.data.datasets import open_source
-    from seg_node.eval.evaluate import evaluate as score
-    from seg_node.eval.evaluate import table
-    from seg_node.eval.results import write_json
-    from seg_node.eval.session import open_session
+    from seg_node.eval.evaluate import run_evaluate, Selection
 
-    source = open_source(args.data, split=args.split)
-    results = score(args.data, source, open_session(_config(args)))
-    if args.json:
-        write_json(results, args.json)
-    print(table(results))
-    return 0
+    return run_evaluate(
+        args.data,
+        _config(args),
+        split=args.split,
+        selection=Selection(args.stride, args.limit),
+        out=args.out,
+        json_path=args.json,
+    )
 
 
 def replay(args: argparse.Namespace) -> int:
@@ -186,7 +184,10 @@ def build_parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "evaluate", evaluate)
     verb.add_argument("data", help="named data with labels, such as camvid:DIR or street:1")
     verb.add_argument("--split", default="val", help="split of the data (default: val)")
+    verb.add_argument("--stride", type=int, default=1, help="take every so many-th frame")
+    verb.add_argument("--limit", type=int, help="stop after so many labelled frames")
     verb.add_argument("--json", type=Path, help="also write the scores to this file")
+    verb.add_argument("--out", type=Path, help="folder for results.json and the worst frames")
     _add_settings(verb)
 
     verb = _verb(verbs, "train", train)

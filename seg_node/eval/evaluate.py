@@ -1,57 +1,231 @@
-"""Scores a model on labelled frames: `seg_node evaluate DATA`."""
+"""Scores a model on labelled frames: `seg_node evaluate DATA`.
+
+What each score means: docs/metrics.md. Only `Segmenter.step` is timed; scoring happens between
+two steps.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import asdict, dataclass
 from typing import Any, TYPE_CHECKING
 
-from seg_node.core.types import DataError
-from seg_node.eval.results import make_results, ModeRecord
+from seg_node.core.types import ConfigError, DataError
+from seg_node.data.datasets import estimate_rate, open_source, StreetClip
+from seg_node.data.image_conversion import encode_png
+from seg_node.eval.boundary import BoundaryScore
+from seg_node.eval.outputs import prepare_out, RESULTS, WORST
+from seg_node.eval.progress import EXIT_INTERRUPTED, noted_interrupt, progress
+from seg_node.eval.replay import describe_source, source_notes, source_path
+from seg_node.eval.results import make_results, ModeRecord, write_json
+from seg_node.eval.session import open_session, steps
+from seg_node.eval.tables import show
+from seg_node.eval.temporal import BackwardMotion, TemporalConsistency
+from seg_node.eval.worst import WorstFrames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable
+    from pathlib import Path
 
-    from seg_node.data.datasets import Sample
+    from seg_node.core.config import Config
+    from seg_node.core.types import ClassInfo, StepResult
+    from seg_node.data.datasets import Sample, Source
     from seg_node.eval.session import Session
 
+COMMAND = "evaluate"
 
-def evaluate(data: str, samples: Iterable[Sample], session: Session) -> dict[str, Any]:
-    """Run every sample in order and score those with labels.
+
+@dataclass(frozen=True)
+class Selection:
+    """Which frames of the data to look at.
+
+    Attributes:
+        stride: take every so many-th frame, 1 or more.
+        limit: stop after so many labelled frames, 1 or more; None for all.
+
+    """
+
+    stride: int = 1
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a selection of nothing.
+
+        Raises:
+            ConfigError: a number is below 1.
+
+        """
+        for name, value in (("stride", self.stride), ("limit", self.limit)):
+            if value is not None and value < 1:
+                msg = f"{name} is {value}; use 1 or more"
+                raise ConfigError(msg)
+
+
+EVERYTHING = Selection()
+
+
+def run_evaluate(  # noqa: PLR0913 - the options of the command
+    data: str,
+    config: Config,
+    *,
+    split: str = "val",
+    selection: Selection = EVERYTHING,
+    out: Path | None = None,
+    json_path: Path | None = None,
+) -> int:
+    """Do `seg_node evaluate DATA`: score, write, and show the tables.
 
     Args:
-        data: name of the data, for the record.
-        samples: frames in time order.
+        data: named data with labels.
+        config: settings.
+        split: split of a data set that has splits.
+        selection: which frames.
+        out: folder for `results.json` and the sheet of the worst frames; None for neither.
+        json_path: file that also gets the content of `results.json`; None for none.
+
+    Returns:
+        Exit status: 0, or 130 after Ctrl-C.
+
+    Raises:
+        DataError: the data cannot be used, have no labels or other classes than the model, or
+            the folder is not ours to write.
+        ModelError: the model cannot be loaded.
+        ConfigError: the device or precision is not to be had here.
+
+    """
+    source = open_source(data, split=split)
+    session = open_session(config)
+    if out:
+        # Checked again by evaluate, but here before anything of an earlier run is removed.
+        check_classes(source, session.manifest.classes)
+        prepare_out(out, COMMAND, source_path(source))
+    worst = WorstFrames()
+    results = evaluate(source, session, selection, worst)
+    results["split"] = split
+    notes = source_notes(results["source"])
+    if results["interrupted"]:
+        notes.append("interrupted by Ctrl-C: these are the frames until then")
+    if out:
+        _write(results, worst, session, out)
+        notes.append(f"written to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
+    if json_path:
+        write_json(results, json_path)
+    show(results, notes)
+    return EXIT_INTERRUPTED if results["interrupted"] else 0
+
+
+def evaluate(
+    source: Source,
+    session: Session,
+    selection: Selection = EVERYTHING,
+    worst: WorstFrames | None = None,
+) -> dict[str, Any]:
+    """Run the selected frames in order and score those with labels.
+
+    The first Ctrl-C ends it after the frame in work.
+
+    Args:
+        source: frames in time order.
         session: model and settings.
+        selection: which frames.
+        worst: is shown every labelled frame; None to keep no pictures.
 
     Returns:
         The content of `results.json`.
 
     Raises:
-        DataError: no sample has labels, so that there is nothing to score.
+        DataError: no frame has labels, so that there is nothing to score, or the labels do not
+            fit the model.
 
     """
-    record = ModeRecord(len(session.manifest.classes))
-    size = None
-    for sample in samples:
-        if size != sample.frame.image.shape:
-            size = sample.frame.image.shape
-            session.segmenter.warm_up(size[0], size[1])
-        record.add(session.segmenter.step(sample.frame), sample.labels)
-    if not record.labelled:
-        msg = f"{data} has no labels to score; use 'seg_node replay' to look at the masks"
+    check_classes(source, session.manifest.classes)
+    classes = len(session.manifest.classes)
+    temporal = TemporalConsistency(classes)
+    record = ModeRecord(classes, BoundaryScore(classes), temporal)
+    worst = worst or WorstFrames()
+    exact = _exact_motion(source, selection.stride)
+    rate_hz = estimate_rate(source)
+    frames = -(-len(source) // selection.stride)
+    total = min(frames, selection.limit) if selection.limit else frames
+    samples = source.every(selection.stride)
+    with noted_interrupt() as interrupt, progress("evaluate", total) as bar:
+        for index, (sample, result) in enumerate(steps(samples, session)):
+            _score(source, sample, result, record, worst)
+            temporal.update(sample.frame, result.labels, exact(index) if exact else None)
+            bar(record.labelled if selection.limit else index + 1)
+            if interrupt or record.labelled == selection.limit:
+                break
+    if not record.labelled and not interrupt:
+        msg = f"{source.spec} has no labels to score; use 'seg_node replay' to look at the masks"
         raise DataError(msg)
     modes = {session.config.mode: record}
-    return make_results(data, session.manifest, session.device, session.config, modes)
+    return {
+        "command": COMMAND,
+        "interrupted": bool(interrupt),
+        **make_results(source.spec, session.manifest, session.device, session.config, modes),
+        "selection": asdict(selection),
+        "source": describe_source(source, Counter(), rate_hz),
+        "worst": worst.entries(),
+    }
 
 
-def table(results: dict[str, Any]) -> str:
-    """Return the scores as text: one line per mode, then IoU per class."""
-    lines = [f"{results['data']}  {results['model']['name']}  {results['device']}"]
-    for mode, entry in results["modes"].items():
-        lines.append(
-            f"{mode}: mIoU {entry['miou']:.4f}, pixel accuracy {entry['pixel_accuracy']:.4f}, "
-            f"{entry['gmac_per_frame']:.2f} GMAC/frame, p50 {entry['ms']['p50']:.1f} ms, "
-            f"p95 {entry['ms']['p95']:.1f} ms, {entry['frames']} frames"
+def check_classes(source: Source, classes: tuple[ClassInfo, ...]) -> None:
+    """Refuse data whose classes are not those of the model.
+
+    Data that do not say what their labels mean pass; their labels are only checked to be in
+    range.
+
+    Raises:
+        DataError: number or names of the classes differ; letter case does not count.
+
+    """
+    theirs = source.classes
+    if not theirs:
+        return
+    if len(theirs) != len(classes):
+        msg = (
+            f"{source.spec} has {len(theirs)} classes, the model has {len(classes)}: choose a "
+            "--model that was trained on these classes"
         )
-        for name, iou in zip(results["classes"], entry["class_iou"], strict=True):
-            lines.append(f"  {name:<12} {'absent' if iou is None else f'{iou:.3f}'}")
-    return "\n".join(lines)
+        raise DataError(msg)
+    for index, (theirs_, ours) in enumerate(zip(theirs, classes, strict=True)):
+        if theirs_.name.casefold() != ours.name.casefold():
+            msg = (
+                f"class {index} is {theirs_.name!r} in {source.spec} and {ours.name!r} in the "
+                "model: choose a --model that was trained on these classes"
+            )
+            raise DataError(msg)
+
+
+def _score(
+    source: Source, sample: Sample, result: StepResult, record: ModeRecord, worst: WorstFrames
+) -> None:
+    try:
+        score = record.add(result, sample.labels)
+    except DataError as error:
+        msg = f"{source.spec}, frame {sample.name}: {error}"
+        raise DataError(msg) from error
+    if score is not None:
+        worst.add(score, sample, result.labels)
+
+
+def _exact_motion(source: Source, stride: int) -> Callable[[int], BackwardMotion] | None:
+    """Return what tells the motion of the n-th frame since the one before; None if nobody can."""
+    if not isinstance(source, StreetClip) or stride != 1:
+        return None
+    street = source.street
+
+    def motion(index: int) -> BackwardMotion:
+        frame = street.render(index)
+        return BackwardMotion(frame.flow, ~frame.occluded)
+
+    return motion
+
+
+def _write(results: dict[str, Any], worst: WorstFrames, session: Session, out: Path) -> None:
+    """Write `results.json` and the sheet of the worst frames."""
+    opacity = session.config.publish.overlay_opacity
+    sheet = worst.sheet(session.manifest.classes, opacity)
+    if sheet is not None:
+        (out / WORST).write_bytes(encode_png(sheet))
+    write_json(results, out / RESULTS)

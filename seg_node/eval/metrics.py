@@ -1,4 +1,7 @@
-"""Segmentation scores from one pooled confusion matrix."""
+"""Overlap scores from confusion matrices: pooled over the data set, and image by image.
+
+Definitions, sources and pitfalls of every score: docs/metrics.md.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,14 @@ if TYPE_CHECKING:
 class ConfusionMatrix:
     """Counts of (true class, predicted class) over all frames; scores divide once, at the end.
 
-    Every score is pooled over the data set, not averaged over images: a class missing from an
-    image neither helps nor hurts it.
+    All scores but `image_miou` are pooled over the data set, not averaged over images: a class
+    missing from an image neither helps nor hurts it.
 
     Args:
         classes: number of classes; label `IGNORE_LABEL` (255) is left out of every count.
+
+    Attributes:
+        counts: pixels by true class (row) and predicted class (column), int64.
 
     """
 
@@ -27,42 +33,82 @@ class ConfusionMatrix:
         """Start with all counts at zero."""
         self.classes = classes
         self.counts = np.zeros((classes, classes), np.int64)
+        self._image_sum = 0.0
+        self._images = 0
 
-    def update(self, truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
+    def update(self, truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> float | None:
         """Count one frame.
 
         Args:
             truth: true class per pixel, uint8 [H, W], 0..classes-1 or 255.
             prediction: predicted class per pixel, uint8 [H, W], 0..classes-1.
 
+        Returns:
+            Mean IoU (0..1) of this frame alone, see `image_miou`; None if it is all void.
+
         Raises:
             DataError: shapes differ, or a value is out of range.
 
         """
-        if truth.shape != prediction.shape:
-            msg = f"labels {truth.shape} and prediction {prediction.shape} differ in size"
-            raise DataError(msg)
-        known = truth != IGNORE_LABEL
-        true, predicted = truth[known].astype(np.int64), prediction[known].astype(np.int64)
-        for name, values in (("label", true), ("predicted class", predicted)):
-            if values.size and values.max() >= self.classes:
-                msg = f"{name} {values.max()} is not in 0..{self.classes - 1} nor {IGNORE_LABEL}"
-                raise DataError(msg)
-        flat = np.bincount(true * self.classes + predicted, minlength=self.classes**2)
-        self.counts += flat.reshape(self.classes, self.classes)
+        counts = self._count(truth, prediction)
+        self.counts += counts
+        score = mean_of_seen(class_iou(counts))
+        if score is not None:
+            self._image_sum += score
+            self._images += 1
+        return score
 
     def class_iou(self) -> list[float | None]:
         """Return intersection over union (0..1) per class; None for a class never seen."""
-        hit = np.diag(self.counts)
-        union = self.counts.sum(0) + self.counts.sum(1) - hit
-        return [float(h / u) if u else None for h, u in zip(hit, union, strict=True)]
+        return class_iou(self.counts)
 
     def dataset_miou(self) -> float | None:
         """Return the mean of `class_iou` over the classes seen; None before any pixel."""
-        present = [iou for iou in self.class_iou() if iou is not None]
-        return float(np.mean(present)) if present else None
+        return mean_of_seen(self.class_iou())
+
+    def image_miou(self) -> float | None:
+        """Return the mean over frames of each frame's own mean IoU; None before any pixel.
+
+        A frame's own mean goes over the classes in its truth or its prediction: one wrong pixel
+        of a class that is not there costs that frame a whole zero.
+        """
+        return self._image_sum / self._images if self._images else None
 
     def pixel_accuracy(self) -> float | None:
         """Return the share (0..1) of labelled pixels that are right; None before any pixel."""
         total = self.counts.sum()
         return float(np.trace(self.counts) / total) if total else None
+
+    def class_share(self) -> list[float] | None:
+        """Return the share (0..1) of the labelled pixels per true class; None before any pixel."""
+        total = self.counts.sum()
+        return [float(n / total) for n in self.counts.sum(1)] if total else None
+
+    def _count(self, truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArray[np.int64]:
+        if truth.shape != prediction.shape:
+            msg = f"labels {truth.shape} and prediction {prediction.shape} differ in size"
+            raise DataError(msg)
+        known = truth != IGNORE_LABEL
+        true, predicted = truth[known], prediction[known]
+        for name, values in (("label", true), ("predicted class", predicted)):
+            if values.size and values.max() >= self.classes:
+                msg = f"{name} {values.max()} is not in 0..{self.classes - 1} nor {IGNORE_LABEL}"
+                raise DataError(msg)
+        pairs = true.astype(np.int64) * self.classes + predicted
+        return np.bincount(pairs, minlength=self.classes**2).reshape(self.counts.shape)
+
+
+def class_iou(counts: NDArray[np.int64]) -> list[float | None]:
+    """Return intersection over union (0..1) per class of a confusion matrix [classes, classes].
+
+    None for a class that is neither in the truth nor in the prediction.
+    """
+    hit = np.diag(counts)
+    union = counts.sum(0) + counts.sum(1) - hit
+    return [float(h / u) if u else None for h, u in zip(hit, union, strict=True)]
+
+
+def mean_of_seen(scores: list[float | None]) -> float | None:
+    """Return the mean of the scores that are not None; None without any."""
+    seen = [score for score in scores if score is not None]
+    return float(np.mean(seen)) if seen else None

@@ -1,4 +1,4 @@
-"""The files that replay and demo leave: result bag, preview video and sample pictures.
+"""The files that runs leave: result bag, preview video and sample pictures, in a folder.
 
 The folder is theirs alone: a run replaces the files of an earlier run of the same command, known
 by its `results.json`, and refuses any other folder that is not empty.
@@ -37,7 +37,8 @@ RESULTS = "results.json"
 BAG = "result_bag"
 PREVIEW = "preview.mp4"
 SAMPLES = "samples"
-PRODUCTS = (BAG, PREVIEW, SAMPLES, "contact_sheet.png", "index.html", "node.log")
+WORST = "worst.png"
+PRODUCTS = (BAG, PREVIEW, SAMPLES, WORST, "contact_sheet.png", "index.html", "node.log")
 """What an earlier run may have left beside its `results.json`."""
 
 MASK_TOPIC = "/segmentation/mask"
@@ -58,7 +59,7 @@ def prepare_out(out: Path, command: str, source: Path | None) -> None:
 
     Args:
         out: the folder.
-        command: `replay` or `demo`.
+        command: `replay`, `demo` or `evaluate`.
         source: where the data lie, None if nowhere; never removed.
 
     Raises:

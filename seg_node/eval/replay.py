@@ -17,15 +17,14 @@ from seg_node.data.datasets import estimate_rate, guess_spec, open_source
 from seg_node.eval.outputs import Outputs, prepare_out, RESULTS, spread_indices, Stats
 from seg_node.eval.progress import EXIT_INTERRUPTED, noted_interrupt, progress
 from seg_node.eval.results import make_results, ModeRecord, NS_PER_MS, write_json
-from seg_node.eval.session import open_session
+from seg_node.eval.session import open_session, steps
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterable, Iterator
 
     from seg_node.core.config import Config
     from seg_node.core.types import StepResult
-    from seg_node.data.datasets import Sample, Source
+    from seg_node.data.datasets import Source
     from seg_node.eval.session import Session
 
 COMMAND = "replay"
@@ -101,7 +100,7 @@ def replay(
     outputs = Outputs(out, session.manifest.classes, opacity, rate_hz, chosen)
     frames = islice(source, limit)
     with noted_interrupt() as interrupt, outputs, progress("replay", total) as show:
-        for sample, result in _steps(frames, session):
+        for sample, result in steps(frames, session):
             if sample.receive_ns is not None:  # else the stamps are made up, not recorded
                 stamps.update(sample.frame.stamp_ns)
             record.add(result, sample.labels)
@@ -123,16 +122,6 @@ def replay(
     }
     write_json(results, out / RESULTS)
     return results
-
-
-def _steps(samples: Iterable[Sample], session: Session) -> Iterator[tuple[Sample, StepResult]]:
-    """Yield each frame with its result; a new size is warmed up first, so times are honest."""
-    size: tuple[int, ...] = ()
-    for sample in samples:
-        if sample.frame.image.shape != size:
-            size = sample.frame.image.shape
-            session.segmenter.warm_up(size[0], size[1])
-        yield sample, session.segmenter.step(sample.frame)
 
 
 def frame_stats(result: StepResult) -> Stats:

@@ -14,6 +14,7 @@ import torch
 import seg_node
 from seg_node.core.config import options
 from seg_node.core.types import Action
+from seg_node.eval.calibration import Calibration
 from seg_node.eval.metrics import ConfusionMatrix
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from seg_node.core.config import Config
     from seg_node.core.types import StepResult
+    from seg_node.eval.boundary import BoundaryScore
+    from seg_node.eval.temporal import TemporalConsistency
     from seg_node.nets.build import Manifest
 
 NS_PER_MS = 1e6
@@ -34,12 +37,18 @@ class ModeRecord:
 
     Args:
         classes: number of classes.
+        boundary: where to count boundaries; None leaves them out (they cost some milliseconds).
+        temporal: where somebody else counts temporal consistency; None if nobody does.
 
     """
 
     classes: int
+    boundary: BoundaryScore | None = None
+    temporal: TemporalConsistency | None = None
     confusion: ConfusionMatrix = field(init=False)
+    calibration: Calibration = field(default_factory=Calibration)
     step_ns: list[int] = field(default_factory=list)
+    stage_ns: dict[str, int] = field(default_factory=dict)
     macs: int = 0
     dense_macs: int = 0
     age_ms: list[float] = field(default_factory=list)
@@ -51,32 +60,37 @@ class ModeRecord:
         """Start with an empty confusion matrix."""
         self.confusion = ConfusionMatrix(self.classes)
 
-    def add(self, result: StepResult, truth: NDArray[np.uint8] | None = None) -> None:
-        """Count one frame, with its true labels uint8 [H, W] where they are known."""
+    def add(self, result: StepResult, truth: NDArray[np.uint8] | None = None) -> float | None:
+        """Count one frame, with its true labels uint8 [H, W] where they are known.
+
+        Returns:
+            Mean IoU (0..1) of this frame alone; None without labels.
+
+        Raises:
+            DataError: truth and result differ in size, or hold a class that is not there.
+
+        """
         self.step_ns.append(result.report.total_ns)
+        for stage, ns in result.report.stage_ns.items():
+            self.stage_ns[stage] = self.stage_ns.get(stage, 0) + ns
         self.macs += result.report.macs
         self.dense_macs += result.report.dense_macs
         self.age_ms.append(float(result.age_ms.max()))
         for action in Action:
             self.actions[action] += result.plan.fraction(action)
-        if truth is not None:
-            self.labelled += 1
-            self.confusion.update(truth, result.labels)
+        return None if truth is None else self._score(result, truth)
 
     def summary(self) -> dict[str, Any]:
         """Return the mode's entry of `results.json`; what was not measured is None."""
         frames = len(self.step_ns)
         ms = spread([ns / NS_PER_MS for ns in self.step_ns], mean=True)
-        iou = self.confusion.class_iou() if self.labelled else None
         return {
-            "miou": self.confusion.dataset_miou() if self.labelled else None,
-            "class_iou": iou,
-            "pixel_accuracy": self.confusion.pixel_accuracy() if self.labelled else None,
+            **self._scores(),
             "agreement": None,
-            "temporal_consistency": None,
             "gmac_per_frame": self.macs / frames / 1e9 if frames else None,
             "gmac_saving": 1.0 - self.macs / self.dense_macs if self.dense_macs else None,
             "ms": ms,
+            "stage_ms": {k: ns / frames / NS_PER_MS for k, ns in self.stage_ns.items()} or None,
             "fps": 1e3 / ms["mean"] if ms else None,
             "speedup_vs_dense": None,
             "age_ms": spread(self.age_ms, mean=False),
@@ -84,6 +98,32 @@ class ModeRecord:
             "frames": frames,
             "labelled_frames": self.labelled,
             "dropped": self.dropped,
+        }
+
+    def _score(self, result: StepResult, truth: NDArray[np.uint8]) -> float | None:
+        self.labelled += 1
+        score = self.confusion.update(truth, result.labels)
+        self.calibration.update(truth, result.labels, result.confidence)
+        if self.boundary is not None:
+            self.boundary.update(truth, result.labels)
+        return score
+
+    def _scores(self) -> dict[str, Any]:
+        """Return everything about accuracy, see docs/metrics.md."""
+        confusion, error = self.confusion, self.calibration.error()
+        boundary, temporal = self.boundary, self.temporal
+        return {
+            "miou": confusion.dataset_miou(),
+            "image_miou": confusion.image_miou(),
+            "class_iou": confusion.class_iou() if self.labelled else None,
+            "class_share": confusion.class_share(),
+            "pixel_accuracy": confusion.pixel_accuracy(),
+            "boundary_f": boundary.mean_f() if boundary else None,
+            "class_boundary_f": boundary.class_f() if boundary and self.labelled else None,
+            "temporal_consistency": temporal.consistency() if temporal else None,
+            "temporal": temporal.details() if temporal else None,
+            "ece": error,
+            "reliability": None if error is None else self.calibration.table(),
         }
 
     def _fractions(self, frames: int) -> dict[str, float | None]:

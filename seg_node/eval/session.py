@@ -12,7 +12,11 @@ from seg_node.core.policy import AllHigh
 from seg_node.nets.build import load_model
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from seg_node.core.config import Config
+    from seg_node.core.types import StepResult
+    from seg_node.data.datasets import Sample
     from seg_node.nets.build import Manifest
 
 
@@ -53,3 +57,13 @@ def open_session(config: Config) -> Session:
     else:
         device += f", {torch.cuda.get_device_name(segmenter.compute.device)}"
     return Session(segmenter, model.manifest, config, device)
+
+
+def steps(samples: Iterable[Sample], session: Session) -> Iterator[tuple[Sample, StepResult]]:
+    """Yield each frame with its result; a new size is warmed up first, so times are honest."""
+    size: tuple[int, ...] = ()
+    for sample in samples:
+        if sample.frame.image.shape != size:
+            size = sample.frame.image.shape
+            session.segmenter.warm_up(size[0], size[1])
+        yield sample, session.segmenter.step(sample.frame)

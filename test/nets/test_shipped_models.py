@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from seg_node.core.config import Config
 from seg_node.data.datasets import CamVid, StreetClip
-from seg_node.eval.evaluate import evaluate
+from seg_node.eval.evaluate import evaluate, Selection
 from seg_node.eval.session import open_session
 from seg_node.nets.build import list_models, load_model
 
@@ -35,7 +34,7 @@ def test_it_loads_strictly_and_states_data_terms_and_origin(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_reaches_the_score_of_its_manifest_on_camvid(name: str, camvid_dir: Path) -> None:
     session = open_session(Config(model=name, device="cpu"))
-    results = evaluate("camvid", CamVid(camvid_dir, "val"), session)
+    results = evaluate(CamVid(camvid_dir, "val"), session)
     miou = results["modes"]["dense"]["miou"]
     assert miou >= 0.55
     assert miou == pytest.approx(session.manifest.scores["camvid_val_miou"], abs=1e-3)
@@ -45,6 +44,6 @@ def test_it_reaches_the_score_of_its_manifest_on_camvid(name: str, camvid_dir: P
 @pytest.mark.parametrize("name", NAMES)
 def test_it_labels_the_synthetic_street(name: str) -> None:
     session = open_session(Config(model=name, device="cpu"))
-    frames = islice(StreetClip(1), 0, 60, 10)
-    dense = evaluate("street:1", frames, session)["modes"]["dense"]
+    results = evaluate(StreetClip(1), session, Selection(stride=10, limit=6))
+    dense = results["modes"]["dense"]
     assert dense["pixel_accuracy"] > 0.85
