@@ -1,4 +1,8 @@
-"""Losses for training segmentation networks."""
+"""Losses for training segmentation networks.
+
+Every mean is taken over the whole batch of all processes: sums are added up with `total`
+before they are divided, so that two processes descend exactly the curve of one.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,18 @@ import torch
 from torch.nn import functional
 
 from seg_node.core.types import IGNORE_LABEL
-from seg_node.nets.swiftnet import upsample
+from seg_node.train.distributed import total
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from seg_node.train.batches import Batch
+    from seg_node.train.settings import SegmentTraining
+
+MIN_KEPT = 1 / 16
+"""Smallest share of pixels that `ohem` keeps (BiSeNet's choice)."""
+KNOWN = 0.5
+"""Sum of soft probabilities from which on a soft label counts as known."""
 
 
 def class_weights(counts: Tensor, softness: float = 1.1) -> Tensor:
@@ -22,12 +34,47 @@ def class_weights(counts: Tensor, softness: float = 1.1) -> Tensor:
 
     Args:
         counts: labelled pixels per class, [C].
-        softness: above 1; larger is flatter.
+        softness: above 1, larger is flatter; 0 for equal weights.
 
     """
+    if softness == 0.0:
+        return torch.ones(len(counts))
     share = counts.double() / counts.sum()
     weights = 1.0 / torch.log(softness + share)
     return (weights / weights.mean()).float()
+
+
+def cross_entropy(log_probability: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Return the cross entropy, averaged over labelled pixels with their class's weight.
+
+    Args:
+        log_probability: [N, C, H, W].
+        labels: int64 [N, H, W], 255 = ignored.
+        weights: loss weight per class, [C].
+
+    """
+    sums = functional.nll_loss(
+        log_probability, labels, weights, ignore_index=IGNORE_LABEL, reduction="sum"
+    )
+    known = labels[labels != IGNORE_LABEL]
+    return total(sums) / total(weights[known].sum()).clamp_min(1e-6)
+
+
+def hard_cross_entropy(log_probability: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    """Return the cross entropy of hard pixels: OHEM as in BiSeNet (Yu et al., ECCV 2018).
+
+    A pixel is hard if its true class has less than `threshold` probability; where too few are,
+    the hardest sixteenth of each process's pixels counts.
+    """
+    losses = functional.nll_loss(
+        log_probability, labels, ignore_index=IGNORE_LABEL, reduction="none"
+    ).flatten()
+    losses = losses[labels.flatten() != IGNORE_LABEL]
+    hard = losses[losses > -torch.log(torch.tensor(threshold))]
+    if len(hard) < MIN_KEPT * len(losses):
+        hard = losses.topk(max(1, int(MIN_KEPT * len(losses)))).values
+    count = losses.new_tensor(float(len(hard)))
+    return total(hard.sum()) / total(count).clamp_min(1.0)
 
 
 def soft_jaccard(log_probability: Tensor, labels: Tensor) -> Tensor:
@@ -47,30 +94,64 @@ def soft_jaccard(log_probability: Tensor, labels: Tensor) -> Tensor:
     right = probability.gather(1, index[:, None]).flatten()
     hit = right.new_zeros(classes).index_add(0, index.flatten(), right)
     truth = torch.bincount(index[known], minlength=classes).to(right.dtype)
-    union = probability.sum((0, 2, 3)) + truth - hit
+    hit, truth, claimed = total(torch.stack((hit, truth, probability.sum((0, 2, 3))))).unbind()
     present = truth > 0
-    return 1.0 - (hit[present] / union[present]).mean() if present.any() else right.sum() * 0.0
+    overlap = hit / (claimed + truth - hit).clamp_min(1e-6)
+    return 1.0 - overlap[present].mean() if present.any() else hit.sum() * 0.0
+
+
+def divergence(logits: Tensor, soft: Tensor) -> Tensor:
+    """Return the mean Kullback-Leibler divergence from a teacher's soft labels.
+
+    Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015, at temperature 1.
+
+    Args:
+        logits: [N, C, h, w].
+        soft: teacher's probabilities [N, C, h, w]; all zero where unknown.
+
+    """
+    mass = soft.sum(1, keepdim=True)
+    known = mass > KNOWN
+    target = soft / mass.clamp_min(KNOWN)
+    pointwise = functional.kl_div(logits.log_softmax(1), target, reduction="none")
+    sums = (pointwise * known).sum()
+    return total(sums) / total(known.sum().to(sums.dtype)).clamp_min(1.0)
+
+
+def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize logits [N, C, h, w] bilinearly to (H, W), pixel centres kept in place."""
+    if logits.shape[-2:] == size:
+        return logits
+    return functional.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 
 def segmentation_loss(
-    logits: Tensor, labels: Tensor, weights: Tensor, *, jaccard: float, phase: int = 0
+    logits: Tensor, batch: Batch, weights: Tensor, config: SegmentTraining, phase: int = 0
 ) -> Tensor:
-    """Return weighted cross entropy plus `jaccard` times `soft_jaccard`.
+    """Return the whole loss of a batch: labels, Jaccard, teacher.
 
-    Both are taken at every second pixel: a quarter of the cost of all pixels, and still twice
-    as fine as the logits. Which of the two is chosen by `phase`: over phases 0 to 3 the sampled
-    pixels lie evenly around the upsampled logits, so no shift is learned.
+    Labels are compared at every second pixel: a quarter of the cost of all pixels, and still
+    twice as fine as logits of stride 4. Which of the two is chosen by `phase`: over phases 0 to
+    3 the sampled pixels lie evenly around the resized logits, so no shift is learned.
 
     Args:
-        logits: [N, C, H / 4, W / 4], rounded up.
-        labels: int64 [N, H, W], 255 = ignored.
+        logits: [N, C, h, w], at any stride, in float32.
+        batch: what the logits were computed from; sides of its labels are even.
         weights: loss weight per class, [C].
-        jaccard: weight of the soft Jaccard term, 0 or more.
+        config: which losses count, and how much.
         phase: any integer; its last two bits choose the row and column offset.
 
     """
-    labels = labels[:, phase & 1 :: 2, (phase >> 1) & 1 :: 2]
-    full = upsample(logits, 2, (labels.shape[-2], labels.shape[-1]))
+    labels = batch.labels[:, phase & 1 :: 2, (phase >> 1) & 1 :: 2]
+    full = resize_logits(logits, (labels.shape[-2], labels.shape[-1]))
     log_probability = full.log_softmax(1)
-    loss = functional.nll_loss(log_probability, labels, weights, ignore_index=IGNORE_LABEL)
-    return loss + jaccard * soft_jaccard(log_probability, labels) if jaccard > 0 else loss
+    if config.loss == "ohem":
+        loss = hard_cross_entropy(log_probability, labels, config.ohem_threshold)
+    else:
+        loss = cross_entropy(log_probability, labels, weights)
+    if config.jaccard > 0:
+        loss = loss + config.jaccard * soft_jaccard(log_probability, labels)
+    if config.distill > 0 and batch.soft is not None:
+        size = (batch.soft.shape[-2], batch.soft.shape[-1])
+        loss = loss + config.distill * divergence(resize_logits(logits, size), batch.soft)
+    return loss

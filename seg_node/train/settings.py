@@ -1,75 +1,146 @@
-"""Hyper-parameters of training."""
+"""Hyper-parameters of training, declared once: the command line derives from this dataclass."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 import math
+from typing import Any, TYPE_CHECKING
+
+from seg_node.core.config import Limits
+from seg_node.core.types import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CROP_MULTIPLE = 8
+"""Halved crops and soft labels at stride 4 need whole pixels."""
+MANY = 1_000_000_000
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """How samples are varied.
-
-    Attributes:
-        crop: (width, height) of the training crop, in pixels.
-        early_crop: the same for the first `early_steps` steps, smaller and so cheaper.
-        early_steps: number of those steps.
-        scale: range of the random resize factor, drawn log-uniformly.
-        jitter: largest relative change of brightness, contrast and saturation.
-
-    """
-
-    crop: tuple[int, int] = (448, 320)
-    early_crop: tuple[int, int] = (320, 240)
-    early_steps: int = 0
-    scale: tuple[float, float] = (0.5, 2.0)
-    jitter: float = 0.4
-
-    def crop_at(self, step: int) -> tuple[int, int]:
-        """Return (width, height) of the crop at a step."""
-        return self.early_crop if step < self.early_steps else self.crop
+def _setting(
+    default: Any,
+    doc: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    limits = Limits(doc, low=low, high=high, choices=choices)
+    return field(default=default, metadata={"limits": limits})
 
 
 @dataclass(frozen=True)
 class SegmentTraining:
     """Hyper-parameters of one run; all of them are written beside the weights.
 
-    Attributes:
-        steps: optimiser steps.
-        batch: samples in a step.
-        learning_rate: peak of AdamW's learning rate.
-        weight_decay: AdamW's decay of convolution weights (not of BatchNorm and biases).
-        warmup: steps of linear warm-up; a half cosine to zero follows.
-        average: decay per step of the exponential moving average that is shipped.
-        jaccard: weight of the soft Jaccard loss beside the cross entropy.
-        softness: flatness of the class weights, see `losses.class_weights`.
-        street_share: probability that a sample is a rendered street.
-        streets: number of different rendered streets.
-        augmentation: how samples are varied.
-        seed: seed of weights, batches and augmentation.
-        checkpoint_every: steps between checkpoints.
-        validate_every: steps between validations.
+    Raises:
+        ConfigError: a value is out of its range.
 
     """
 
-    steps: int = 3000
-    batch: int = 8
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
-    warmup: int = 150
-    average: float = 0.995
-    jaccard: float = 0.5
-    softness: float = 1.1
-    street_share: float = 0.2
-    streets: int = 300
-    augmentation: Augmentation = field(default_factory=lambda: Augmentation(early_steps=1400))
-    seed: int = 0
-    checkpoint_every: int = 100
-    validate_every: int = 250
+    steps: int = _setting(5000, "Optimiser steps.", 1, MANY)
+    batch: int = _setting(8, "Samples in a step, over all processes.", 1, 65536)
+    crop_width: int = _setting(448, "Width of the training crop in pixels.", 32, 8192)
+    crop_height: int = _setting(320, "Height of the training crop in pixels.", 32, 8192)
+    early_steps: int = _setting(
+        0, "Steps at the start with crops of 3/4 of each side, rounded to 32 pixels.", 0, MANY
+    )
+
+    optimizer: str = _setting("adamw", "Update rule.", choices=("adamw", "sgd"))
+    learning_rate: float = _setting(2e-3, "Peak of the learning rate.", 1e-8, 10.0)
+    weight_decay: float = _setting(1e-2, "Decay of convolution weights only.", 0.0, 10.0)
+    momentum: float = _setting(0.9, "Momentum of sgd.", 0.0, 1.0)
+    schedule: str = _setting("cosine", "Fall of the learning rate.", choices=("cosine", "poly"))
+    warmup: int = _setting(150, "Steps of linear warm-up.", 0, MANY)
+    clip_norm: float = _setting(5.0, "Largest norm of the gradient.", 1e-6, 1e9)
+    average: float = _setting(
+        0.998, "Decay per step of the moving average of the weights, which is shipped.", 0.0, 1.0
+    )
+    precision: str = _setting(
+        "fp32", "Number format of convolutions (bf16: autocast).", choices=("fp32", "bf16")
+    )
+
+    layout: str = _setting(
+        "auto",
+        "Order of features in memory; auto: channels_last on GPUs and for depthwise networks.",
+        choices=("auto", "contiguous", "channels_last"),
+    )
+
+    loss: str = _setting(
+        "ce", "Cross entropy over all pixels, or over the hardest (ohem).", choices=("ce", "ohem")
+    )
+    ohem_threshold: float = _setting(
+        0.7, "Pixels whose true class has less than this probability are hard.", 0.0, 1.0
+    )
+    softness: float = _setting(
+        1.1, "Flatness of the class weights 1/ln(softness + share); 0: no class weights.", 0.0, 1e6
+    )
+    jaccard: float = _setting(0.5, "Weight of the soft Jaccard loss.", 0.0, 100.0)
+    distill: float = _setting(
+        1.0, "Weight of the divergence from the teacher, where there is one.", 0.0, 100.0
+    )
+
+    scale_min: float = _setting(0.5, "Smallest random resize factor.", 0.05, 20.0)
+    scale_max: float = _setting(2.0, "Largest random resize factor.", 0.05, 20.0)
+    flip: float = _setting(0.5, "Probability of a horizontal flip.", 0.0, 1.0)
+    jitter: float = _setting(
+        0.4, "Largest relative change of brightness, contrast and saturation.", 0.0, 1.0
+    )
+    blur: float = _setting(0.1, "Probability of a Gaussian blur.", 0.0, 1.0)
+    jpeg: float = _setting(0.1, "Probability of a JPEG round trip.", 0.0, 1.0)
+    low_share: float = _setting(
+        0.0, "Share of steps whose images are halved: mixed-resolution training.", 0.0, 1.0
+    )
+    low_norms: bool = _setting(
+        default=False, doc="BatchNorm of their own for halved images; writes two models."
+    )
+    street_share: float = _setting(0.0, "Probability of a rendered street as sample.", 0.0, 1.0)
+    streets: int = _setting(300, "Number of different rendered streets.", 0, 100_000)
+    unlabelled_share: float = _setting(
+        0.1, "Probability of an unlabelled frame as sample, where there are any.", 0.0, 1.0
+    )
+
+    seed: int = _setting(0, "Seed of weights, batches and augmentation.", 0, MANY)
+    deterministic: bool = _setting(
+        default=False, doc="Refuse operations whose result depends on the order of threads."
+    )
+    checkpoint_every: int = _setting(100, "Steps between checkpoints.", 1, MANY)
+    validate_every: int = _setting(500, "Steps between validations.", 1, MANY)
+
+    def __post_init__(self) -> None:
+        """Check every value, and pairs that depend on each other."""
+        for name, value, limits in self.described():
+            limits.check(name, value)
+        if self.scale_min > self.scale_max:
+            msg = f"scale_min {self.scale_min} is above scale_max {self.scale_max}; swap them"
+            raise ConfigError(msg)
+        if any(side % CROP_MULTIPLE for side in self.crop):
+            msg = f"the crop is {self.crop_width}x{self.crop_height}; sides must be multiples of 8"
+            raise ConfigError(msg)
+        if self.low_norms and self.low_share in (0.0, 1.0):
+            msg = f"low_norms needs halved and full images; low_share is {self.low_share}"
+            raise ConfigError(msg)
+
+    def described(self) -> Iterator[tuple[str, Any, Limits]]:
+        """Yield name, value and limits of every setting."""
+        for item in fields(self):
+            yield item.name, getattr(self, item.name), item.metadata["limits"]
+
+    def crop_at(self, step: int) -> tuple[int, int]:
+        """Return (width, height) of the crop at a step, in pixels."""
+        if step >= self.early_steps:
+            return self.crop_width, self.crop_height
+        return tuple(max(32, round(side * 0.75 / 32) * 32) for side in self.crop)  # type: ignore[return-value]  # two sides
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Return (width, height) of the full crop, in pixels."""
+        return self.crop_width, self.crop_height
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
         progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        if self.schedule == "poly":
+            return self.learning_rate * math.pow(1.0 - progress, 0.9)
         return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -1,0 +1,78 @@
+"""The weights that a training starts from: fresh, a trained model's, or a narrower model's."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+import torch
+
+from seg_node.core.types import ModelError
+from seg_node.nets.build import build_network, find_manifest, load_model, load_weights
+from seg_node.nets.swiftnet import SwiftNet
+from seg_node.train.widen import widen
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from seg_node.core.types import ClassInfo
+
+LOG = logging.getLogger(__name__)
+HEAD = "head."
+
+
+def fresh(network: str, classes: int, seed: int) -> nn.Module:
+    """Return a network with random weights that depend on the seed only."""
+    torch.manual_seed(seed)
+    net: nn.Module = build_network(network, classes)
+    return net
+
+
+def from_model(network: str, classes: tuple[ClassInfo, ...], seed: int, model: str) -> nn.Module:
+    """Return a network with a trained model's weights; with other classes, its head is fresh.
+
+    Raises:
+        ModelError: unknown model, or weights that do not fit the network.
+
+    """
+    manifest, folder = find_manifest(model)
+    net = fresh(network, len(classes), seed)
+    path = folder / manifest.file
+    if manifest.classes == classes:
+        load_weights(net, path)
+        return net
+    LOG.info("%s knows other classes than the data: its head starts fresh", manifest.name)
+    try:
+        body = {k: v for k, v in load_file(path).items() if not k.startswith(HEAD)}
+    except (SafetensorError, OSError) as err:
+        msg = f"{path} is not a readable safetensors file: {err}"
+        raise ModelError(msg) from err
+    own = {k: v for k, v in net.state_dict().items() if k.startswith(HEAD)}
+    try:
+        net.load_state_dict({**body, **own}, strict=True)
+    except RuntimeError as err:
+        msg = f"{path} does not fit {network}: {err}"
+        raise ModelError(msg) from err
+    return net
+
+
+def from_narrow(network: str, classes: tuple[ClassInfo, ...], seed: int, model: str) -> nn.Module:
+    """Return a SwiftNet that computes at first what a narrower trained one does.
+
+    Raises:
+        ModelError: the model is no narrower network of the same kind and classes.
+
+    """
+    wide = fresh(network, len(classes), seed)
+    loaded = load_model(model, fold=False)
+    if loaded.manifest.classes != classes:
+        msg = f"cannot widen {model}: it knows other classes than the data"
+        raise ModelError(msg)
+    if not (isinstance(wide, SwiftNet) and isinstance(loaded.net, SwiftNet)):
+        msg = f"cannot widen {model} to {network}: both must be SwiftNets"
+        raise ModelError(msg)
+    with torch.no_grad():
+        widen(loaded.net, wide, seed)
+    return wide

@@ -1,0 +1,111 @@
+"""Soft labels of a bigger network, computed once per frame and moved along with every crop.
+
+Averaging over scales and mirror images makes one teacher better than itself; computing it once
+makes it free in every step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+
+from seg_node.core.types import DataError
+from seg_node.train.augment import SOFT_STRIDE
+from seg_node.train.losses import resize_logits
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import nn, Tensor
+
+SCALES = (0.75, 1.25)
+
+
+def soft_labels(
+    nets: Sequence[nn.Module], image: NDArray[np.uint8], scales: Sequence[float] = SCALES
+) -> NDArray[np.uint8]:
+    """Return mean class probabilities over networks, scales and both mirror images.
+
+    Args:
+        nets: networks in eval mode, of one list of classes.
+        image: RGB, uint8 [H, W, 3].
+        scales: resize factors of the image.
+
+    Returns:
+        probabilities times 255, uint8 [ceil(H/4), ceil(W/4), classes].
+
+    """
+    height, width = image.shape[:2]
+    cells = (-(-height // SOFT_STRIDE), -(-width // SOFT_STRIDE))
+    # Cells at the end may stick out of the image; logits are resized to whole cells.
+    covered = (cells[0] * SOFT_STRIDE, cells[1] * SOFT_STRIDE)
+    padding = ((0, covered[0] - height), (0, covered[1] - width), (0, 0))
+    whole = np.pad(image, padding, mode="edge")
+    looks = []
+    with torch.inference_mode():
+        for scale in scales:
+            size = (round(covered[1] * scale), round(covered[0] * scale))
+            how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+            resized = np.asarray(cv2.resize(whole, size, interpolation=how), np.uint8)
+            pixels = torch.from_numpy(resized).permute(2, 0, 1)[None]
+            for net in nets:
+                looks += [_look(net, pixels, cells), _look(net, pixels.flip(-1), cells).flip(-1)]
+    mean = torch.stack(looks).mean(0)[0]
+    soft = (mean * 255.0).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return np.ascontiguousarray(soft)
+
+
+def _look(net: nn.Module, pixels: Tensor, cells: tuple[int, int]) -> Tensor:
+    device = next(net.parameters()).device
+    return resize_logits(net(pixels.to(device)).float(), cells).softmax(1)
+
+
+class SoftLabelCache:
+    """Soft labels of one teacher in a folder, one file a frame.
+
+    Args:
+        folder: where they lie; made for one teacher, whose name is kept there.
+        teacher: what identifies the teacher, such as hashes and scales.
+
+    Raises:
+        DataError: the folder belongs to another teacher.
+
+    """
+
+    def __init__(self, folder: Path, teacher: str) -> None:
+        """Open or make the folder."""
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        owner = folder / "teacher.txt"
+        if owner.exists() and owner.read_text() != teacher:
+            msg = (
+                f"{folder} holds soft labels of {owner.read_text()!r}, not {teacher!r}; delete it"
+            )
+            raise DataError(msg)
+        owner.write_text(teacher)
+
+    def has(self, name: str) -> bool:
+        """Return whether a frame's soft labels are there."""
+        return self._path(name).exists()
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name.replace('/', '_')}.npy"
+
+    def get(
+        self, name: str, nets: Sequence[nn.Module], image: NDArray[np.uint8]
+    ) -> NDArray[np.uint8]:
+        """Return the soft labels of a frame, from the folder or computed now."""
+        path = self._path(name)
+        if path.exists():
+            return np.asarray(np.load(path), np.uint8)
+        soft = soft_labels(nets, image)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.save(file, soft)
+        partial.replace(path)
+        return soft
