@@ -39,7 +39,7 @@ format: $(STAMP) ## fix what ruff can fix, and format
 	$(BIN)/ruff format .
 
 types: $(STAMP) ## check types (mypy, strict)
-	$(ENV) $(BIN)/mypy $(wildcard seg_node test benchmarks)
+	$(ENV) $(BIN)/mypy $(wildcard seg_node test benchmarks examples)
 
 # The demo chooses a private domain and shared memory alone: nothing leaves this machine.
 demo: $(STAMP) ## run the real node on a clip and show masks; SOURCE=my.mp4|bag|folder
@@ -58,7 +58,7 @@ oracle: ## make .venv-oracle, for the comparison with the system's cv_bridge
 
 clean: ## remove build products and caches, never an environment or results
 	rm -rf build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
-	find seg_node test benchmarks launch -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find seg_node test benchmarks examples launch -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 ci: ## run what CI runs
 	bash .ci/run

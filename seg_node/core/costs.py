@@ -24,7 +24,7 @@ def dense_macs(net: nn.Module, height: int, width: int) -> int:
         width: image width in pixels.
 
     """
-    shadow = copy.deepcopy(net).to("meta")
+    shadow = copy.deepcopy(net).to("meta").eval()
     image = torch.empty((1, 3, height, width), device="meta")
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():

@@ -28,21 +28,32 @@ CONFIDENCE_MAX = 255
 
 
 class SegmentationNetwork(Protocol):
-    """What the pipeline needs of a network; every network of `nets/` has this face.
+    """The face of a network; every network of `nets/` has it, and a user's own (`nets/plugin.py`).
+
+    A network is also a `torch.nn.Module`, and calling it on an image is `head(features(image))`.
+    In eval mode it works at any image size and is deterministic.
 
     Attributes:
+        classes: number of classes.
         stride: image pixels per feature pixel of `features`, an exact power of two.
+        feature_channels: channels of `features`.
 
     """
 
+    classes: int
     stride: int
+    feature_channels: int
 
     def features(self, image: Tensor) -> Tensor:
-        """Map RGB 0..255 [N, 3, H, W] to the features before the last 1x1 convolution."""
+        """Map RGB 0..255 [N, 3, H, W], uint8 or float, to features [N, feature_channels, h, w].
+
+        h = H / stride and w = W / stride, rounded up. They are what the last 1x1 convolution
+        sees; scaling of the pixels is part of the network.
+        """
         ...
 
     def head(self, features: Tensor) -> Tensor:
-        """Map features [N, C, h, w] to logits [N, classes, h, w]."""
+        """Map features [N, feature_channels, h, w] to logits [N, classes, h, w]."""
         ...
 
 

@@ -12,18 +12,25 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+import torch
+from torch import nn, Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from seg_node.core.types import ClassInfo, ModelError
+from seg_node.nets.bisenet import BiSeNet
+from seg_node.nets.plugin import build_plugin
+from seg_node.nets.pspnet import PSPNet, PSPNetStride8
 from seg_node.nets.swiftnet import SwiftNet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NETWORKS: dict[str, Callable[[int], SwiftNet]] = {
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "swiftnet18": lambda classes: SwiftNet(classes, 1.0),
     "swiftnet18-half": lambda classes: SwiftNet(classes, 0.5),
+    "pspnet18": PSPNet,
+    "pspnet18-cityscapes": PSPNetStride8,
+    "bisenet18": BiSeNet,
 }
 """Constructor of every network, by name; the argument is the number of classes."""
 
@@ -31,17 +38,24 @@ MODELS_ENV = "SEG_NODE_MODELS"
 """Environment variable that names another folder of models."""
 
 
-def build_network(name: str, classes: int) -> SwiftNet:
-    """Build a network with fresh weights.
+def build_network(name: str, classes: int) -> nn.Module:
+    """Build a network, in training mode, with the face of `core.pipeline.SegmentationNetwork`.
+
+    Args:
+        name: key of `NETWORKS`, with fresh weights; or a user's own, `module:function`.
+        classes: number of classes.
 
     Raises:
-        ModelError: no network has this name.
+        ModelError: no network has this name, or a user's own lacks something.
 
     """
-    if name not in NETWORKS:
-        msg = f"unknown network {name!r}; known: {', '.join(sorted(NETWORKS))}"
-        raise ModelError(msg)
-    return NETWORKS[name](classes)
+    if name in NETWORKS:
+        return NETWORKS[name](classes)
+    if ":" in name:
+        return build_plugin(name, classes)
+    known = ", ".join(sorted(NETWORKS))
+    msg = f"unknown network {name!r}; known: {known}; your own is named module:function"
+    raise ModelError(msg)
 
 
 def fold_batchnorm(net: nn.Module) -> nn.Module:
@@ -51,9 +65,12 @@ def fold_batchnorm(net: nn.Module) -> nn.Module:
     """
     for module in list(net.modules()):
         for name, child in module.named_children():
-            pair = tuple(child.children()) if isinstance(child, nn.Sequential) else ()
+            pair = tuple(child.children()) if type(child) is nn.Sequential else ()
             match pair:
-                case (nn.Conv2d() as conv, nn.BatchNorm2d() as norm):
+                # Subclasses in a user's network may do more: timm's BatchNorm also activates.
+                case (nn.Conv2d() as conv, nn.BatchNorm2d() as norm) if (
+                    type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d
+                ):
                     setattr(module, name, fuse_conv_bn_eval(conv, norm))
     return net
 
@@ -64,7 +81,7 @@ class Manifest:
 
     Attributes:
         name: name that users give.
-        network: key of `NETWORKS`.
+        network: key of `NETWORKS`, or a user's own network as `module:function`.
         file: weights file beside the manifest.
         sha256: hash of that file.
         classes: the classes, in label order.
@@ -205,21 +222,62 @@ def load_model(name: str, *, fold: bool = True) -> Model:
 def load_weights(net: nn.Module, path: Path) -> None:
     """Load safetensors weights; missing, unexpected or misshapen keys are all errors.
 
+    Numbers are stored in the network's own type or one whose values it holds exactly, such as
+    float16 for a float32 network.
+
     Raises:
         ModelError: the file is damaged or does not fit; the text names the keys.
 
     """
     try:
-        net.load_state_dict(load_file(path), strict=True)
+        weights = load_file(path)
     except (SafetensorError, OSError) as err:
         msg = f"{path} is not a readable safetensors file: {err}"
         raise ModelError(msg) from err
+    own = net.state_dict()
+    for key, value in weights.items():
+        if key in own and not _holds(own[key].dtype, value.dtype):
+            msg = f"{path} does not fit the network: {key} is {value.dtype}, not {own[key].dtype}"
+            raise ModelError(msg)
+    try:
+        net.load_state_dict(weights, strict=True)
     except RuntimeError as err:
         msg = f"{path} does not fit the network: {err}"
         raise ModelError(msg) from err
 
 
-def save_weights(net: nn.Module, path: Path) -> str:
-    """Write a network's weights as safetensors and return the file's sha256."""
-    save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, path)
+def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
+    """Return whether every number of the narrow type is exact in the wide one."""
+    same_kind = wide.is_floating_point == narrow.is_floating_point
+    return same_kind and torch.promote_types(wide, narrow) == wide
+
+
+def save_weights(net: nn.Module, path: Path, dtype: torch.dtype = torch.float32) -> str:
+    """Write a network's weights as safetensors and return the file's sha256.
+
+    Args:
+        net: network; stays as it is.
+        path: file to write.
+        dtype: torch.float32, or torch.float16 for half the size. Buffers keep their own type:
+            they are small, and statistics of BatchNorm may exceed float16's range (65504).
+
+    Raises:
+        ModelError: a value is not finite, or not within the range of `dtype`; nothing is
+            written, and the text names the key.
+
+    """
+    weights = {key: value.detach().cpu() for key, value in net.state_dict().items()}
+    for key, parameter in net.named_parameters(remove_duplicate=False):
+        if parameter.is_floating_point():
+            weights[key] = weights[key].to(dtype)
+    for key, value in weights.items():
+        if not value.isfinite().all():
+            msg = f"{key} has values that are not finite in {value.dtype}; {path} is not written"
+            raise ModelError(msg)
+    # Copies, because safetensors refuses tensors that share memory, as tied weights do.
+    save_file({key: _copy(value) for key, value in weights.items()}, path)
     return file_sha256(path)
+
+
+def _copy(value: Tensor) -> Tensor:
+    return value.clone(memory_format=torch.contiguous_format)

@@ -6,17 +6,20 @@ import torch
 from torch import nn, Tensor
 
 STAGE_STRIDES = (4, 8, 16, 32)
-"""Output stride of each stage, in input pixels per feature pixel."""
+"""Stride of each stage when none is dilated, in input pixels per feature pixel."""
 
 
-def conv_bn(cin: int, cout: int, kernel: int, stride: int = 1) -> nn.Sequential:
+def conv_bn(
+    cin: int, cout: int, kernel: int, stride: int = 1, *, dilation: int = 1
+) -> nn.Sequential:
     """Return a bias-free convolution with half padding, followed by BatchNorm.
 
     The pair folds into one convolution at load time, so every layer of our networks is
     written as this pair, with the activation (if any) outside.
     """
+    padding = dilation * (kernel // 2)
     return nn.Sequential(
-        nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False),
+        nn.Conv2d(cin, cout, kernel, stride, padding, dilation, bias=False),
         nn.BatchNorm2d(cout),
     )
 
@@ -46,11 +49,13 @@ class Normalise(nn.Module):
 class BasicBlock(nn.Module):
     """Residual block of two 3x3 convolutions; `identity` blocks keep shape and channels."""
 
-    def __init__(self, cin: int, cout: int, stride: int) -> None:
+    def __init__(
+        self, cin: int, cout: int, stride: int, dilations: tuple[int, int] = (1, 1)
+    ) -> None:
         """Build a block that maps [N, cin, h, w] to [N, cout, h / stride, w / stride]."""
         super().__init__()
-        self.conv1 = conv_bn(cin, cout, 3, stride)
-        self.conv2 = conv_bn(cout, cout, 3)
+        self.conv1 = conv_bn(cin, cout, 3, stride, dilation=dilations[0])
+        self.conv2 = conv_bn(cout, cout, 3, dilation=dilations[1])
         self.relu = nn.ReLU(inplace=True)
         self.is_identity = stride == 1 and cin == cout
         self.shortcut = nn.Identity() if self.is_identity else conv_bn(cin, cout, 1, stride)
@@ -65,12 +70,17 @@ class BasicBlock(nn.Module):
 class ResNet18(nn.Module):
     """ResNet-18 without its classifier; returns the output of all four stages.
 
+    Past `output_stride`, a stage dilates its convolutions instead of halving the size, each by
+    what was not halved before it. So the weights fit every output stride, and every n-th pixel
+    of a dilated stage is the pixel that the strided stage computes.
+
     Args:
         width: channel factor; 1.0 gives the paper's 64, 128, 256, 512.
+        output_stride: the largest stride, in input pixels per feature pixel: 4, 8, 16 or 32.
 
     """
 
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(self, width: float = 1.0, output_stride: int = 32) -> None:
         """Build the stem and four stages of two basic blocks each."""
         super().__init__()
         self.channels = tuple(round(c * width) for c in (64, 128, 256, 512))
@@ -78,13 +88,21 @@ class ResNet18(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.pool = nn.MaxPool2d(3, 2, 1)
         inputs = (self.channels[0], *self.channels[:-1])
-        self.stages = nn.ModuleList(
-            nn.Sequential(BasicBlock(cin, cout, 1 if i == 0 else 2), BasicBlock(cout, cout, 1))
-            for i, (cin, cout) in enumerate(zip(inputs, self.channels, strict=True))
-        )
+        self.stages = nn.ModuleList()
+        dilation = 1
+        for cin, cout, stride in zip(inputs, self.channels, STAGE_STRIDES, strict=True):
+            before, dilation = dilation, max(1, stride // output_stride)
+            # The pooling before the first stage halves for it.
+            halves = stride > STAGE_STRIDES[0] and dilation == 1
+            first = BasicBlock(cin, cout, 2 if halves else 1, (before, dilation))
+            second = BasicBlock(cout, cout, 1, (dilation, dilation))
+            self.stages.append(nn.Sequential(first, second))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Map a normalised image [N, 3, H, W] to features at strides 4, 8, 16 and 32."""
+        """Map a normalised image [N, 3, H, W] to features at strides 4, 8, 16 and 32.
+
+        No stride exceeds `output_stride`; sizes are rounded up.
+        """
         x = self.pool(self.relu(self.stem(image)))
         s4 = self.stages[0](x)
         s8 = self.stages[1](s4)

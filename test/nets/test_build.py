@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING
 import pytest
 from safetensors.torch import load_file, save_file
 import torch
+from torch import nn
 
 from seg_node.core.types import ModelError
 from seg_node.nets.build import (
     build_network,
     file_sha256,
     find_manifest,
+    fold_batchnorm,
     list_models,
     load_model,
+    load_weights,
     Manifest,
     models_dir,
+    save_weights,
 )
+from seg_node.nets.resnet import conv_bn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +78,7 @@ def test_unknown_model_lists_what_is_there(models: Path) -> None:
 
 def test_unknown_network_is_refused(models: Path) -> None:
     rewrite(models, network="resnet1")
-    with pytest.raises(ModelError, match="unknown network 'resnet1'; known: swiftnet18"):
+    with pytest.raises(ModelError, match="unknown network 'resnet1'; known: bisenet18, pspnet18"):
         load_model(NAME)
 
 
@@ -135,3 +140,75 @@ def test_weights_are_float32_and_fit_the_network(models: Path) -> None:
     weights = load_file(models / f"{NAME}.safetensors")
     own = build_network(NAME, 11).state_dict()
     assert {k: v.shape for k, v in weights.items()} == {k: v.shape for k, v in own.items()}
+
+
+def small_net() -> nn.Sequential:
+    """Return two layers with parameters, statistics and a counter."""
+    torch.manual_seed(1)
+    return nn.Sequential(conv_bn(3, 4, 3), conv_bn(4, 2, 1))
+
+
+def test_half_precision_weights_load_exactly_into_float32(tmp_path: Path) -> None:
+    net = small_net().train()
+    net(torch.rand(2, 3, 8, 8) * 255)
+    net.get_buffer("0.1.running_var")[0] = 1e6  # above float16's range
+    sha256 = save_weights(net, tmp_path / "half", torch.float16)
+    assert sha256 == file_sha256(tmp_path / "half")
+    stored = load_file(tmp_path / "half")
+    assert stored["0.0.weight"].dtype == torch.float16
+    assert stored["0.1.num_batches_tracked"].dtype == torch.int64
+    loaded = nn.Sequential(conv_bn(3, 4, 3), conv_bn(4, 2, 1))
+    load_weights(loaded, tmp_path / "half")
+    parameters = dict(net.named_parameters())
+    for key, value in loaded.state_dict().items():
+        assert value.dtype == net.state_dict()[key].dtype
+        expected = parameters[key].half().float() if key in parameters else net.state_dict()[key]
+        assert torch.equal(value, expected), key
+
+
+def test_single_precision_is_the_default_and_exact(tmp_path: Path) -> None:
+    net = small_net()
+    save_weights(net, tmp_path / "single")
+    stored = load_file(tmp_path / "single")
+    assert all(torch.equal(stored[k], v) for k, v in net.state_dict().items())
+
+
+def test_tied_weights_are_written_twice(tmp_path: Path) -> None:
+    conv = nn.Conv2d(2, 2, 1)
+    save_weights(nn.Sequential(conv, conv), tmp_path / "tied", torch.float16)
+    assert {v.dtype for v in load_file(tmp_path / "tied").values()} == {torch.float16}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 7e4])
+def test_values_that_do_not_survive_are_not_written(tmp_path: Path, value: float) -> None:
+    net = small_net()
+    with torch.no_grad():
+        net.get_parameter("1.0.weight")[0, 0] = value
+    with pytest.raises(ModelError, match=r"1\.0\.weight has values that are not finite"):
+        save_weights(net, tmp_path / "net", torch.float16)
+    assert not (tmp_path / "net").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int32])
+def test_weights_that_would_be_rounded_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    net = small_net()
+    weights = net.state_dict() | {"0.0.weight": net.state_dict()["0.0.weight"].to(dtype)}
+    save_file(weights, tmp_path / "net")
+    with pytest.raises(ModelError, match=rf"0\.0\.weight is {dtype}, not torch.float32"):
+        load_weights(net, tmp_path / "net")
+
+
+class ActivatingNorm(nn.BatchNorm2d):
+    """Like timm's: normalises and activates."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise, then cut at zero."""
+        return super().forward(x).relu()
+
+
+def test_folding_leaves_layers_alone_that_do_more() -> None:
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 2, 1), ActivatingNorm(2))).eval()
+    image = torch.randn(1, 3, 4, 4)
+    before = net(image)
+    assert torch.equal(fold_batchnorm(net)(image), before)
+    assert before.min() == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seg_node.nets.build import build_network, fold_batchnorm
+from seg_node.nets.build import fold_batchnorm
 from seg_node.nets.swiftnet import SwiftNet, upsample
 
 
@@ -59,7 +59,7 @@ def test_upsampling_is_the_same_everywhere_whatever_the_size() -> None:
 
 
 def test_full_width_has_the_papers_channels() -> None:
-    net = build_network("swiftnet18", 19)
+    net = SwiftNet(19)
     assert net.encoder.channels == (64, 128, 256, 512)
     assert net.feature_channels == 128
     identity = [m for m in net.modules() if getattr(m, "is_identity", False)]
