@@ -69,21 +69,37 @@ def train(args: argparse.Namespace) -> int:
 
 
 def models(args: argparse.Namespace) -> int:
-    """List the shipped models and check their hashes."""
-    from seg_node.nets.build import file_sha256, list_models, models_dir
+    """List the shipped models and check their hashes, or print the card of one."""
+    from seg_node.nets.build import list_models, model_card, models_dir, weights_problem
 
+    if args.card:
+        _print_markdown(model_card(args.card))
+        return 0
     damaged = 0
     rows = []
     for model in list_models():
-        path = models_dir() / model.file
-        intact = path.is_file() and file_sha256(path) == model.sha256
-        damaged += not intact
-        rows.append({"name": model.name, "intact": intact, "data": model.data, **model.scores})
+        problem = weights_problem(model, models_dir())
+        damaged += bool(problem)
+        rows.append(
+            {"name": model.name, "intact": not problem, "data": model.data, **model.scores}
+        )
         scores = ", ".join(f"{k} {v:.4f}" for k, v in model.scores.items())
-        print(f"{model.name}: {'intact' if intact else 'DAMAGED'}; {model.data}; {scores}")
+        state = f"DAMAGED: {problem}" if problem else "intact"
+        print(f"{model.name}: {state}; {model.data}; {scores}")
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2) + "\n")
     return 1 if damaged else 0
+
+
+def _print_markdown(text: str) -> None:
+    """Print Markdown, laid out where it goes to a terminal and as it is elsewhere."""
+    if not sys.stdout.isatty():
+        print(text, end="")
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console().print(Markdown(text))
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -199,6 +215,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", type=Path, required=True, help="folder of the run; continues it")
 
     verb = _verb(verbs, "models", models)
+    verb.add_argument("--card", metavar="NAME", help="print the card of this model instead")
     verb.add_argument("--json", type=Path, help="also write the list to this file")
 
     verb = _verb(verbs, "doctor", doctor)

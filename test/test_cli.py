@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -125,3 +126,64 @@ def test_models_are_listed_and_damage_is_an_error(
     monkeypatch.setenv("SEG_NODE_MODELS", str(without_weights))
     assert main(["models"]) == 1
     assert "DAMAGED" in capsys.readouterr().out
+
+
+def test_models_names_what_is_damaged_and_still_lists_the_others(
+    random_models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(random_models, models)
+    manifest = json.loads((models / "swiftnet18-half.json").read_text())
+    manifest |= {"name": "changed", "sha256": "0" * 64, "scores": {"camvid_val_miou": 0.5}}
+    (models / "changed.json").write_text(json.dumps(manifest))
+    monkeypatch.setenv("SEG_NODE_MODELS", str(models))
+    out = tmp_path / "list.json"
+    assert main(["models", "--json", str(out)]) == 1
+    assert [row["intact"] for row in json.loads(out.read_text())] == [False, True]
+    changed, intact = capsys.readouterr().out.splitlines()
+    assert changed.startswith("changed: DAMAGED: ")
+    assert "swiftnet18-half.safetensors has sha256" in changed
+    assert "camvid_val_miou 0.5000" in changed
+    assert intact.startswith("swiftnet18-half: intact")
+
+
+@pytest.fixture
+def with_card(random_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a models folder in force whose one model has a card."""
+    models = tmp_path / "models"
+    shutil.copytree(random_models, models)
+    (models / "swiftnet18-half.md").write_text("# The card\n\n| a | b |\n|---|---|\n| 1 | ü |\n")
+    monkeypatch.setenv("SEG_NODE_MODELS", str(models))
+    return models
+
+
+def test_models_prints_a_card_as_it_is_to_a_pipe(
+    with_card: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", "--card", "swiftnet18-half"]) == 0
+    assert capsys.readouterr().out == (with_card / "swiftnet18-half.md").read_text()
+
+
+def test_models_lays_a_card_out_on_a_terminal(
+    with_card: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert with_card
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["models", "--card", "swiftnet18-half"]) == 0
+    out = capsys.readouterr().out
+    assert "The card" in out
+    assert "ü" in out
+    assert "|---|" not in out
+
+
+def test_models_says_which_card_is_missing(
+    with_card: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (with_card / "swiftnet18-half.md").unlink()
+    assert main(["models", "--card", "swiftnet18-half"]) == 1
+    assert "model 'swiftnet18-half' has no card; write " in capsys.readouterr().err
+    assert main(["models", "--card", "yolo"]) == 1
+    assert "unknown model 'yolo'" in capsys.readouterr().err

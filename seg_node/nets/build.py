@@ -193,6 +193,35 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def weights_problem(manifest: Manifest, folder: Path) -> str:
+    """Return what is wrong with the weights file of a model in a folder; empty if it is intact."""
+    path = folder / manifest.file
+    if not path.is_file():
+        return f"model {manifest.name!r} needs {path}, which is missing; restore the file"
+    digest = file_sha256(path)
+    if digest != manifest.sha256:
+        return f"{path} has sha256 {digest}, its manifest says {manifest.sha256}; restore the file"
+    return ""
+
+
+def model_card(name: str) -> str:
+    """Return the model card of a model: Markdown from `<name>.md` beside its manifest.
+
+    Args:
+        name: a shipped model's name, or the path of a manifest (`*.json`).
+
+    Raises:
+        ModelError: unknown name, or the model has no card.
+
+    """
+    manifest, folder = find_manifest(name)
+    path = folder / f"{manifest.name}.md"
+    if not path.is_file():
+        msg = f"model {manifest.name!r} has no card; write {path}"
+        raise ModelError(msg)
+    return path.read_text(encoding="utf-8")
+
+
 def load_model(name: str, *, fold: bool = True) -> Model:
     """Load a model for inference: hash checked, every key matched, eval mode.
 
@@ -205,16 +234,11 @@ def load_model(name: str, *, fold: bool = True) -> Model:
 
     """
     manifest, folder = find_manifest(name)
-    path = folder / manifest.file
-    if not path.is_file():
-        msg = f"model {manifest.name!r} needs {path}, which is missing; restore the file"
-        raise ModelError(msg)
-    digest = file_sha256(path)
-    if digest != manifest.sha256:
-        msg = f"{path} has sha256 {digest}, its manifest says {manifest.sha256}; restore the file"
-        raise ModelError(msg)
+    problem = weights_problem(manifest, folder)
+    if problem:
+        raise ModelError(problem)
     net = build_network(manifest.network, len(manifest.classes))
-    load_weights(net, path)
+    load_weights(net, folder / manifest.file)
     net.eval().requires_grad_(requires_grad=False)
     return Model(fold_batchnorm(net) if fold else net, manifest)
 
