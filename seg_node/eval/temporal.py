@@ -29,6 +29,8 @@ MIN_VISIBLE = 0.5
 Two pictures that have nothing in common still agree on about a tenth of their pixels by chance,
 neighbours of a drive on nine tenths.
 """
+MIN_SIDE = 12
+"""Smallest image side in pixels whose motion OpenCV can estimate in every shape of image."""
 _SLACK, _SLACK_PX2 = 0.01, 0.5
 """Tolerance of the forward-backward check (Sundaram et al., ECCV 2010): share, and pixels^2."""
 
@@ -70,7 +72,8 @@ class TemporalConsistency:
         """Count one frame.
 
         It is compared with the frame of the call before if that one is of the same camera and
-        size, at most `MAX_STEP_NS` older, and shows the same scene.
+        size, at most `MAX_STEP_NS` older, and shows the same scene. Images with a side below
+        `MIN_SIDE` are compared only by exact motion.
 
         Args:
             frame: the image.
@@ -84,6 +87,8 @@ class TemporalConsistency:
             return
         kind = "estimated" if motion is None else "exact"
         if motion is None:
+            if min(prediction.shape) < MIN_SIDE:
+                return
             motion = self._estimator.motion(before[0].image, frame.image)
         warped = warp_labels(before[1], motion.flow)
         known = motion.visible & (warped != IGNORE_LABEL)
