@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,11 +13,14 @@ from seg_node.core.types import CAMVID_CLASSES, DataError
 from seg_node.data.clips import StreetClip, VideoFile
 from seg_node.data.datasets import open_source
 from seg_node.data.sources import estimate_rate, Indexed
+from seg_node.data.street import Street
 from seg_node.data.video import VideoReader, VideoWriter
 from test.data.miniatures import picture
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 
 def write_video(path: Path, frames: int = 5) -> Path:
@@ -42,19 +46,38 @@ def test_street_is_labelled_and_repeats() -> None:
     assert clip.classes == CAMVID_CLASSES
 
 
+class WatchedStreet(Street):
+    """A street that notices two threads at once, which would share what it keeps."""
+
+    visitors = 0
+    crowded = False
+
+    def picture(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Render like any street, slowly."""
+        self.visitors += 1
+        self.crowded |= self.visitors > 1
+        time.sleep(0.002)
+        made = super().picture(index)
+        self.visitors -= 1
+        return made
+
+
 def test_street_frames_load_in_any_order_and_thread() -> None:
-    """Four threads that jump along the street get what a pass yields."""
-    clip = StreetClip(3, count=60, size=(64, 48))
+    """Four threads that jump along the street get what a pass yields, one after the other."""
+    clip = StreetClip(3, count=400, size=(32, 24))
+    clip.street = watched = WatchedStreet(3, 32, 24)
     assert isinstance(clip, Indexed)
     frames = clip.frames()
-    order = [59, 0, 31, 7, 58, 1, 30, 8] * 4
+    order = [399, 0, 201, 97, 300, 1, 200, 98]
     with ThreadPoolExecutor(4) as pool:
         loaded = list(pool.map(lambda index: frames[index].load(), order))
-    expected = {s.name: s for s in StreetClip(3, count=60, size=(64, 48)) if int(s.name) in order}
+    assert not watched.crowded
+    calm = StreetClip(3, count=400, size=(32, 24))
     for index, sample in zip(order, loaded, strict=True):
-        assert sample.name == frames[index].name
+        expected = calm.load(index)
+        assert sample.name == frames[index].name == expected.name
         assert sample.frame.stamp_ns == frames[index].stamp_ns
-        assert np.array_equal(sample.frame.image, expected[sample.name].frame.image)
+        assert np.array_equal(sample.frame.image, expected.frame.image)
 
 
 def test_street_is_one_clip() -> None:
