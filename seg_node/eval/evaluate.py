@@ -69,6 +69,8 @@ def run_evaluate(  # noqa: PLR0913 - the options of the command
     config: Config,
     *,
     split: str = "val",
+    topic: str | None = None,
+    mask_topic: str | None = None,
     selection: Selection = EVERYTHING,
     out: Path | None = None,
     json_path: Path | None = None,
@@ -79,6 +81,8 @@ def run_evaluate(  # noqa: PLR0913 - the options of the command
         data: named data with labels.
         config: settings.
         split: split of a data set that has splits.
+        topic: image topic of a bag; None where it has only one.
+        mask_topic: topic of a bag with the masks of these images.
         selection: which frames.
         out: folder for `results.json` and the sheet of the worst frames; None for neither.
         json_path: file that also gets the content of `results.json`; None for none.
@@ -93,7 +97,7 @@ def run_evaluate(  # noqa: PLR0913 - the options of the command
         ConfigError: the device or precision is not to be had here.
 
     """
-    source = open_source(data, split=split)
+    source = open_source(data, split=split, topic=topic, mask_topic=mask_topic)
     session = open_session(config)
     if out:
         # Checked again by evaluate, but here before anything of an earlier run is removed.
