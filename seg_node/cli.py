@@ -30,6 +30,8 @@ def evaluate(args: argparse.Namespace) -> int:
         args.data,
         _config(args),
         split=args.split,
+        topic=args.topic,
+        mask_topic=args.mask_topic,
         selection=Selection(args.stride, args.limit),
         out=args.out,
         json_path=args.json,
@@ -200,6 +202,8 @@ def build_parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "evaluate", evaluate)
     verb.add_argument("data", help="named data with labels, such as camvid:DIR or street:1")
     verb.add_argument("--split", default="val", help="split of the data (default: val)")
+    verb.add_argument("--topic", help="image topic of a bag (default: the obvious one)")
+    verb.add_argument("--mask-topic", help="topic of a bag with the masks of these images")
     verb.add_argument("--stride", type=int, default=1, help="take every so many-th frame")
     verb.add_argument("--limit", type=int, help="stop after so many labelled frames")
     verb.add_argument("--json", type=Path, help="also write the scores to this file")
