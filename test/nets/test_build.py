@@ -173,10 +173,13 @@ def test_single_precision_is_the_default_and_exact(tmp_path: Path) -> None:
     assert all(torch.equal(stored[k], v) for k, v in net.state_dict().items())
 
 
-def test_tied_weights_are_written_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_tied_weights_are_written_twice(tmp_path: Path, dtype: torch.dtype) -> None:
     conv = nn.Conv2d(2, 2, 1)
-    save_weights(nn.Sequential(conv, conv), tmp_path / "tied", torch.float16)
-    assert {v.dtype for v in load_file(tmp_path / "tied").values()} == {torch.float16}
+    save_weights(nn.Sequential(conv, conv), tmp_path / "tied", dtype)
+    stored = load_file(tmp_path / "tied")
+    assert set(stored) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    assert {v.dtype for v in stored.values()} == {dtype}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 7e4])
