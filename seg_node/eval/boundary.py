@@ -64,8 +64,7 @@ class BoundaryScore:
         void = truth == IGNORE_LABEL
         # Where void is near, the other map's boundary may hide in it: nothing can be judged.
         judged = ~near(void, radius) if void.any() else ~void
-        true = boundary(truth)
-        predicted = boundary(np.where(void, np.uint8(IGNORE_LABEL), prediction))
+        true, predicted = boundary(truth), boundary(prediction)
         for start in range(0, self.classes, _WORD):
             bits = class_bits(start, min(_WORD, self.classes - start))
             self._count(true, predicted, judged, bits, self._true, self._true_met, radius)

@@ -96,6 +96,14 @@ def test_an_image_of_void_alone_has_no_score_and_does_not_count() -> None:
     assert matrix.image_miou() == 1.0
 
 
+def test_an_image_that_is_all_wrong_counts() -> None:
+    matrix = ConfusionMatrix(2)
+    ones = np.ones((2, 2), np.uint8)
+    assert matrix.update(ones, np.zeros_like(ones)) == 0.0
+    matrix.update(ones, ones)
+    assert matrix.image_miou() == 0.5
+
+
 def test_share_of_each_class_is_of_the_labelled_truth() -> None:
     matrix = ConfusionMatrix(3)
     matrix.update(np.array([[0, 0, 0, 1, 255]], np.uint8), np.zeros((1, 5), np.uint8))

@@ -22,7 +22,7 @@ def results() -> dict[str, Any]:
     }  # fmt: skip
     nothing = dict.fromkeys(entry) | {"labelled_frames": 0, "frames": 0}
     return {
-        "data": "street:1",
+        "data": "folder:a[bold]b",
         "model": {"name": "net"},
         "device": "cpu",
         "classes": ["Road", "Bicyclist"],
@@ -68,8 +68,8 @@ def test_lines_are_drawn_on_terminals_alone(
 ) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", str(int(terminal)))
     monkeypatch.setenv("COLUMNS", "120")
-    show(results, ["a note [with] brackets"])
+    show(results, ["a note [bold] brackets"])
     text = capsys.readouterr().out
     assert ("─" in text) == terminal
-    for part in ("street:1", "0.6123", "Bicyclist", "a note [with] brackets"):
+    for part in ("folder:a[bold]b", "0.6123", "Bicyclist", "a note [bold] brackets"):
         assert part in text
