@@ -123,8 +123,8 @@ def _classes(mode: str, entry: dict[str, Any], names: list[str]) -> Table:
         (name, _text(iou, 3), _text(boundary, 3), _text(share, 4))
         for name, iou, boundary, share in zip(names, *columns, strict=True)
     ]
-    header = ("class", "IoU", "boundary F", "pixels")
-    return Table(f"Classes, mode {mode} (pixels: share of the truth)", header, tuple(rows))
+    header = ("class", "IoU", "boundary F", "true share")
+    return Table(f"Classes, mode {mode}", header, tuple(rows))
 
 
 def _text(value: float | None, digits: int) -> str:

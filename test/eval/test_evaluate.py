@@ -18,10 +18,11 @@ from seg_node.core.types import CAMVID_CLASSES, ClassInfo, ConfigError, DataErro
 from seg_node.data.datasets import StreetClip
 from seg_node.data.sources import Source
 from seg_node.eval.boundary import BoundaryScore
+from seg_node.eval.calibration import Calibration
 from seg_node.eval.evaluate import evaluate, run_evaluate, Selection
 from seg_node.eval.metrics import ConfusionMatrix
 from seg_node.eval.replay import replay
-from seg_node.eval.session import open_session
+from seg_node.eval.session import open_session, steps
 from seg_node.eval.temporal import BackwardMotion, TemporalConsistency
 
 if TYPE_CHECKING:
@@ -85,9 +86,12 @@ def test_scores_are_those_of_the_masks(
     clip: StreetClip, session: Session, dense: dict[str, Any]
 ) -> None:
     matrix, boundary, temporal = ConfusionMatrix(11), BoundaryScore(11), TemporalConsistency(11)
+    calibration = Calibration()
     images = []
     for sample, truth in zip(clip, clip.street.frames(FRAMES), strict=True):
-        labels = session.segmenter.step(sample.frame).labels
+        result = session.segmenter.step(sample.frame)
+        labels = result.labels
+        calibration.update(truth.labels, labels, result.confidence)
         images.append(matrix.update(truth.labels, labels))
         boundary.update(truth.labels, labels)
         motion = BackwardMotion(truth.flow, ~truth.occluded)
@@ -100,14 +104,26 @@ def test_scores_are_those_of_the_masks(
     assert entry["class_boundary_f"] == boundary.class_f()
     assert entry["temporal_consistency"] == temporal.consistency()
     assert entry["temporal"]["pairs"] == {"exact": FRAMES - 1, "estimated": 0}
-    assert 0 < entry["ece"] < 1
-    assert sum(row["pixels"] for row in entry["reliability"]) == FRAMES * SIZE[0] * SIZE[1]
+    assert entry["ece"] == calibration.error()
+    assert entry["reliability"] == calibration.table()
     names = [sample.name for sample in clip]
     expected = sorted(zip(names, images, strict=True), key=lambda x: x[1] or 0.0)
     assert [(w["frame"], w["image_miou"]) for w in dense["worst"]] == expected
 
 
-def test_times_are_those_of_the_stages_without_warm_up(dense: dict[str, Any]) -> None:
+def test_every_new_size_is_warmed_up_once_before_its_first_frame(
+    clip: StreetClip, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third, _ = clip
+    small = replace(second, frame=replace(second.frame, image=second.frame.image[:32]))
+    seen: list[tuple[int, int] | str] = []
+    monkeypatch.setattr(session.segmenter, "warm_up", lambda *size: seen.append(size))
+    for sample, _ in steps([first, third, small], session):
+        seen.append(sample.name)
+    assert seen == [(64, 96), first.name, third.name, (32, 96), small.name]
+
+
+def test_times_are_those_of_the_stages(dense: dict[str, Any]) -> None:
     entry = dense["modes"]["dense"]
     assert entry["frames"] == entry["labelled_frames"] == FRAMES
     assert list(entry["stage_ms"]) == ["prepare", "plan", "execute", "decide", "finish"]
