@@ -301,19 +301,24 @@ def _identity(request: SegmentRequest) -> dict[str, str]:
 def command_line(request: SegmentRequest) -> str:
     """Return the command of a run; paths, which differ between machines, become DIR."""
 
-    def hide(specs: Sequence[str]) -> str:
-        return ",".join(s if s.startswith("street:") else f"{s.split(':')[0]}:DIR" for s in specs)
+    def hide(spec: str) -> str:
+        kind, colon, rest = spec.partition(":")
+        if not colon:
+            return spec.rpartition("/")[2]
+        return spec if rest.isdigit() else f"{kind}:DIR"
 
-    words = [
-        "seg_node train segment",
-        f"--data {hide(request.data)}",
-        f"--model {request.network}",
-    ]
-    for name in ("unlabelled", "teachers"):
-        specs = getattr(request, name)
-        words += [f"--{name.removesuffix('s')} {hide(specs)}"] if specs else []
-    for name in ("init", "widen"):
-        words += [f"--{name} {getattr(request, name)}"] if getattr(request, name) else []
+    named = {
+        "--data": request.data,
+        "--model": (request.network,),
+        "--unlabelled": request.unlabelled,
+        "--teacher": request.teachers,
+        "--init": (request.init,) if request.init else (),
+        "--widen": (request.widen,) if request.widen else (),
+    }
+    words = ["seg_node train segment"]
+    for flag, specs in named.items():
+        shown = specs if flag == "--model" else map(hide, specs)
+        words += [f"{flag} {','.join(shown)}"] if specs else []
     for item in fields(request.settings):
         value = getattr(request.settings, item.name)
         flag = f"--{item.name.replace('_', '-')}"

@@ -112,7 +112,7 @@ class SegmentTrainer:
             split_norms(net)
         if batches.share.world > 1:
             share_batchnorm(net)
-        self.net = net.to(place.device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's stub lacks the keyword
+        self.net: nn.Module = net.to(place.device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's stub lacks the keyword
         self.optimizer = make_optimizer(self.net, config)
         self.average = AveragedModel(
             self.net,

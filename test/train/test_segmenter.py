@@ -1,93 +1,39 @@
-"""Training learns, resumes bit for bit, and refuses another run's folder."""
+"""Training learns, resumes bit for bit, and stops early, clearly and resumably."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 import json
+import shutil
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 import torch
 
-from seg_node.core.types import ConfigError, Frame
-from seg_node.data.datasets import Sample
-from seg_node.nets.swiftnet import SwiftNet
-from seg_node.train.batches import augment, BatchMaker
-from seg_node.train.segmenter import parameter_groups, SegmentTrainer
-from seg_node.train.settings import Augmentation, SegmentTraining
+from seg_node.core.types import ConfigError, DataError, Frame
+from seg_node.data.sources import FrameRef, Sample
+from seg_node.nets.build import fold_batchnorm
+from seg_node.train import checkpoint as checkpoints
+from seg_node.train.pictures import Pool
+from seg_node.train.resolution import merge_norms, ResolutionNorm
+from seg_node.train.segmenter import choose_layout, parameter_groups, Run, SegmentTrainer
+from test.train.samples import batches, halves, network, TINY
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-TINY = SegmentTraining(
-    steps=6,
-    batch=2,
-    warmup=2,
-    street_share=0.5,
-    streets=2,
-    augmentation=Augmentation(crop=(64, 64), early_crop=(48, 32), early_steps=2),
-    checkpoint_every=3,
-    validate_every=3,
-)
+    from seg_node.train.settings import SegmentTraining
+
+WEIGHTS = torch.ones(11)
 
 
-def halves(count: int = 3) -> list[Sample]:
-    """Return pictures whose dark left half is class 0 and bright right half class 1."""
-    image = np.full((80, 96, 3), 30, np.uint8)
-    image[:, 48:] = 220
-    labels = np.zeros((80, 96), np.uint8)
-    labels[:, 48:] = 1
-    return [Sample(str(i), Frame(image), labels) for i in range(count)]
+def trainer(folder: Path, config: SegmentTraining = TINY, seed: int = 0) -> SegmentTrainer:
+    return SegmentTrainer(network(seed), batches(config), WEIGHTS, Run(folder))
 
 
-def network(seed: int = 0) -> SwiftNet:
-    torch.manual_seed(seed)
-    return SwiftNet(11, 0.125)
-
-
-def test_a_batch_depends_on_seed_and_step_only() -> None:
-    make, again = BatchMaker(halves(), TINY), BatchMaker(halves(), TINY)
-    assert all(torch.equal(a, b) for a, b in zip(make(4), again(4), strict=True))
-    other = BatchMaker(halves(), replace(TINY, seed=1))
-    assert not torch.equal(make(4)[0], make(5)[0])
-    assert not torch.equal(make(4)[0], other(4)[0])
-
-
-def test_early_batches_are_smaller() -> None:
-    make = BatchMaker(halves(), TINY)
-    assert make(1)[0].shape == (2, 3, 32, 48)
-    assert make(2)[0].shape == (2, 3, 64, 64)
-    assert make(2)[1].shape == (2, 64, 64)
-
-
-def test_labels_follow_their_pixels_through_augmentation() -> None:
-    rng = np.random.default_rng(0)
-    sample = halves(1)[0]
-    assert sample.labels is not None
-    flipped = 0
-    for _ in range(20):
-        how = Augmentation(jitter=0.0)
-        image, labels = augment((sample.frame.image, sample.labels), how, (64, 48), rng)
-        inside = labels != 255
-        assert np.mean((image[..., 0] > 125)[inside] == (labels == 1)[inside]) > 0.97
-        flipped += bool(labels[0, 0] == 1)
-    assert 0 < flipped < 20
-
-
-def test_every_sample_is_seen_once_an_epoch() -> None:
-    make = BatchMaker(halves(5), TINY)
-    assert sorted(make._index(i) for i in range(5)) == [0, 1, 2, 3, 4]
-    assert sorted(make._index(i) for i in range(5, 10)) == [0, 1, 2, 3, 4]
-
-
-def test_learning_rate_warms_up_and_ends_near_zero() -> None:
-    config = SegmentTraining(steps=100, warmup=10, learning_rate=1.0)
-    rates = [config.rate(step) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == pytest.approx(1.0)
-    assert rates.index(max(rates)) in {9, 10}
-    assert rates[-1] < 0.001
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    theirs = b.state_dict()
+    return all(torch.equal(value, theirs[key]) for key, value in a.state_dict().items())
 
 
 def test_only_convolution_weights_decay() -> None:
@@ -98,32 +44,40 @@ def test_only_convolution_weights_decay() -> None:
     assert all(p.ndim == 4 for p in decayed["params"])
 
 
+def test_depthwise_networks_are_laid_out_for_their_convolutions() -> None:
+    cpu = torch.device("cpu")
+    assert choose_layout(network(), "auto", cpu) is torch.contiguous_format
+    depthwise = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, groups=4))
+    assert choose_layout(depthwise, "auto", cpu) is torch.channels_last
+    assert choose_layout(depthwise, "contiguous", cpu) is torch.contiguous_format
+
+
 @pytest.mark.slow
-def test_a_resumed_run_ends_bit_for_bit_like_an_unbroken_one(tmp_path: Path) -> None:
-    whole = SegmentTrainer(network(), halves(), TINY, tmp_path / "whole").run()
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_resumed_run_ends_bit_for_bit_like_an_unbroken_one(
+    tmp_path: Path, optimizer: str
+) -> None:
+    config = replace(TINY, optimizer=optimizer, low_share=0.4, low_norms=True)
+    whole = trainer(tmp_path / "whole", config).run()
 
-    class StopError(Exception):
-        pass
+    def stop(done: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
 
-    def stop(net: torch.nn.Module) -> dict[str, float]:
-        assert not net.training
-        raise StopError
-
-    with pytest.raises(StopError):
-        SegmentTrainer(network(), halves(), TINY, tmp_path / "broken", stop).run()
-    second = SegmentTrainer(network(5), halves(), TINY, tmp_path / "broken")
-    assert second.step == 3
-    resumed = second.run()
-    for key, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[key]), key
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path / "broken", config).run(stop)
+    second = trainer(tmp_path / "broken", config, seed=5)
+    assert second.step == 4
+    assert same(whole, second.run())
 
 
 @pytest.mark.slow
 def test_training_learns_dark_from_bright(tmp_path: Path) -> None:
-    config = replace(TINY, steps=40, street_share=0.0, learning_rate=1e-2, average=0.8, warmup=4)
-    net = SegmentTrainer(network(), halves(), config, tmp_path).run()
+    config = replace(TINY, steps=40, learning_rate=1e-2, average=0.8, warmup=4)
+    net = trainer(tmp_path, config).run()
     with torch.no_grad():
-        labels = net(torch.from_numpy(halves()[0].frame.image).permute(2, 0, 1)[None]).argmax(1)[0]
+        image = torch.from_numpy(halves()[0].image).permute(2, 0, 1)[None]
+        labels = net(image).argmax(1)[0]
     assert float((labels[:, :10] == 0).float().mean()) > 0.9
     assert float((labels[:, 14:] == 1).float().mean()) > 0.9
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -131,7 +85,89 @@ def test_training_learns_dark_from_bright(tmp_path: Path) -> None:
 
 
 def test_another_runs_folder_is_refused(tmp_path: Path) -> None:
-    config = replace(TINY, steps=1, street_share=0.0, checkpoint_every=1)
-    SegmentTrainer(network(), halves(), config, tmp_path).run()
+    config = replace(TINY, steps=1)
+    trainer(tmp_path, config).run()
     with pytest.raises(ConfigError, match=r"other settings \({'steps': 1}\); use another folder"):
-        SegmentTrainer(network(), halves(), replace(config, steps=2), tmp_path)
+        trainer(tmp_path, replace(config, steps=2))
+
+
+def test_lines_of_a_lost_future_are_forgotten(tmp_path: Path) -> None:
+    lines = [json.dumps({"step": step, "loss": 1.0}) for step in (20, 40)]
+    (tmp_path / "log.jsonl").write_text("\n".join([*lines, '{"step": 6']))
+    trainer(tmp_path, replace(TINY, steps=1)).run()
+    assert (tmp_path / "log.jsonl").read_text() == ""
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    broken = trainer(tmp_path)
+    with torch.no_grad():
+        broken.net.get_parameter("head.weight").fill_(float("inf"))
+    with pytest.raises(ConfigError, match=r"loss became nan at step 0; lower learning_rate"):
+        broken.run()
+    assert not broken.checkpoint.exists()
+
+
+def test_a_lost_file_stops_with_its_name_and_a_checkpoint(tmp_path: Path) -> None:
+    def lose() -> Sample:
+        msg = "images/0002.png is missing"
+        raise DataError(msg)
+
+    def read() -> Sample:
+        picture = halves()[0]
+        return Sample("0", Frame(picture.image), picture.labels)
+
+    loaders = (read, read, lose)
+    frames = [FrameRef(str(i), i, labelled=True, loader=load) for i, load in enumerate(loaders)]
+    run = trainer(tmp_path)
+    run.batches.labelled = Pool(frames)
+    text = r"training stopped after step \d, with a checkpoint: images/0002.png is missing"
+    with pytest.raises(DataError, match=text):
+        run.run()
+    assert trainer(tmp_path).step == run.step
+
+
+def test_a_disk_without_room_is_refused_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match=r"has 1 MiB free, training needs \d+; free some space"):
+        trainer(tmp_path)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    run = trainer(tmp_path, replace(TINY, steps=1))
+    run.run()
+    before = run.checkpoint.read_bytes()
+    # /dev/full takes every byte and then says that the disk is full.
+    run.checkpoint.with_suffix(".partial").symlink_to("/dev/full")
+    with pytest.raises(DataError, match=r"cannot write the checkpoint .*checkpoint.pt"):
+        checkpoints.save_checkpoint(run.checkpoint, {"weights": torch.zeros(1 << 20)})
+    assert run.checkpoint.read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 not really")
+    with pytest.raises(DataError, match=r"checkpoint.pt is not a readable checkpoint"):
+        trainer(tmp_path)
+
+
+@pytest.mark.slow
+def test_halved_images_get_batchnorms_of_their_own(tmp_path: Path) -> None:
+    config = replace(TINY, low_share=0.5, low_norms=True, steps=8, average=0.5)
+    net = trainer(tmp_path, config).run()
+    norms = [m for m in net.modules() if isinstance(m, ResolutionNorm)]
+    assert norms
+    assert any(not torch.equal(n.high.running_mean, n.low.running_mean) for n in norms)  # type: ignore[arg-type]  # tracked
+    plain = network()
+    for low in (False, True):
+        merged = merge_norms(net, low=low)
+        assert merged.state_dict().keys() == plain.state_dict().keys()
+        for module in net.modules():
+            if isinstance(module, ResolutionNorm):
+                module.is_low = low
+        image = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+        with torch.no_grad():
+            expected = net(image)
+            assert torch.equal(merged(image), expected)
+            assert torch.allclose(fold_batchnorm(merged)(image), expected, atol=1e-4)

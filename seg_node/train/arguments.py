@@ -1,0 +1,132 @@
+"""The command line of `seg_node train segment` and `label`; settings bring their own flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seg_node.train.settings import SegmentTraining
+
+if TYPE_CHECKING:
+    import argparse
+
+    from seg_node.core.config import Limits
+    from seg_node.train.command import SegmentRequest
+    from seg_node.train.label import LabelRequest
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Split a comma-separated list; empty text gives an empty list."""
+    return tuple(part for part in text.split(",") if part)
+
+
+def add_segment_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `segment_request` reads."""
+    add = parser.add_argument
+    add("--data", required=True, type=names, help="labelled data, comma-separated")
+    add("--split", default="train", help="split of the data (default: train)")
+    add("--image", help="image topic of bags")
+    add("--mask", help="topic of bags with the masks of these images (mono8 class ids)")
+    add("--unlabelled", type=names, default=(), help="data that only the teacher labels")
+    add("--validation", default="", help="data scored now and then (split val)")
+    add("--model", default="swiftnet18-half", help="network, or module:function of your own")
+    add("--name", default="", help="name of the model that is written (default: the network's)")
+    add("--teacher", type=names, default=(), help="models whose soft labels are learned too")
+    add("--init", default="", help="model to start from; other classes get a fresh head")
+    add("--widen", default="", help="narrower model to start from (Net2Net)")
+    add("--out", type=Path, required=True, help="folder of the run")
+    add("--resume", action="store_true", help="continue the run in --out, if there is one")
+    group = parser.add_argument_group("settings")
+    for name, default, limits in SegmentTraining().described():
+        _add_setting(group, name, default, limits)
+
+
+def _add_setting(
+    group: argparse._ArgumentGroup, name: str, default: object, limits: Limits
+) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(default, bool):
+        group.add_argument(flag, action="store_true", help=limits.doc)
+        return
+    choices = limits.choices or None
+    text = f"{limits.doc} (default: {default})"
+    group.add_argument(flag, type=type(default), default=default, choices=choices, help=text)
+
+
+def segment_request(args: argparse.Namespace) -> SegmentRequest:
+    """Return what the command line asks for.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    """
+    from seg_node.train.command import SegmentRequest  # noqa: PLC0415 - --help needs no torch
+
+    settings = {name: getattr(args, name) for name, _, _ in SegmentTraining().described()}
+    return SegmentRequest(
+        data=args.data,
+        out=args.out,
+        network=args.model,
+        name=args.name,
+        split=args.split,
+        topic=args.image,
+        mask_topic=args.mask,
+        unlabelled=args.unlabelled,
+        validation=args.validation,
+        teachers=args.teacher,
+        init=args.init,
+        widen=args.widen,
+        resume=args.resume,
+        settings=SegmentTraining(**settings),
+    )
+
+
+def add_label_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `label_request` reads."""
+    add = parser.add_argument
+    add("data", help="bag, video, folder or named data")
+    add("--model", type=names, default=("swiftnet18-half",), help="models that vote")
+    add("--scales", default="0.75,1.25", help="resize factors that vote (default: 0.75,1.25)")
+    add("--confidence", type=float, default=0.7, help="less sure pixels stay void (default: 0.7)")
+    add("--stride", type=int, default=1, help="only every N-th frame")
+    add("--split", default="train", help="split of data that have splits (default: train)")
+    add("--image", help="image topic of a bag (default: the only one)")
+    add("--out", type=Path, required=True, help="folder to write; what is there is kept")
+
+
+def label_request(args: argparse.Namespace) -> LabelRequest:
+    """Return what the command line asks for.
+
+    Raises:
+        ConfigError: a value is out of its range.
+
+    """
+    from seg_node.core.types import ConfigError  # noqa: PLC0415 - beside the next one
+    from seg_node.data.datasets import guess_spec  # noqa: PLC0415 - --help needs no OpenCV
+    from seg_node.train.label import LabelRequest  # noqa: PLC0415 - --help needs no torch
+
+    try:
+        scales = tuple(float(text) for text in names(args.scales))
+    except ValueError as err:
+        msg = f"--scales is {args.scales!r}; expected numbers such as 0.75,1.25"
+        raise ConfigError(msg) from err
+    ranges = {
+        "--scales": bool(scales) and all(0.1 <= s <= 8.0 for s in scales),  # noqa: PLR2004
+        "--confidence": 0.0 <= args.confidence <= 1.0,
+        "--stride": args.stride >= 1,
+    }
+    for flag, fine in ranges.items():
+        if not fine:
+            value = getattr(args, flag[2:])
+            msg = f"{flag} is {value}; scales are 0.1..8, confidence 0..1, stride 1 or more"
+            raise ConfigError(msg)
+    return LabelRequest(
+        data=guess_spec(args.data),
+        models=args.model,
+        out=args.out,
+        scales=scales,
+        confidence=args.confidence,
+        stride=args.stride,
+        split=args.split,
+        topic=args.image,
+    )

@@ -1,0 +1,63 @@
+"""Networks start from other networks without changing what these compute."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from seg_node.core.types import CAMVID_CLASSES, ClassInfo, ModelError
+from seg_node.nets.build import load_model
+from seg_node.nets.swiftnet import SwiftNet
+from seg_node.train import start
+from seg_node.train.widen import widen
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TWO = (ClassInfo("soil", (1, 2, 3)), ClassInfo("crop", (4, 5, 6)))
+IMAGE = torch.randint(0, 256, (2, 3, 70, 90), generator=torch.Generator().manual_seed(0))
+
+
+def test_a_widened_network_computes_the_same() -> None:
+    torch.manual_seed(3)
+    narrow, wide = SwiftNet(5, 0.25), SwiftNet(5, 0.5)
+    with torch.no_grad():
+        narrow(IMAGE)  # in training mode: moves the statistics away from their defaults
+        widen(narrow, wide, 0)
+        for train in (True, False):
+            expected, got = narrow.train(train)(IMAGE), wide.train(train)(IMAGE)
+            assert torch.allclose(expected, got, atol=1e-4)
+    twins = wide.get_parameter("encoder.stages.1.1.conv2.0.weight")
+    assert not torch.allclose(twins[:, :32], twins[:, 32:])
+
+
+def test_other_layers_cannot_be_widened() -> None:
+    with pytest.raises(ModelError, match="cannot widen: 5 and 6 classes"):
+        widen(SwiftNet(5, 0.25), SwiftNet(6, 0.5), 0)
+
+
+def test_a_model_passes_on_its_weights(random_models: Path) -> None:
+    del random_models
+    trained = load_model("swiftnet18-half", fold=False).net
+    net = start.from_model("swiftnet18-half", CAMVID_CLASSES, 1, "swiftnet18-half").eval()
+    with torch.no_grad():
+        assert torch.equal(net(IMAGE), trained(IMAGE))
+
+
+def test_other_classes_get_a_fresh_head_and_the_old_body(random_models: Path) -> None:
+    del random_models
+    trained = load_model("swiftnet18-half", fold=False).net
+    net = start.from_model("swiftnet18-half", TWO, 1, "swiftnet18-half").eval()
+    with torch.no_grad():
+        assert net(IMAGE).shape[1] == 2
+        assert torch.equal(net.features(IMAGE), trained.features(IMAGE))  # type: ignore[operator]
+
+
+def test_another_network_does_not_fit(random_models: Path) -> None:
+    del random_models
+    with pytest.raises(ModelError, match="does not fit swiftnet18"):
+        start.from_model("swiftnet18", TWO, 1, "swiftnet18-half")
+    with pytest.raises(ModelError, match="knows other classes than the data"):
+        start.from_narrow("swiftnet18", TWO, 1, "swiftnet18-half")
