@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import seg_node
 from seg_node.core.config import Config, options
 from seg_node.core.types import ConfigError, SegNodeError
+from seg_node.train.arguments import add_label_arguments, add_segment_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,12 +62,37 @@ def demo(args: argparse.Namespace) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train a network from scratch; running the same command again continues it."""
+    """Train a network on labelled data; --resume continues a run that was stopped."""
+    from seg_node.eval.progress import noted_interrupt, progress
+    from seg_node.train.arguments import segment_request
     from seg_node.train.command import train_segment
 
-    train_segment(
-        args.data.split(","), network=args.model, steps=args.steps, seed=args.seed, out=args.out
-    )
+    request = segment_request(args)
+    if sys.stderr.isatty():  # the bar tells it, and log.jsonl keeps it
+        logging.getLogger("seg_node.train.journal").setLevel(logging.WARNING)
+    with noted_interrupt() as interrupt, progress("training", request.settings.steps) as tell:
+
+        def on_step(done: int) -> None:
+            tell(done)
+            if interrupt:
+                raise KeyboardInterrupt
+
+        for manifest in train_segment(request, on_step):
+            print(request.out / f"{manifest.name}.json")
+    return 0
+
+
+def label(args: argparse.Namespace) -> int:
+    """Write pseudo-labels for a bag, video or folder: a folder ready to train on."""
+    from seg_node.eval.progress import progress
+    from seg_node.train.arguments import label_request
+    from seg_node.train.label import label_data
+
+    with progress("labelling", 0) as tell:
+        report = label_data(label_request(args), tell)
+    print(f"{report.frames} frames labelled, {report.kept} were there: folder:{args.out}")
+    for name, share in report.shares.items():
+        print(f"  {name:<12} {share:7.2%} of the pixels")
     return 0
 
 
@@ -212,11 +238,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     verb = _verb(verbs, "train", train)
     verb.add_argument("task", choices=["segment"], help="what to train")
-    verb.add_argument("--data", required=True, help="labelled data, comma-separated")
-    verb.add_argument("--model", default="swiftnet18-half", help="network to train")
-    verb.add_argument("--steps", type=int, default=3000, help="optimiser steps")
-    verb.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
-    verb.add_argument("--out", type=Path, required=True, help="folder of the run; continues it")
+    add_segment_arguments(verb)
+
+    verb = _verb(verbs, "label", label)
+    add_label_arguments(verb)
 
     verb = _verb(verbs, "models", models)
     verb.add_argument("--card", metavar="NAME", help="print the card of this model instead")
