@@ -42,7 +42,7 @@ def test_help_needs_neither_torch_nor_ros() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "run", "replay", "evaluate", "train", "models", "doctor"]
+    "verb", ["demo", "run", "replay", "evaluate", "train", "label", "models", "doctor"]
 )
 def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
@@ -81,7 +81,10 @@ def test_evaluate_scores_a_folder_and_writes_the_contracts_keys(
         (["evaluate", "street:1", "--set", "speed=1"], "expected NAME=VALUE with NAME one of"),
         (["evaluate", "street:1", "--mode", "fast"], "mode is 'fast'; choose one of dense"),
         (["evaluate", "street:1", "--model", "yolo"], "unknown model 'yolo'"),
-        (["evaluate", "camvid:/nowhere"], "has no split 'val'"),
+        (["evaluate", "camvid:/nowhere"], "/nowhere is not CamVid"),
+        (["train", "segment", "--data", "folder:/nowhere", "--out", "x"], "/nowhere"),
+        (["train", "segment", "--data", "street:1", "--out", "x", "--batch", "0"], "batch is 0"),
+        (["label", "/nowhere", "--out", "x"], "'/nowhere' does not exist"),
     ],
 )
 def test_mistakes_are_one_line_on_stderr(

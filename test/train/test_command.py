@@ -66,13 +66,10 @@ def test_a_command_line_gives_the_settings_back(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_resolutions_give_two_models_and_a_teacher_teaches(
-    tmp_path: Path, random_models: Path
+    tmp_path: Path, trained: str
 ) -> None:
-    del random_models  # the teacher
     settings = replace(TINY, steps=2, low_share=0.5, low_norms=True, street_share=0.5, streets=1)
-    request = SegmentRequest(
-        ("street:3",), tmp_path, teachers=("swiftnet18-half",), settings=settings
-    )
+    request = SegmentRequest(("street:3",), tmp_path, teachers=(trained,), settings=settings)
     frames = open_source("street:3")
     frames.count = 2  # type: ignore[attr-defined]  # a clip of the street
     with pytest.MonkeyPatch.context() as patch:
@@ -83,12 +80,11 @@ def test_two_resolutions_give_two_models_and_a_teacher_teaches(
     assert made[0].sha256 != made[1].sha256
 
 
-def test_other_classes_than_the_teachers_are_refused(tmp_path: Path, random_models: Path) -> None:
-    del random_models
+def test_other_classes_than_the_teachers_are_refused(tmp_path: Path, trained: str) -> None:
     request = request_for(tmp_path, write_folder(tmp_path / "data"))
     text = r"teacher swiftnet18-half has 11 \(Sky.*\), the data have 2 \(dark, bright\)"
     with pytest.raises(ModelError, match=text):
-        train_segment(replace(request, teachers=("swiftnet18-half",)))
+        train_segment(replace(request, teachers=(trained,)))
 
 
 def test_data_of_different_classes_are_refused(tmp_path: Path) -> None:
@@ -135,10 +131,9 @@ def test_unlabelled_data_without_a_teacher_are_refused(tmp_path: Path) -> None:
         train_segment(request)
 
 
-def test_pseudo_labels_make_a_folder_to_train_on(tmp_path: Path, random_models: Path) -> None:
-    del random_models
+def test_pseudo_labels_make_a_folder_to_train_on(tmp_path: Path, trained: str) -> None:
     data = write_folder(tmp_path / "data")
-    request = LabelRequest(data, ("swiftnet18-half",), tmp_path / "out", confidence=0.0)
+    request = LabelRequest(data, (trained,), tmp_path / "out", confidence=0.0)
     done: list[int] = []
     report = label_data(request, done.append)
     assert (report.frames, report.kept, done) == (3, 0, [1, 2, 3])
@@ -164,11 +159,10 @@ def test_unsure_pixels_stay_void_and_sure_ones_lie_right() -> None:
     assert (decide(soft, (45, 62), 0.5)[:, 34:] == 2).all()
 
 
-def test_labels_of_other_classes_are_not_mixed(tmp_path: Path, random_models: Path) -> None:
-    del random_models
+def test_labels_of_other_classes_are_not_mixed(tmp_path: Path, trained: str) -> None:
     data = write_folder(tmp_path / "data")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "classes.csv").write_text("id,name,r,g,b\n0,soil,1,2,3\n")
-    request = LabelRequest(data, ("swiftnet18-half",), tmp_path / "out")
+    request = LabelRequest(data, (trained,), tmp_path / "out")
     with pytest.raises(DataError, match=r"classes.csv names other classes than the model"):
         label_data(request)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 import torch
 
@@ -12,9 +10,6 @@ from seg_node.nets.build import load_model
 from seg_node.nets.swiftnet import SwiftNet
 from seg_node.train import start
 from seg_node.train.widen import widen
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TWO = (ClassInfo("soil", (1, 2, 3)), ClassInfo("crop", (4, 5, 6)))
 IMAGE = torch.randint(0, 256, (2, 3, 70, 90), generator=torch.Generator().manual_seed(0))
@@ -38,26 +33,23 @@ def test_other_layers_cannot_be_widened() -> None:
         widen(SwiftNet(5, 0.25), SwiftNet(6, 0.5), 0)
 
 
-def test_a_model_passes_on_its_weights(random_models: Path) -> None:
-    del random_models
-    trained = load_model("swiftnet18-half", fold=False).net
-    net = start.from_model("swiftnet18-half", CAMVID_CLASSES, 1, "swiftnet18-half").eval()
+def test_a_model_passes_on_its_weights(trained: str) -> None:
+    model = load_model(trained, fold=False).net
+    net = start.from_model("swiftnet18-half", CAMVID_CLASSES, 1, trained).eval()
     with torch.no_grad():
-        assert torch.equal(net(IMAGE), trained(IMAGE))
+        assert torch.equal(net(IMAGE), model(IMAGE))
 
 
-def test_other_classes_get_a_fresh_head_and_the_old_body(random_models: Path) -> None:
-    del random_models
-    trained = load_model("swiftnet18-half", fold=False).net
-    net = start.from_model("swiftnet18-half", TWO, 1, "swiftnet18-half").eval()
+def test_other_classes_get_a_fresh_head_and_the_old_body(trained: str) -> None:
+    model = load_model(trained, fold=False).net
+    net = start.from_model("swiftnet18-half", TWO, 1, trained).eval()
     with torch.no_grad():
         assert net(IMAGE).shape[1] == 2
-        assert torch.equal(net.features(IMAGE), trained.features(IMAGE))  # type: ignore[operator]
+        assert torch.equal(net.features(IMAGE), model.features(IMAGE))  # type: ignore[operator]
 
 
-def test_another_network_does_not_fit(random_models: Path) -> None:
-    del random_models
+def test_another_network_does_not_fit(trained: str) -> None:
     with pytest.raises(ModelError, match="does not fit swiftnet18"):
-        start.from_model("swiftnet18", TWO, 1, "swiftnet18-half")
+        start.from_model("swiftnet18", TWO, 1, trained)
     with pytest.raises(ModelError, match="knows other classes than the data"):
-        start.from_narrow("swiftnet18", TWO, 1, "swiftnet18-half")
+        start.from_narrow("swiftnet18", TWO, 1, trained)
