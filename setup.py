@@ -74,6 +74,8 @@ setup(
             "ros-std-msgs",
             "ros-std-srvs",
         ],
+        # Event files of `seg_node train`; without it there is log.jsonl alone.
+        "train": ["tensorboard"],
     },
     entry_points={
         "console_scripts": [

@@ -68,4 +68,4 @@ def _open_events(folder: Path, step: int) -> Any:
     except ImportError:
         LOG.info("tensorboard is not installed (pip install tensorboard): log.jsonl only")
         return None
-    return SummaryWriter(str(folder), purge_step=step)
+    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,0 +1,30 @@
+"""The score shown during training is the score of `seg_node evaluate`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from seg_node.core.pipeline import decide
+from seg_node.eval.metrics import ConfusionMatrix
+from seg_node.train.augment import Picture
+from seg_node.train.validation import validate
+from test.train.samples import network
+
+
+def test_it_agrees_with_evaluate() -> None:
+    rng = np.random.default_rng(0)
+    net = network().eval()
+    pictures, matrix = [], ConfusionMatrix(11)
+    for _ in range(3):
+        image = rng.integers(0, 256, (50, 70, 3), np.uint8)
+        labels = rng.integers(0, 11, (50, 70), np.uint8)
+        labels[:5] = 255
+        pictures.append(Picture(image, labels))
+        with torch.no_grad():
+            logits = net(torch.from_numpy(image).permute(2, 0, 1)[None])
+        matrix.update(labels, decide(logits, 4, (50, 70))[0])
+    expected = matrix.dataset_miou()
+    assert validate(net, pictures, 11) == pytest.approx(expected, abs=0.002)
+    assert validate(net, pictures, 11, low=True) != validate(net, pictures, 11)
