@@ -124,7 +124,7 @@ def _prepare(
     sources = open_labelled(request)
     classes = common_classes(sources)
     teach = _Teacher(request, classes, device) if request.teachers else None
-    frames = [ref for source in sources for ref in frame_refs(source)]
+    frames = [ref for source in sources for ref in labelled_refs(source)]
     labelled = Pool(frames, teach)
     loose = [open_source(spec, split=request.split) for spec in request.unlabelled]
     others = [ref for source in loose for ref in frame_refs(source, UNLABELLED_STRIDE)]
@@ -181,6 +181,24 @@ def open_labelled(request: SegmentRequest) -> list[Source]:
             raise DataError(msg)
         sources.append(source)
     return sources
+
+
+def labelled_refs(source: Source) -> list[FrameRef]:
+    """Return the frames of a source that have labels, and say how many have none.
+
+    Raises:
+        DataError: no frame has labels.
+
+    """
+    frames = frame_refs(source)
+    labelled = [frame for frame in frames if frame.labelled]
+    if not labelled:
+        msg = f"none of the {len(frames)} frames of {source.spec} has labels to train on"
+        raise DataError(msg)
+    if len(labelled) < len(frames):
+        missing = len(frames) - len(labelled)
+        LOG.info("%s: %d of %d frames have no labels", source.spec, missing, len(frames))
+    return labelled
 
 
 def common_classes(sources: Sequence[Source]) -> tuple[ClassInfo, ...]:

@@ -45,13 +45,13 @@ def from_model(network: str, classes: tuple[ClassInfo, ...], seed: int, model: s
         return net
     LOG.info("%s knows other classes than the data: its head starts fresh", manifest.name)
     try:
-        body = {k: v for k, v in load_file(path).items() if not k.startswith(HEAD)}
+        weights = load_file(path)
     except (SafetensorError, OSError) as err:
         msg = f"{path} is not a readable safetensors file: {err}"
         raise ModelError(msg) from err
     own = {k: v for k, v in net.state_dict().items() if k.startswith(HEAD)}
     try:
-        net.load_state_dict({**body, **own}, strict=True)
+        net.load_state_dict({**weights, **own}, strict=True)
     except RuntimeError as err:
         msg = f"{path} does not fit {network}: {err}"
         raise ModelError(msg) from err

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from seg_node.core.types import ConfigError, DataError, ModelError
+from seg_node.data.bag_writer import BagWriter
 from seg_node.data.datasets import open_source
 from seg_node.data.image_conversion import encode_png
 from seg_node.nets.build import load_model, Manifest
@@ -51,6 +52,26 @@ def test_a_folder_becomes_a_model_that_knows_its_classes(tmp_path: Path) -> None
     assert str(tmp_path) not in manifest.command
     with pytest.raises(ConfigError, match="add --resume to continue it"):
         train_segment(request)
+
+
+@pytest.mark.slow
+def test_a_bag_with_masks_is_trained_on(tmp_path: Path) -> None:
+    bag = tmp_path / "drive"
+    with BagWriter(bag) as writer:
+        for index, picture in enumerate(halves(3)):
+            now = index * 10**8
+            pictures = {"/camera": picture.image, "/mask": picture.labels}
+            for topic, pixels in pictures.items():
+                if topic == "/camera" or index < 2:  # the last image has no mask
+                    writer.write_image(
+                        topic, pixels, stamp_ns=now, frame_id="front", receive_ns=now
+                    )
+    (bag / "classes.txt").write_text("dark\nbright\n")
+    request = request_for(tmp_path, f"bag:{bag}")
+    (manifest,) = train_segment(replace(request, topic="/camera", mask_topic="/mask"))
+    assert [c.name for c in manifest.classes] == ["dark", "bright"]
+    with pytest.raises(DataError, match=r"/camera.*/mask"):
+        train_segment(replace(request, out=tmp_path / "other"))
 
 
 def test_a_command_line_gives_the_settings_back(tmp_path: Path) -> None:
