@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 
-from seg_node.train.batches import Batch, BatchMaker, halve, label_counts, render_streets
+from seg_node.data.street import Street
+from seg_node.train.augment import Picture
+from seg_node.train.batches import (
+    Batch,
+    BatchMaker,
+    halve,
+    label_counts,
+    render_streets,
+    shown_classes,
+    STREET_FRAMES,
+    STREET_SEED_OFFSET,
+    STREET_TRIES,
+)
 from seg_node.train.distributed import Share
 from test.train.samples import halves, TINY
 
@@ -75,3 +88,13 @@ def test_pools_are_mixed_in_their_shares() -> None:
 def test_classes_are_counted_without_void() -> None:
     counts = label_counts(halves(2), 4)
     assert counts.tolist() == [2 * 80 * 48 + 1, 2 * 80 * 48 + 1, 1, 1]
+
+
+def test_streets_are_frames_that_show_much_and_depend_on_the_seed() -> None:
+    first, again, other = render_streets(3, 0), render_streets(3, 0), render_streets(3, 1)
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[0].image, other[0].image)
+    frames = np.random.default_rng((0, 2)).integers(STREET_FRAMES, size=(3, STREET_TRIES))
+    street = Street(STREET_SEED_OFFSET)
+    tried = [shown_classes(Picture(*street.picture(int(frame)))) for frame in frames[0]]
+    assert shown_classes(first[0]) == max(tried)
