@@ -9,6 +9,7 @@ import torch
 from seg_node.core.types import IGNORE_LABEL
 from seg_node.train.batches import halve
 from seg_node.train.losses import resize_logits
+from seg_node.train.resolution import use_resolution
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,12 +32,14 @@ def validate(
 
     """
     device = next(net.parameters()).device
+    use_resolution(net, low=low)
     counts = torch.zeros(classes, classes, dtype=torch.int64)
     with torch.inference_mode():
         for picture in pictures:
             image = torch.from_numpy(picture.image).permute(2, 0, 1)[None]
             logits = net((halve(image) if low else image).to(device)).float().cpu()
             counts += confusion(logits, torch.from_numpy(picture.labels)[None], classes)
+    use_resolution(net, low=False)
     return mean_iou(counts)
 
 
