@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 import json
 import shutil
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 import pytest
 import torch
@@ -82,6 +82,29 @@ def test_training_learns_dark_from_bright(tmp_path: Path) -> None:
     assert float((labels[:, 14:] == 1).float().mean()) > 0.9
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [20, 40]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bf16"},
+        {"loss": "ohem", "schedule": "poly"},
+        {"deterministic": True},
+        {"layout": "channels_last", "softness": 0.0, "jaccard": 0.0},
+    ],
+)
+def test_every_choice_trains(tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = replace(TINY, steps=20, average=0.8, learning_rate=5e-3, **changes)
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        run = trainer(tmp_path, config)
+        first = run._update(0, batches(config)(0))
+        run.run()
+    finally:
+        torch.use_deterministic_algorithms(before)
+    (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert json.loads(line)["loss"] < 0.8 * first
 
 
 def test_another_runs_folder_is_refused(tmp_path: Path) -> None:
