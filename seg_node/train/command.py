@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 UNLABELLED_STRIDE = 4
 """Every how manieth unlabelled frame is used: neighbours teach the same."""
+SAID_EVERY = 100
+"""Frames between two lines about soft labels."""
 VALIDATED = 26
 """Labelled frames, spread over the validation data, that are scored during training."""
 
@@ -271,16 +273,15 @@ class _Teacher:
         hashes = ",".join(model.manifest.sha256[:12] for model in models)
         self._cache = SoftLabelCache(request.out / "soft", f"{hashes} at {SCALES}")
 
-    def __call__(self, name: str, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return self._cache.get(name, self._nets, image)
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return self._cache.get(self._nets, image)
 
     def prepare(self, frames: Sequence[FrameRef]) -> None:
         """Compute what is missing, so that no step waits for it."""
-        missing = [frame for frame in frames if not self._cache.has(frame.name)]
-        for done, frame in enumerate(missing, 1):
-            self(frame.name, frame.load().frame.image)
-            if done % 50 == 0 or done == len(missing):
-                LOG.info("soft labels: %d of %d frames", done, len(missing))
+        for done, frame in enumerate(frames, 1):
+            self(frame.load().frame.image)
+            if done % SAID_EVERY == 0 or done == len(frames):
+                LOG.info("soft labels: %d of %d frames", done, len(frames))
 
 
 def _validation(request: SegmentRequest, classes: tuple[ClassInfo, ...]) -> Validate | None:

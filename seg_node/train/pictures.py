@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from seg_node.data.sources import Sample, Source
 
-    Teach = Callable[[str, NDArray[np.uint8]], NDArray[np.uint8]]
+    Teach = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 KEPT_BYTES = 4 << 30
 """Memory that the pictures of one pool may take."""
@@ -46,7 +46,7 @@ class Pool(Sequence[Picture]):
 
     Args:
         frames: the frames.
-        teach: returns the soft labels of a named image; None without a teacher.
+        teach: returns the soft labels of an image; None without a teacher.
         labelled: whether labels are wanted; otherwise all pixels are void.
         kept_bytes: memory for pictures that were read; the longest unused ones go first.
 
@@ -117,7 +117,7 @@ class Pool(Sequence[Picture]):
             labels = sample.labels
         else:
             labels = np.full(image.shape[:2], IGNORE_LABEL, np.uint8)
-        return Picture(image, labels, self._teach(frame.name, image) if self._teach else None)
+        return Picture(image, labels, self._teach(image) if self._teach else None)
 
 
 def _size(picture: Picture) -> int:

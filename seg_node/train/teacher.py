@@ -6,6 +6,8 @@ makes it free in every step.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from typing import TYPE_CHECKING
 
 import cv2
@@ -66,7 +68,7 @@ def _look(net: nn.Module, pixels: Tensor, cells: tuple[int, int]) -> Tensor:
 
 
 class SoftLabelCache:
-    """Soft labels of one teacher in a folder, one file a frame.
+    """Soft labels of one teacher in a folder, one file an image, named by its content.
 
     Args:
         folder: where they lie; made for one teacher, whose name is kept there.
@@ -89,23 +91,22 @@ class SoftLabelCache:
             raise DataError(msg)
         owner.write_text(teacher)
 
-    def has(self, name: str) -> bool:
-        """Return whether a frame's soft labels are there."""
-        return self._path(name).exists()
-
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name.replace('/', '_')}.npy"
-
-    def get(
-        self, name: str, nets: Sequence[nn.Module], image: NDArray[np.uint8]
-    ) -> NDArray[np.uint8]:
-        """Return the soft labels of a frame, from the folder or computed now."""
-        path = self._path(name)
+    def get(self, nets: Sequence[nn.Module], image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the soft labels of an image, from the folder or computed now."""
+        path = self.folder / f"{image_key(image)}.npy"
         if path.exists():
             return np.asarray(np.load(path), np.uint8)
         soft = soft_labels(nets, image)
-        partial = path.with_suffix(".partial")
+        # Several processes may compute the same frame: each writes a file of its own.
+        partial = path.with_suffix(f".{os.getpid()}.partial")
         with partial.open("wb") as file:
             np.save(file, soft)
         partial.replace(path)
         return soft
+
+
+def image_key(image: NDArray[np.uint8]) -> str:
+    """Return a name for an image that no other image has: names of frames repeat in two videos."""
+    digest = hashlib.blake2b(image.tobytes(), digest_size=12)
+    digest.update(repr(image.shape).encode())
+    return digest.hexdigest()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from seg_node.core.types import DataError
-from seg_node.train.teacher import soft_labels, SoftLabelCache
+from seg_node.train.teacher import image_key, soft_labels, SoftLabelCache
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,15 +52,17 @@ def test_both_mirror_images_and_all_scales_look() -> None:
     assert net.calls == 12
 
 
-def test_frames_are_taught_once(tmp_path: Path) -> None:
+def test_images_are_taught_once_and_never_mistaken_for_each_other(tmp_path: Path) -> None:
     net = Brightness()
     cache = SoftLabelCache(tmp_path, "a")
-    assert not cache.has("x/1")
-    first = cache.get("x/1", [net], picture())
+    first = cache.get([net], picture())
     calls = net.calls
-    assert cache.has("x/1")
-    assert np.array_equal(SoftLabelCache(tmp_path, "a").get("x/1", [net], picture()), first)
+    assert np.array_equal(SoftLabelCache(tmp_path, "a").get([net], picture()), first)
     assert net.calls == calls
+    other = picture()[:, ::-1]
+    assert not np.array_equal(cache.get([net], np.ascontiguousarray(other)), first)
+    assert image_key(picture().reshape(62, 45, 3)) != image_key(picture())
+    assert [path.suffix for path in tmp_path.glob("*.partial")] == []
 
 
 def test_another_teachers_folder_is_refused(tmp_path: Path) -> None:
