@@ -91,6 +91,8 @@ def label(args: argparse.Namespace) -> int:
     with progress("labelling", 0) as tell:
         report = label_data(label_request(args), tell)
     print(f"{report.frames} frames labelled, {report.kept} were there: folder:{args.out}")
+    for reason, count in report.skipped.items():
+        print(f"  skipped {count} x: {reason}")
     for name, share in report.shares.items():
         print(f"  {name:<12} {share:7.2%} of the pixels")
     return 0

@@ -90,7 +90,8 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
     add("--confidence", type=float, default=0.7, help="less sure pixels stay void (default: 0.7)")
     add("--stride", type=int, default=1, help="only every N-th frame")
     add("--split", default="train", help="split of data that have splits (default: train)")
-    add("--image", help="image topic of a bag (default: the only one)")
+    add("--image", "--topic", help="image topic of a bag (default: the only one)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--out", type=Path, required=True, help="folder to write; what is there is kept")
 
 
@@ -99,6 +100,7 @@ def label_request(args: argparse.Namespace) -> LabelRequest:
 
     Raises:
         ConfigError: a value is out of its range.
+        DataError: the data are a path that does not exist.
 
     """
     from seg_node.core.types import ConfigError  # noqa: PLC0415 - beside the next one
@@ -111,14 +113,14 @@ def label_request(args: argparse.Namespace) -> LabelRequest:
         msg = f"--scales is {args.scales!r}; expected numbers such as 0.75,1.25"
         raise ConfigError(msg) from err
     ranges = {
-        "--scales": bool(scales) and all(0.1 <= s <= 8.0 for s in scales),  # noqa: PLR2004
-        "--confidence": 0.0 <= args.confidence <= 1.0,
-        "--stride": args.stride >= 1,
+        "--model": (bool(args.model), "one name or several"),
+        "--scales": (bool(scales) and all(0.1 <= s <= 8.0 for s in scales), "0.1..8"),  # noqa: PLR2004
+        "--confidence": (0.0 <= args.confidence <= 1.0, "0..1"),
+        "--stride": (args.stride >= 1, "1 or more"),
     }
-    for flag, fine in ranges.items():
+    for flag, (fine, allowed) in ranges.items():
         if not fine:
-            value = getattr(args, flag[2:])
-            msg = f"{flag} is {value}; scales are 0.1..8, confidence 0..1, stride 1 or more"
+            msg = f"{flag} is {getattr(args, flag[2:])!r}; expected {allowed}"
             raise ConfigError(msg)
     return LabelRequest(
         data=guess_spec(args.data),
@@ -129,4 +131,5 @@ def label_request(args: argparse.Namespace) -> LabelRequest:
         stride=args.stride,
         split=args.split,
         topic=args.image,
+        device=args.device,
     )

@@ -9,27 +9,30 @@ from __future__ import annotations
 from collections import Counter
 import csv
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from seg_node.core.config import Config
+from seg_node.core.pipeline import choose_compute
 from seg_node.core.types import DataError, IGNORE_LABEL, ModelError
-from seg_node.data.datasets import open_source
+from seg_node.data.datasets import BagClip, Indexed, open_source
 from seg_node.data.image_conversion import encode_jpeg, encode_png
+from seg_node.data.sources import count_skip
 from seg_node.nets.build import load_model
 from seg_node.train.losses import resize_logits
-from seg_node.train.pictures import frame_refs
 from seg_node.train.teacher import SCALES, soft_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from seg_node.core.types import ClassInfo
-    from seg_node.data.sources import Sample
+    from seg_node.data.datasets import Sample, Source
+    from seg_node.nets.build import Model
 
 JPEG_QUALITY = 95
 
@@ -39,7 +42,7 @@ class LabelRequest:
     """What to label, and how.
 
     Attributes:
-        data: named data; their labels, if any, are not looked at.
+        data: named data; what labels they have are not used.
         models: models that vote.
         out: folder to write; frames that are there already are kept.
         scales: resize factors of the images that vote.
@@ -47,6 +50,7 @@ class LabelRequest:
         stride: only every `stride`-th frame.
         split: split of data that have splits.
         topic: image topic of a bag; None where it has only one.
+        device: auto, cpu, cuda or cuda:N.
 
     """
 
@@ -58,6 +62,7 @@ class LabelRequest:
     stride: int = 1
     split: str = "train"
     topic: str | None = None
+    device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -67,12 +72,14 @@ class LabelReport:
     Attributes:
         frames: frames written by this call.
         kept: frames that were there already.
-        shares: class name -> share of all pixels (0..1), `void` included.
+        skipped: reason -> images that could not be read.
+        shares: class name -> share of all pixels written (0..1), `void` included.
 
     """
 
     frames: int
     kept: int
+    skipped: dict[str, int]
     shares: dict[str, float]
 
 
@@ -81,48 +88,51 @@ def label_data(
 ) -> LabelReport:
     """Write `images/`, `labels/` and `classes.csv`, the layout that `folder:DIR` reads.
 
+    One frame is in memory at a time. `source.txt` keeps whose frames they are and who labelled
+    them; only the stride may differ between two calls. A damaged image is skipped and counted.
+
     Args:
         request: what to label.
         on_frame: called with the number of frames done, after each.
 
     Raises:
-        DataError: the data cannot be read, or the folder holds other classes.
+        ConfigError: the device is not to be had here.
+        DataError: the data cannot be read or none of its frames can, or the folder holds frames
+            of other data, labels made in another way, or other classes.
         ModelError: a model cannot be loaded, or the models know different classes.
 
     """
-    models = [load_model(name) for name in request.models]
-    classes = models[0].manifest.classes
-    for model in models:
-        if model.manifest.classes != classes:
-            names = f"{models[0].manifest.name} and {model.manifest.name}"
-            msg = f"{names} know different classes; label with models of one list"
-            raise ModelError(msg)
-    _write_classes(request.out, classes)
-    topics = {"topic": request.topic} if request.data.startswith("bag:") else {}
-    source = open_source(request.data, split=request.split, **topics)
-    nets = [model.net for model in models]
+    device = choose_compute(Config(device=request.device, precision="fp32")).device
+    voters = _load_voters(request.models)
+    classes = voters[0].manifest.classes
+    source = open_source(request.data, split=request.split, topic=request.topic)
+    _claim(request.out, source, _origin(request, source, voters))
+    _write_classes(request.out / "classes.csv", classes)
+    nets = [voter.net.to(device) for voter in voters]
     counts: Counter[int] = Counter()
+    skipped: Counter[str] = Counter()
     kept = written = 0
-    for done, frame in enumerate(frame_refs(source, request.stride), 1):
-        path = request.out / "labels" / f"{_stem(frame.name)}.png"
-        if path.exists():
+    for done, sample in enumerate(_frames(source, request, skipped), 1):
+        if sample is None:
             kept += 1
         else:
-            sample = frame.load()
             soft = soft_labels(nets, sample.frame.image, request.scales)
-            labels = decide(soft, sample.frame.image.shape[:2], request.confidence)
-            _write_frame(request.out, path.stem, sample, labels)
+            labels = confident_labels(soft, sample.frame.image.shape[:2], request.confidence)
+            _write_frame(request.out, sample, labels)
             counts.update(dict(zip(*np.unique(labels, return_counts=True), strict=True)))
             written += 1
         if on_frame:
             on_frame(done)
     if not kept + written:
-        msg = f"{request.data} has no frame to label"
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in skipped.items())
+        msg = f"{request.data} has no frame to label: {reasons or 'it is empty'}"
         raise DataError(msg)
-    return LabelReport(written, kept, _shares(counts, classes))
+    return LabelReport(written, kept, dict(skipped), _shares(counts, classes))
 
 
-def decide(soft: NDArray[np.uint8], size: tuple[int, ...], confidence: float) -> NDArray[np.uint8]:
+def confident_labels(
+    soft: NDArray[np.uint8], size: tuple[int, ...], confidence: float
+) -> NDArray[np.uint8]:
     """Return the likeliest class per pixel, 255 where its probability is below `confidence`.
 
     Args:
@@ -139,33 +149,110 @@ def decide(soft: NDArray[np.uint8], size: tuple[int, ...], confidence: float) ->
     return np.asarray(labels.to(torch.uint8).numpy(), np.uint8)
 
 
-def _stem(name: str) -> str:
-    return name.replace("/", "_")
+def _load_voters(names: Sequence[str]) -> list[Model]:
+    models = [load_model(name) for name in names]
+    for model in models:
+        if model.manifest.classes != models[0].manifest.classes:
+            both = f"{models[0].manifest.name} and {model.manifest.name}"
+            msg = f"{both} know different classes; label with models of one list"
+            raise ModelError(msg)
+    return models
 
 
-def _write_frame(out: Path, stem: str, sample: Sample, labels: NDArray[np.uint8]) -> None:
+def _frames(
+    source: Source, request: LabelRequest, skipped: Counter[str]
+) -> Iterator[Sample | None]:
+    """Yield every `stride`-th frame, None in place of one that is labelled already.
+
+    What is labelled is read again only where the data can merely be played. Counts in `skipped`
+    what cannot be read.
+    """
+    if not isinstance(source, Indexed):
+        for sample in source.every(request.stride):
+            yield None if _label_path(request.out, sample.name).exists() else sample
+        skipped.update(source.skipped)
+        return
+    frames = source.frames()
+    for frame in frames[:: request.stride]:
+        if _label_path(request.out, frame.name).exists():
+            yield None
+            continue
+        try:
+            sample = frame.load()
+        except DataError as error:
+            count_skip(skipped, str(error))
+        else:
+            yield sample
+    lost = len(source) - len(frames)
+    if lost > 0:  # a damaged bag promises more than it delivers
+        skipped[f"image that {source.spec} promises and does not deliver"] = lost
+
+
+def _origin(request: LabelRequest, source: Source, voters: Sequence[Model]) -> str:
+    """Return what tells these labels from all others that could have the same names."""
+    kind, _, place = source.spec.partition(":")
+    topic = f" {source.topic.name}" if isinstance(source, BagClip) else ""
+    # Bags and videos are known by their bytes and may move; pictures by where they lie.
+    content = source.fingerprint() or Path(place).resolve()
+    models = ", ".join(f"{m.manifest.name} {m.manifest.sha256[:12]}" for m in voters)
+    lines = {
+        "data": f"{kind}:{Path(place).name}{topic}",
+        "split": request.split,
+        "content": source.spec if kind == "street" else content,
+        "models": models,
+        "scales": ", ".join(map(str, request.scales)),
+        "confidence": request.confidence,
+    }
+    return "".join(f"{key}: {value}\n" for key, value in lines.items())
+
+
+def _claim(out: Path, source: Source, origin: str) -> None:
+    """Write `source.txt`.
+
+    Raises:
+        DataError: the folder is that of the data, or holds frames of another origin.
+
+    """
+    if out.resolve() == Path(source.spec.partition(":")[2]).resolve():
+        msg = f"{out} is the folder of the data: choose another --out"
+        raise DataError(msg)
+    path = out / "source.txt"
+    known = path.read_text() if path.exists() else ""
+    if known != origin and (out / "images").exists():
+        news = [line for line in origin.splitlines() if line not in known.splitlines()]
+        held = [line for line in known.splitlines() if line not in origin.splitlines()]
+        what = f"frames of {'; '.join(held)!r}" if known else "pictures of unknown origin"
+        msg = f"{out} holds {what}, not of {'; '.join(news)!r}: choose another --out"
+        raise DataError(msg)
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(origin)
+
+
+def _label_path(out: Path, name: str) -> Path:
+    return out / "labels" / f"{name.replace('/', '_')}.png"
+
+
+def _write_frame(out: Path, sample: Sample, labels: NDArray[np.uint8]) -> None:
     """Write image and labels; the labels last, since their file says that a frame is done."""
     (out / "images").mkdir(exist_ok=True)
     (out / "labels").mkdir(exist_ok=True)
+    path = _label_path(out, sample.name)
     picture = encode_jpeg(sample.frame.image, JPEG_QUALITY)
-    (out / "images" / f"{stem}.jpg").write_bytes(picture)
-    path = out / "labels" / f"{stem}.png"
+    (out / "images" / f"{path.stem}.jpg").write_bytes(picture)
     partial = path.with_suffix(".partial")
     partial.write_bytes(encode_png(labels))
     partial.replace(path)
 
 
-def _write_classes(out: Path, classes: tuple[ClassInfo, ...]) -> None:
+def _write_classes(path: Path, classes: tuple[ClassInfo, ...]) -> None:
     rows = [["id", "name", "r", "g", "b"]]
     rows += [[str(i), c.name, *map(str, c.color)] for i, c in enumerate(classes)]
-    path = out / "classes.csv"
     if path.exists():
         with path.open(newline="") as file:
             if list(csv.reader(file)) != rows:
                 msg = f"{path} names other classes than the model; choose another --out"
                 raise DataError(msg)
         return
-    out.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
 
