@@ -65,19 +65,22 @@ def train(args: argparse.Namespace) -> int:
     """Train a network on labelled data; --resume continues a run that was stopped."""
     from seg_node.eval.progress import noted_interrupt, progress
     from seg_node.train.arguments import segment_request
-    from seg_node.train.command import train_segment
+    from seg_node.train.command import SegmentJob
 
     request = segment_request(args)
+    job = SegmentJob(request)
     if sys.stderr.isatty():  # the bar tells it, and log.jsonl keeps it
         logging.getLogger("seg_node.train.journal").setLevel(logging.WARNING)
-    with noted_interrupt() as interrupt, progress("training", request.settings.steps) as tell:
+    steps = request.settings.steps
+    shown = progress("training", steps, "steps", quiet=job.share.rank > 0)
+    with noted_interrupt() as interrupt, shown as tell:
 
         def on_step(done: int) -> None:
             tell(done)
             if interrupt:
                 raise KeyboardInterrupt
 
-        for manifest in train_segment(request, on_step):
+        for manifest in job.run(on_step):
             print(request.out / f"{manifest.name}.json")
     return 0
 

@@ -66,14 +66,20 @@ def noted_interrupt() -> Iterator[Interrupt]:
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(
+    label: str, total: int, unit: str = "frames", *, quiet: bool = False
+) -> Iterator[Callable[[int], None]]:
     """Show how many of `total` are done (0 = unknown); yields the function that is told so.
 
-    On a terminal a bar on stderr; otherwise a log line every five seconds.
+    On a terminal a bar on stderr; otherwise a log line every five seconds. `quiet` shows nothing,
+    such as in all but one of several processes.
     """
+    if quiet:
+        yield lambda done: None  # noqa: ARG005 - nobody listens
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines(label, total)
+        yield _Lines(label, total, unit)
         return
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
@@ -85,10 +91,15 @@ class _Lines:
     """Tells the progress as plain lines."""
 
     def __init__(
-        self, label: str, total: int, clock: Callable[[], float] = time.monotonic
+        self,
+        label: str,
+        total: int,
+        unit: str = "frames",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._label = label
         self._of = f" of {total}" if total else ""
+        self._unit = unit
         self._clock = clock
         self._next_s = clock() + LINE_PERIOD_S
 
@@ -96,5 +107,5 @@ class _Lines:
         """Say it, if the last line is five seconds ago."""
         if self._clock() >= self._next_s:
             self._next_s = self._clock() + LINE_PERIOD_S
-            logger.info("%s: %d%s frames", self._label, done, self._of)
+            logger.info("%s: %d%s %s", self._label, done, self._of, self._unit)
             sys.stderr.flush()

@@ -9,7 +9,7 @@ ahead in threads: numpy and OpenCV release the interpreter while torch computes.
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch.nn.functional import avg_pool2d
 
-from seg_node.core.types import IGNORE_LABEL
+from seg_node.core.types import ConfigError, IGNORE_LABEL
 from seg_node.data.street import Street
-from seg_node.train.augment import augment, Picture
+from seg_node.train.augment import augment, Picture, SOFT_STRIDE
 from seg_node.train.distributed import Share
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ SHOWN_PIXELS = 30
 """Smallest area that shows a class."""
 COUNTED = 500
 """Pictures that are looked at for the shares of the classes."""
-AHEAD = 2
-"""Batches prepared before they are asked for."""
+AHEAD = 1
+"""Batches that wait ready, beside those that the threads are at."""
 
 
 @dataclass(frozen=True)
@@ -93,35 +93,47 @@ def halve(images: Tensor) -> Tensor:
     return avg_pool2d(images.float(), 2).round().to(torch.uint8)
 
 
+@dataclass(frozen=True)
+class Pools:
+    """What samples are drawn from.
+
+    Attributes:
+        labelled: frames with labels.
+        streets: rendered streets.
+        unlabelled: frames with soft labels only.
+        soft_classes: classes of the soft labels that pictures carry; 0 without a teacher.
+
+    """
+
+    labelled: Sequence[Picture]
+    streets: Sequence[Picture] = ()
+    unlabelled: Sequence[Picture] = ()
+    soft_classes: int = 0
+
+
 class BatchMaker:
     """Makes the batch of any step of a run.
 
     Args:
-        labelled: frames with labels; may be empty if streets are drawn.
+        pools: what samples are drawn from.
         config: batch size, shares, augmentation and seed.
-        streets: rendered streets; without labelled frames all samples are streets.
-        unlabelled: frames with soft labels only.
         share: part of every batch that is made here.
+
+    Raises:
+        ConfigError: more processes than samples in a batch.
 
     """
 
-    def __init__(
-        self,
-        labelled: Sequence[Picture],
-        config: SegmentTraining,
-        *,
-        streets: Sequence[Picture] = (),
-        unlabelled: Sequence[Picture] = (),
-        share: Share | None = None,
-    ) -> None:
-        """Keep the three pools."""
-        self.labelled = labelled
-        self.streets = streets
-        self.unlabelled = unlabelled
+    def __init__(self, pools: Pools, config: SegmentTraining, share: Share | None = None) -> None:
+        """Keep the pools."""
+        self.pools = pools
         self.config = config
         self.share = share or Share()
-        self.street_share = (config.street_share if labelled else 1.0) if streets else 0.0
-        self.unlabelled_share = config.unlabelled_share if unlabelled else 0.0
+        if config.batch < self.share.world:
+            msg = f"batch is {config.batch} for {self.share.world} processes; give one each"
+            raise ConfigError(msg)
+        self.street_share = config.street_share if pools.streets else 0.0
+        self.unlabelled_share = config.unlabelled_share if pools.unlabelled else 0.0
 
     def __call__(self, step: int) -> Batch:
         """Return the batch of one step."""
@@ -131,7 +143,19 @@ class BatchMaker:
         made = [self._sample(step, slot) for slot in mine]
         images = _stack([picture.image.transpose(2, 0, 1) for picture in made])
         labels = _stack([picture.labels for picture in made]).long()
-        return Batch(halve(images) if low else images, labels, _stack_soft(made), bool(low))
+        return Batch(halve(images) if low else images, labels, self._stack_soft(made), bool(low))
+
+    def _stack_soft(self, made: Sequence[Picture]) -> Tensor | None:
+        """Stack soft labels; samples without any count as unknown everywhere.
+
+        Whether there is a teacher decides, and not what was drawn: all processes must agree.
+        """
+        if not self.pools.soft_classes:
+            return None
+        height, width = (-(-side // SOFT_STRIDE) for side in made[0].labels.shape)
+        blank = np.zeros((height, width, self.pools.soft_classes), np.uint8)
+        soft = _stack([blank if picture.soft is None else picture.soft for picture in made])
+        return soft.permute(0, 3, 1, 2).float() / 255.0
 
     def _sample(self, step: int, slot: int) -> Picture:
         rng = np.random.default_rng((self.config.seed, step, slot, 4))
@@ -140,47 +164,33 @@ class BatchMaker:
     def _draw(self, step: int, slot: int, rng: np.random.Generator) -> Picture:
         dice = rng.random()
         if dice < self.street_share:
-            return self.streets[int(rng.integers(len(self.streets)))]
+            return self.pools.streets[int(rng.integers(len(self.pools.streets)))]
         if dice < self.street_share + self.unlabelled_share:
-            return self.unlabelled[int(rng.integers(len(self.unlabelled)))]
-        return self.labelled[self.index(step * self.config.batch + slot)]
+            return self.pools.unlabelled[int(rng.integers(len(self.pools.unlabelled)))]
+        return self.pools.labelled[self.index(step * self.config.batch + slot)]
 
     def index(self, position: int) -> int:
         """Walk the labelled frames in a new order every epoch."""
-        epoch, offset = divmod(position, len(self.labelled))
+        epoch, offset = divmod(position, len(self.pools.labelled))
         rng = np.random.default_rng((self.config.seed, epoch, 1))
-        return int(rng.permutation(len(self.labelled))[offset])
+        return int(rng.permutation(len(self.pools.labelled))[offset])
 
     def run(self, first: int, last: int) -> Generator[tuple[int, Batch], None, None]:
-        """Yield (step, batch) for first <= step < last, prepared ahead in a thread."""
-        with ThreadPoolExecutor(1, "batches") as pool:
-            steps = iter(range(first, last))
-            ahead = deque(
-                (s, pool.submit(self, s)) for s in range(first, min(first + AHEAD, last))
-            )
-            for _ in ahead:
-                next(steps)
-            while ahead:
-                step, made = ahead.popleft()
-                batch = made.result()
-                for following in steps:
-                    ahead.append((following, pool.submit(self, following)))
-                    break
-                yield step, batch
+        """Yield (step, batch) for first <= step < last, in order, prepared ahead in threads."""
+        workers = self.config.workers
+        with ThreadPoolExecutor(workers, "batches") as pool:
+            ahead: deque[tuple[int, Future[Batch]]] = deque()
+            for step in range(first, last):
+                ahead.append((step, pool.submit(self, step)))
+                if len(ahead) > workers + AHEAD:
+                    ready, batch = ahead.popleft()
+                    yield ready, batch.result()
+            for ready, batch in ahead:
+                yield ready, batch.result()
 
 
 def _stack(arrays: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]) -> Tensor:
     return torch.from_numpy(np.stack(arrays))
-
-
-def _stack_soft(made: Sequence[Picture]) -> Tensor | None:
-    """Stack soft labels; samples without any count as unknown everywhere."""
-    known = next((picture.soft for picture in made if picture.soft is not None), None)
-    if known is None:
-        return None
-    blank = np.zeros_like(known)
-    soft = _stack([blank if picture.soft is None else picture.soft for picture in made])
-    return soft.permute(0, 3, 1, 2).float() / 255.0
 
 
 def label_counts(pictures: Sequence[Picture], classes: int) -> Tensor:

@@ -71,8 +71,13 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] |
         msg = f"{path} is not a readable checkpoint ({err}); delete it to start anew"
         raise DataError(msg) from err
     names = sorted(settings.keys() | theirs.keys())
-    was = {n: theirs.get(n) for n in names if settings.get(n) != theirs.get(n)}
-    if was:
-        msg = f"{path.parent} holds a run with other settings ({was}); use another folder"
+    changed = [
+        f"{n} was {theirs.get(n)!r}, is {settings.get(n)!r}"
+        for n in names
+        if settings.get(n) != theirs.get(n)
+    ]
+    if changed:
+        what = "; ".join(changed)
+        msg = f"{path.parent} holds a run with other settings ({what}); use another folder"
         raise ConfigError(msg)
     return state

@@ -3,47 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from itertools import chain
 import logging
-import os
 from typing import TYPE_CHECKING
 
 import torch
 
-from seg_node.core.types import CAMVID_CLASSES, ConfigError, DataError, ModelError
+from seg_node.core.types import CAMVID_CLASSES, ConfigError, DataError
 from seg_node.data.datasets import open_source
 from seg_node.data.sources import check
-from seg_node.nets.build import load_model, Manifest, save_weights
+from seg_node.nets.build import Manifest, save_weights
 from seg_node.train import start
-from seg_node.train.batches import BatchMaker, label_counts, render_streets
-from seg_node.train.distributed import join, leave
+from seg_node.train.batches import BatchMaker, label_counts, Pools, render_streets
+from seg_node.train.classes import describe, same_classes
+from seg_node.train.distributed import choose_device, join, leave
 from seg_node.train.losses import class_weights
 from seg_node.train.pictures import frame_refs, Pool
 from seg_node.train.resolution import merge_norms
 from seg_node.train.segmenter import CHECKPOINT, Run, SegmentTrainer
 from seg_node.train.settings import SegmentTraining
-from seg_node.train.teacher import SCALES, SoftLabelCache
+from seg_node.train.teacher import Teacher
 from seg_node.train.validation import validate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import nn
 
     from seg_node.core.types import ClassInfo
     from seg_node.data.sources import FrameRef, Source
     from seg_node.train.augment import Picture
-    from seg_node.train.distributed import Share
     from seg_node.train.segmenter import OnStep, Validate
 
 LOG = logging.getLogger(__name__)
 UNLABELLED_STRIDE = 4
 """Every how manieth unlabelled frame is used: neighbours teach the same."""
-SAID_EVERY = 100
-"""Frames between two lines about soft labels."""
+HIDDEN = ("--data", "--unlabelled", "--teacher", "--init", "--widen")
+"""Flags whose values may be paths."""
 VALIDATED = 26
 """Labelled frames, spread over the validation data, that are scored during training."""
 
@@ -86,15 +82,14 @@ class SegmentRequest:
     settings: SegmentTraining = field(default_factory=SegmentTraining)
 
 
-def train_segment(request: SegmentRequest, on_step: OnStep | None = None) -> list[Manifest]:
-    """Train, or continue, and write weights and manifests into the folder of the run.
+class SegmentJob:
+    """A training that is ready to run: data opened and checked, teachers heard.
 
-    The manifests written here lack the terms of the data, the commit and the scores: what is
+    The manifests that it writes lack the terms of the data, the commit and the scores: what is
     true of them is for the one who releases the model to say.
 
     Args:
         request: what to train.
-        on_step: called with the number of steps done, after each.
 
     Raises:
         DataError: the data cannot be used; the text names the file.
@@ -102,66 +97,127 @@ def train_segment(request: SegmentRequest, on_step: OnStep | None = None) -> lis
         ConfigError: the folder holds a run that is not to be continued, or another one.
 
     """
-    share = join()
-    try:
-        trainer, classes = _prepare(request, share)
-        net = trainer.run(on_step)
-        return _write(request, net, classes) if share.rank == 0 else []
-    finally:
+
+    def __init__(self, request: SegmentRequest) -> None:
+        """Prepare everything."""
+        self.request = request
+        self.share = join()
+        device = choose_device()
+        refuse_impossible(request, device)
+        sources = open_labelled(request)
+        self.classes = common_classes(sources)
+        frames = [ref for source in sources for ref in labelled_refs(source)]
+        self.size = _image_size(frames[0])
+        pools = self._pools(frames, device)
+        classes = len(self.classes)
+        self.trainer = SegmentTrainer(
+            start_network(request, self.classes),
+            BatchMaker(pools, request.settings, self.share),
+            class_weights(label_counts(pools.labelled, classes), request.settings.softness),
+            Run(request.out, device, _identity(request, self.classes)),
+            _validation(request, self.classes),
+        )
+
+    def run(self, on_step: OnStep | None = None) -> list[Manifest]:
+        """Train, or continue, and write weights and manifests into the folder of the run.
+
+        Args:
+            on_step: called with the number of steps done, after each; see `SegmentTrainer.run`.
+
+        """
+        net = self.trainer.run(on_step)
+        written = self._write(net.cpu()) if self.share.rank == 0 else []
+        # Not after a failure: the others may be waiting for this process elsewhere.
         leave()
+        return written
+
+    def _pools(self, frames: Sequence[FrameRef], device: torch.device) -> Pools:
+        request = self.request
+        teach = self._teacher(device) if request.teachers else None
+        loose = [_open(request, spec, request.split) for spec in request.unlabelled]
+        others = [ref for source in loose for ref in frame_refs(source, UNLABELLED_STRIDE)]
+        if others and not teach:
+            msg = "unlabelled data teach nothing without a teacher; name one with --teacher"
+            raise ConfigError(msg)
+        if teach:
+            teach.prepare([*frames, *others])
+        return Pools(
+            Pool(frames, teach),
+            _streets(request.settings, self.classes),
+            Pool(others, teach, labelled=False),
+            len(self.classes) if teach else 0,
+        )
+
+    def _teacher(self, device: torch.device) -> Teacher:
+        folder = self.request.out / "soft"
+        return Teacher(self.request.teachers, folder, self.classes, device, self.share)
+
+    def _write(self, net: nn.Module) -> list[Manifest]:
+        name = self.request.name or self.request.network.replace(":", "-")
+        if not self.request.settings.low_norms:
+            return [self._write_one(net, name)]
+        return [
+            self._write_one(merge_norms(net, low=False), name),
+            self._write_one(merge_norms(net, low=True), f"{name}-low"),
+        ]
+
+    def _write_one(self, net: nn.Module, name: str) -> Manifest:
+        request = self.request
+        kinds = ", ".join(spec.partition(":")[0] for spec in request.data)
+        file = f"{name}.safetensors"
+        manifest = Manifest(
+            name=name,
+            network=request.network,
+            file=file,
+            sha256=save_weights(net, request.out / file, dtype=torch.float16),
+            classes=self.classes,
+            training_size=self.size,
+            data=f"{kinds} ({request.split})",
+            terms="",
+            command=command_line(request),
+            commit="",
+            scores={},
+        )
+        manifest.write(request.out)
+        return manifest
 
 
-def choose_device() -> torch.device:
-    """Return this process's GPU, or the CPU where there is none."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+def train_segment(request: SegmentRequest, on_step: OnStep | None = None) -> list[Manifest]:
+    """Prepare and run a `SegmentJob`."""
+    return SegmentJob(request).run(on_step)
 
 
-def _prepare(
-    request: SegmentRequest, share: Share
-) -> tuple[SegmentTrainer, tuple[ClassInfo, ...]]:
-    settings, device = request.settings, choose_device()
-    refuse_old_run(request)
-    sources = open_labelled(request)
-    classes = common_classes(sources)
-    teach = _Teacher(request, classes, device) if request.teachers else None
-    frames = [ref for source in sources for ref in labelled_refs(source)]
-    labelled = Pool(frames, teach)
-    loose = [open_source(spec, split=request.split) for spec in request.unlabelled]
-    others = [ref for source in loose for ref in frame_refs(source, UNLABELLED_STRIDE)]
-    if others and not teach:
-        msg = "unlabelled data teach nothing without a teacher; name one with --teacher"
-        raise ConfigError(msg)
-    if teach:
-        teach.prepare([*frames, *others])
-    batches = BatchMaker(
-        labelled,
-        settings,
-        streets=_streets(settings, classes),
-        unlabelled=Pool(others, teach, labelled=False),
-        share=share,
-    )
-    trainer = SegmentTrainer(
-        start_network(request, classes),
-        batches,
-        class_weights(label_counts(labelled, len(classes)), settings.softness),
-        Run(request.out, device, _identity(request)),
-        _validation(request, classes),
-    )
-    return trainer, classes
+def _image_size(frame: FrameRef) -> tuple[int, int]:
+    """Return (width, height) of a frame."""
+    height, width = frame.load().frame.image.shape[:2]
+    return width, height
 
 
-def refuse_old_run(request: SegmentRequest) -> None:
-    """Refuse to overwrite, or to continue without being told.
+def refuse_impossible(request: SegmentRequest, device: torch.device) -> None:
+    """Refuse what would fail hours later, or overwrite.
 
     Raises:
-        ConfigError: the folder holds a run and `resume` is not set.
+        ConfigError: the folder holds a run and `resume` is not set, the name is no file's name,
+            or the settings cannot work on this device.
 
     """
     if (request.out / CHECKPOINT).exists() and not request.resume:
         msg = f"{request.out} holds a run: add --resume to continue it, or choose another --out"
         raise ConfigError(msg)
+    if "/" in request.name:
+        msg = f"--name is {request.name!r}; give a name without /"
+        raise ConfigError(msg)
+    if request.settings.deterministic and device.type == "cuda":
+        msg = "the losses are not deterministic on GPUs: leave --deterministic, or use the CPU"
+        raise ConfigError(msg)
+
+
+def _open(request: SegmentRequest, spec: str, split: str, *, masks: bool = False) -> Source:
+    """Open named data; a bag with the topics of the request."""
+    if not spec.startswith("bag:"):
+        return open_source(spec, split=split)
+    mask_topic = request.mask_topic if masks else None
+    return open_source(spec, split=split, topic=request.topic, mask_topic=mask_topic)
 
 
 def open_labelled(request: SegmentRequest) -> list[Source]:
@@ -171,18 +227,18 @@ def open_labelled(request: SegmentRequest) -> list[Source]:
         DataError: there is nothing to train on, or a file is wrong; the text names it.
 
     """
-    sources = []
-    for spec in request.data:
-        bag = spec.startswith("bag:")
-        topics = {"topic": request.topic, "mask_topic": request.mask_topic} if bag else {}
-        source = open_source(spec, split=request.split, **topics)
-        problems = check(source)
-        if problems:
-            more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-            msg = f"{problems[0]}{more}"
-            raise DataError(msg)
-        sources.append(source)
+    sources = [_open(request, spec, request.split, masks=True) for spec in request.data]
+    for source in sources:
+        _refuse_problems(source)
     return sources
+
+
+def _refuse_problems(source: Source) -> None:
+    problems = check(source)
+    if problems:
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        msg = f"{problems[0]}{more}"
+        raise DataError(msg)
 
 
 def labelled_refs(source: Source) -> list[FrameRef]:
@@ -215,18 +271,13 @@ def common_classes(sources: Sequence[Source]) -> tuple[ClassInfo, ...]:
         msg = f"{first.spec} does not say its classes; give labels and a class file"
         raise DataError(msg)
     for source in sources[1:]:
-        if source.classes != first.classes:
+        if not same_classes(source.classes, first.classes):
             msg = (
-                f"{first.spec} has classes {names(first.classes)}, "
-                f"{source.spec} has {names(source.classes)}; they must be the same"
+                f"{first.spec} has classes {describe(first.classes)}, "
+                f"{source.spec} has {describe(source.classes)}; they must be the same"
             )
             raise DataError(msg)
     return first.classes
-
-
-def names(classes: Sequence[ClassInfo]) -> str:
-    """Return how many classes there are and what they are called."""
-    return f"{len(classes)} ({', '.join(c.name for c in classes)})"
 
 
 def start_network(request: SegmentRequest, classes: tuple[ClassInfo, ...]) -> nn.Module:
@@ -251,47 +302,23 @@ def start_network(request: SegmentRequest, classes: tuple[ClassInfo, ...]) -> nn
 def _streets(settings: SegmentTraining, classes: tuple[ClassInfo, ...]) -> Sequence[Picture]:
     if settings.street_share == 0.0:
         return ()
-    if classes != CAMVID_CLASSES:
-        msg = f"the street has CamVid's classes, the data {names(classes)}: use --street-share 0"
+    if not same_classes(classes, CAMVID_CLASSES):
+        told = describe(classes)
+        msg = f"the street has CamVid's classes, the data {told}: use --street-share 0"
         raise ConfigError(msg)
     return render_streets(settings.streets, settings.seed)
-
-
-class _Teacher:
-    """Soft labels of the teachers, cached in the folder of the run."""
-
-    def __init__(
-        self, request: SegmentRequest, classes: tuple[ClassInfo, ...], device: torch.device
-    ) -> None:
-        models = [load_model(name, fold=False) for name in request.teachers]
-        for model in models:
-            if model.manifest.classes != classes:
-                told = f"teacher {model.manifest.name} has {names(model.manifest.classes)}"
-                msg = f"{told}, the data have {names(classes)}; they must be the same"
-                raise ModelError(msg)
-        self._nets = [model.net.to(device) for model in models]
-        hashes = ",".join(model.manifest.sha256[:12] for model in models)
-        self._cache = SoftLabelCache(request.out / "soft", f"{hashes} at {SCALES}")
-
-    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return self._cache.get(self._nets, image)
-
-    def prepare(self, frames: Sequence[FrameRef]) -> None:
-        """Compute what is missing, so that no step waits for it."""
-        for done, frame in enumerate(frames, 1):
-            self(frame.load().frame.image)
-            if done % SAID_EVERY == 0 or done == len(frames):
-                LOG.info("soft labels: %d of %d frames", done, len(frames))
 
 
 def _validation(request: SegmentRequest, classes: tuple[ClassInfo, ...]) -> Validate | None:
     if not request.validation:
         return None
-    source = open_source(request.validation, split="val")
-    if source.classes != classes:
-        msg = f"{request.validation} has other classes than the training data"
+    source = _open(request, request.validation, "val", masks=True)
+    _refuse_problems(source)
+    common_classes([source])
+    if not same_classes(source.classes, classes):
+        msg = f"{source.spec} has classes {describe(source.classes)}, the training data other ones"
         raise DataError(msg)
-    refs = frame_refs(source)
+    refs = labelled_refs(source)
     pictures = Pool(refs[:: max(1, len(refs) // VALIDATED)])
     mixed = request.settings.low_share > 0
 
@@ -304,12 +331,15 @@ def _validation(request: SegmentRequest, classes: tuple[ClassInfo, ...]) -> Vali
     return score
 
 
-def _identity(request: SegmentRequest) -> dict[str, str]:
+def _identity(request: SegmentRequest, classes: tuple[ClassInfo, ...]) -> dict[str, str]:
     """Return what else makes a run this run; it must not change when the run is resumed."""
     return {
         "network": request.network,
         "data": ",".join(request.data),
         "split": request.split,
+        "image": request.topic or "",
+        "mask": request.mask_topic or "",
+        "classes": describe(classes),
         "unlabelled": ",".join(request.unlabelled),
         "teachers": ",".join(request.teachers),
         "init": request.init,
@@ -328,6 +358,9 @@ def command_line(request: SegmentRequest) -> str:
 
     named = {
         "--data": request.data,
+        "--split": (request.split,) if request.split != "train" else (),
+        "--image": (request.topic,) if request.topic else (),
+        "--mask": (request.mask_topic,) if request.mask_topic else (),
         "--model": (request.network,),
         "--unlabelled": request.unlabelled,
         "--teacher": request.teachers,
@@ -336,7 +369,7 @@ def command_line(request: SegmentRequest) -> str:
     }
     words = ["seg_node train segment"]
     for flag, specs in named.items():
-        shown = specs if flag == "--model" else map(hide, specs)
+        shown = map(hide, specs) if flag in HIDDEN else specs
         words += [f"{flag} {','.join(shown)}"] if specs else []
     for item in fields(request.settings):
         value = getattr(request.settings, item.name)
@@ -346,39 +379,3 @@ def command_line(request: SegmentRequest) -> str:
         elif value != item.default:
             words.append(f"{flag} {value}")
     return " ".join(words)
-
-
-def _write(
-    request: SegmentRequest, net: nn.Module, classes: tuple[ClassInfo, ...]
-) -> list[Manifest]:
-    name = request.name or request.network.replace(":", "-")
-    net = net.cpu()
-    if not request.settings.low_norms:
-        return [_write_one(request, net, classes, name)]
-    return [
-        _write_one(request, merge_norms(net, low=False), classes, name),
-        _write_one(request, merge_norms(net, low=True), classes, f"{name}-low"),
-    ]
-
-
-def _write_one(
-    request: SegmentRequest, net: nn.Module, classes: tuple[ClassInfo, ...], name: str
-) -> Manifest:
-    shape = next(chain.from_iterable(open_labelled(request))).frame.image.shape
-    kinds = ", ".join(spec.partition(":")[0] for spec in request.data)
-    file = f"{name}.safetensors"
-    manifest = Manifest(
-        name=name,
-        network=request.network,
-        file=file,
-        sha256=save_weights(net, request.out / file, dtype=torch.float16),
-        classes=classes,
-        training_size=(shape[1], shape[0]),
-        data=f"{kinds} ({request.split})",
-        terms="",
-        command=command_line(request),
-        commit="",
-        scores={},
-    )
-    manifest.write(request.out)
-    return manifest

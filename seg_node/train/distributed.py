@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 import os
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 import torch
 from torch import distributed, nn
-from torch.distributed.nn.functional import all_reduce
+
+from seg_node.core.types import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+PATIENCE = timedelta(hours=12)
+"""How long a process waits for the others: a teacher may take hours over its frames."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ def join() -> Share:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return Share()
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend, timeout=PATIENCE)
     return Share(distributed.get_rank(), distributed.get_world_size())
 
 
@@ -43,11 +49,66 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
+def choose_device() -> torch.device:
+    """Return this process's GPU, or the CPU where there is none.
+
+    Raises:
+        ConfigError: more processes than GPUs on this host.
+
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    index, have = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if index >= have:
+        msg = f"process {index} of this host has no GPU: torch sees {have}; start {have} processes"
+        raise ConfigError(msg)
+    return torch.device("cuda", index)
+
+
+def is_shared() -> bool:
+    """Return whether there is more than one process."""
+    return distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def worst(code: int) -> int:
+    """Return the largest code of all processes."""
+    if not is_shared():
+        return code
+    codes = torch.tensor(code)
+    distributed.all_reduce(codes, distributed.ReduceOp.MAX)
+    return int(codes)
+
+
+def everyones(value: int) -> list[int]:
+    """Return the value of every process, by rank."""
+    if not is_shared():
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return [int(v) for v in values]
+
+
+class _Total(torch.autograd.Function):
+    """Sum over all processes; the gradient of a sum is the sum of the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004 - torch's signature
+        result = value.detach().clone()
+        distributed.all_reduce(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ARG004 - torch's signature
+        result = grads[0].clone()
+        distributed.all_reduce(result)
+        return result
+
+
 def total(value: Tensor) -> Tensor:
     """Return the sum of a tensor over all processes; gradients flow back to every part."""
-    if not (distributed.is_initialized() and distributed.get_world_size() > 1):
+    if not is_shared():
         return value
-    result: Tensor = all_reduce(value)  # type: ignore[no-untyped-call]  # torch's stub
+    result: Tensor = _Total.apply(value)  # type: ignore[no-untyped-call]  # torch's stub
     return result
 
 
@@ -55,23 +116,24 @@ class SharedBatchNorm(nn.BatchNorm2d):
     """BatchNorm whose statistics are those of the whole batch of all processes, on any device.
 
     torch's own SyncBatchNorm runs on GPUs only. Parameters and buffers have the names and
-    meaning of `nn.BatchNorm2d`.
+    meaning of `nn.BatchNorm2d`; statistics are computed in the parameters' precision.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [N, C, h, w] over N, h and w of all processes."""
-        if not self.training or not distributed.is_initialized():
+        if not self.training or not is_shared():
             return super().forward(x)
         channels = x.shape[1]
-        count = x.new_tensor([x.numel() / channels])
-        sums = total(torch.cat((x.sum((0, 2, 3)), count)))
+        wide = x.to(self.weight.dtype)
+        count = wide.new_tensor([x.numel() / channels])
+        sums = total(torch.cat((wide.sum((0, 2, 3)), count)))
         number = sums[channels]
         mean = sums[:channels] / number
-        centred = x - mean.view(1, -1, 1, 1)
+        centred = wide - mean.view(1, -1, 1, 1)
         variance = total(centred.square().sum((0, 2, 3))) / number
         self._track(mean.detach(), variance.detach(), float(number))
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(x.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor, number: float) -> None:
         if self.running_mean is None or self.running_var is None or self.momentum is None:

@@ -8,20 +8,21 @@ import math
 import time
 from typing import Any, TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from seg_node.core.types import ConfigError, DataError
 from seg_node.train.checkpoint import check_space, load_checkpoint, save_checkpoint
-from seg_node.train.distributed import share_batchnorm
+from seg_node.train.distributed import everyones, share_batchnorm, worst
 from seg_node.train.journal import Journal
 from seg_node.train.losses import segmentation_loss
 from seg_node.train.resolution import split_norms, use_resolution
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -32,10 +33,16 @@ if TYPE_CHECKING:
 
     Validate = Callable[[nn.Module], Mapping[str, float]]
     OnStep = Callable[[int], None]
+    Tensors = tuple[Tensor, ...] | list[Tensor]
+    Average = Callable[[Tensors, Tensors, Tensor | int], None]
 
 CHECKPOINT = "checkpoint.pt"
 LOG_EVERY = 20
 """Steps between two lines of the log."""
+FREE = frozenset({"workers", "checkpoint_every", "validate_every"})
+"""Settings that may change when a run is resumed: they do not change its curve."""
+FINE, INTERRUPTED, LOST = range(3)
+"""What happened to a process since its last step."""
 
 
 def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -106,7 +113,8 @@ class SegmentTrainer:
         self.place = place
         self.validate = validate
         self.weights = weights.to(place.device)
-        self.settings = {**asdict(config), **place.identity}
+        settings = {k: v for k, v in asdict(config).items() if k not in FREE}
+        self.settings = {**settings, **place.identity}
         self.layout = choose_layout(net, config.layout, place.device)
         if config.low_norms:
             split_norms(net)
@@ -115,11 +123,10 @@ class SegmentTrainer:
         self.net: nn.Module = net.to(place.device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's stub lacks the keyword
         self.optimizer = make_optimizer(self.net, config)
         self.average = AveragedModel(
-            self.net,
-            multi_avg_fn=get_ema_multi_avg_fn(config.average),  # type: ignore[no-untyped-call]  # torch's stub
-            use_buffers=True,
+            self.net, multi_avg_fn=warming_average(config.average), use_buffers=True
         )
         self.step = 0
+        self.seconds = 0.0
         place.folder.mkdir(parents=True, exist_ok=True)
         self._resume()
         self._check_space()
@@ -143,7 +150,7 @@ class SegmentTrainer:
                 KeyboardInterrupt to stop, which leaves a checkpoint.
 
         Raises:
-            ConfigError: the loss is no longer a number.
+            ConfigError: the loss or its gradient is no longer a number.
             DataError: a file could not be read; the text names it. A checkpoint is left.
 
         """
@@ -153,13 +160,6 @@ class SegmentTrainer:
         steps = self.batches.run(self.step, self.config.steps)
         try:
             self._run(steps, journal, on_step)
-        except DataError as err:
-            self._save()
-            msg = f"training stopped after step {self.step}, with a checkpoint: {err}"
-            raise DataError(msg) from err
-        except KeyboardInterrupt:
-            self._save()
-            raise
         finally:
             steps.close()
             if journal:
@@ -168,22 +168,48 @@ class SegmentTrainer:
         return self.averaged()
 
     def _run(
-        self, steps: Iterable[tuple[int, Batch]], journal: Journal | None, on_step: OnStep | None
+        self,
+        steps: Iterator[tuple[int, Batch]],
+        journal: Journal | None,
+        on_step: OnStep | None,
     ) -> None:
-        started, first = time.monotonic(), self.step
-        for step, batch in steps:
+        started, first, before = time.monotonic(), self.step, self.seconds
+        interrupted = False
+        while self.step < self.config.steps:
+            step, batch = self._next(steps, interrupted=interrupted)
             loss = self._update(step, batch)
             self.step = step + 1
+            took = time.monotonic() - started
+            self.seconds = before + took
             if journal and self.step % LOG_EVERY == 0:
-                took = time.monotonic() - started
                 left = took / (self.step - first) * (self.config.steps - self.step)
                 figures = {"loss": loss, "rate": self.config.rate(step)}
-                journal.write(self.step, {**figures, "seconds": round(took), "left": round(left)})
+                times = {"seconds": round(self.seconds), "left": round(left)}
+                journal.write(self.step, {**figures, **times})
+            # Before the checkpoint: a run that is killed in between validates again.
+            self._validate(journal)
             if self.step % self.config.checkpoint_every == 0:
                 self._save()
-            self._validate(journal)
-            if on_step:
-                on_step(self.step)
+            interrupted = _is_interrupt(on_step, self.step)
+
+    def _next(self, steps: Iterator[tuple[int, Batch]], *, interrupted: bool) -> tuple[int, Batch]:
+        """Return the next batch, or stop all processes together with a checkpoint."""
+        lost: DataError | None = None
+        found = None
+        try:
+            found = next(steps)
+        except DataError as err:
+            lost = err
+        code = worst(LOST if lost else INTERRUPTED if interrupted else FINE)
+        if code != FINE:
+            self._save()
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        if found is None or code == LOST:
+            why = lost or "another process could not read a file; its own lines name it"
+            msg = f"training stopped after step {self.step}, with a checkpoint: {why}"
+            raise DataError(msg) from lost
+        return found
 
     def averaged(self) -> nn.Module:
         """Return the exponential moving average of the network, in eval mode."""
@@ -191,6 +217,9 @@ class SegmentTrainer:
         return net.eval()
 
     def _update(self, step: int, batch: Batch) -> float:
+        # Dropout draws the same masks in a resumed run, and others in every process.
+        seeds = np.random.SeedSequence((self.config.seed, step, self.batches.share.rank))
+        torch.manual_seed(int(seeds.generate_state(1)[0]))
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(step)
         batch = batch.to(self.place.device)
@@ -199,18 +228,23 @@ class SegmentTrainer:
             logits = self.model(batch.images.contiguous(memory_format=self.layout))
         loss = segmentation_loss(logits.float(), batch, self.weights, self.config, phase=step)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            msg = (
-                f"the loss became {value} at step {step}; lower learning_rate "
-                f"({self.config.learning_rate}); the checkpoint is from before"
-            )
-            raise ConfigError(msg)
+        self._refuse_infinite("loss", value, step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
-        nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip_norm)
+        self._refuse_infinite("gradient's norm", float(norm), step)
         self.optimizer.step()
         self.average.update_parameters(self.net)
         return value
+
+    def _refuse_infinite(self, name: str, value: float, step: int) -> None:
+        """Stop before a value that is no number reaches the weights."""
+        if math.isfinite(value):
+            return
+        kept = "; the checkpoint is from before" if self.checkpoint.exists() else ""
+        rate = self.config.learning_rate
+        msg = f"the {name} became {value} at step {step}; lower learning_rate ({rate}){kept}"
+        raise ConfigError(msg)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.config.precision == "fp32":
@@ -238,6 +272,7 @@ class SegmentTrainer:
     def _state(self) -> dict[str, Any]:
         return {
             "step": self.step,
+            "seconds": self.seconds,
             "settings": self.settings,
             "net": self.net.state_dict(),
             "average": self.average.state_dict(),
@@ -250,17 +285,49 @@ class SegmentTrainer:
 
     def _resume(self) -> None:
         state = load_checkpoint(self.checkpoint, self.settings)
-        if state is None:
-            return
-        self.net.load_state_dict(state["net"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = int(state["step"])
+        if state is not None:
+            self.net.load_state_dict(state["net"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = int(state["step"])
+            self.seconds = float(state["seconds"])
+        steps = everyones(self.step)
+        if len(set(steps)) > 1:
+            msg = f"processes resume at steps {steps}; {self.place.folder} must be one for all"
+            raise ConfigError(msg)
 
     def _check_space(self) -> None:
         weights = sum(p.numel() * p.element_size() for p in self.net.parameters())
         copies = 4 if self.config.optimizer == "adamw" else 3
         check_space(self.place.folder, copies * weights)
+
+
+def warming_average(decay: float) -> Average:
+    """Return the update of a moving average that forgets the start of the run faster.
+
+    The decay of update n is the smaller of `decay` and (1 + n) / (10 + n): a short run does not
+    ship the weights that it began with.
+    """
+
+    def update(averages: Tensors, currents: Tensors, count: Tensor | int) -> None:
+        now = min(decay, (1.0 + float(count)) / (10.0 + float(count)))
+        for average, current in zip(averages, currents, strict=True):
+            if average.is_floating_point():
+                average.lerp_(current, 1.0 - now)
+            else:
+                average.copy_(current)
+
+    return update
+
+
+def _is_interrupt(on_step: OnStep | None, done: int) -> bool:
+    """Tell a listener how many steps are done; return whether it wants to stop."""
+    try:
+        if on_step:
+            on_step(done)
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 def make_optimizer(net: nn.Module, config: SegmentTraining) -> torch.optim.Optimizer:

@@ -12,8 +12,8 @@ from seg_node.core.types import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CROP_MULTIPLE = 8
-"""Halved crops and soft labels at stride 4 need whole pixels."""
+CROP_MULTIPLE = 16
+"""Features of halved crops at stride 8, and soft labels, need whole pixels."""
 MANY = 1_000_000_000
 
 
@@ -50,10 +50,15 @@ class SegmentTraining:
     weight_decay: float = _setting(1e-2, "Decay of convolution weights only.", 0.0, 10.0)
     momentum: float = _setting(0.9, "Momentum of sgd.", 0.0, 1.0)
     schedule: str = _setting("cosine", "Fall of the learning rate.", choices=("cosine", "poly"))
-    warmup: int = _setting(150, "Steps of linear warm-up.", 0, MANY)
+    warmup: int = _setting(
+        150, "Steps of linear warm-up; never more than a tenth of all.", 0, MANY
+    )
     clip_norm: float = _setting(5.0, "Largest norm of the gradient.", 1e-6, 1e9)
     average: float = _setting(
-        0.998, "Decay per step of the moving average of the weights, which is shipped.", 0.0, 1.0
+        0.998,
+        "Decay per step of the shipped average of the weights; less in the beginning.",
+        0.0,
+        1.0,
     )
     precision: str = _setting(
         "fp32", "Number format of convolutions (bf16: autocast).", choices=("fp32", "bf16")
@@ -72,7 +77,7 @@ class SegmentTraining:
         0.7, "Pixels whose true class has less than this probability are hard.", 0.0, 1.0
     )
     softness: float = _setting(
-        1.1, "Flatness of the class weights 1/ln(softness + share); 0: no class weights.", 0.0, 1e6
+        1.1, "Flatness of the class weights 1/ln(softness + share) of ce; 0: none.", 0.0, 1e6
     )
     jaccard: float = _setting(0.5, "Weight of the soft Jaccard loss.", 0.0, 100.0)
     distill: float = _setting(
@@ -103,6 +108,7 @@ class SegmentTraining:
     deterministic: bool = _setting(
         default=False, doc="Refuse operations whose result depends on the order of threads."
     )
+    workers: int = _setting(1, "Threads that prepare batches, in each process.", 1, 256)
     checkpoint_every: int = _setting(100, "Steps between checkpoints.", 1, MANY)
     validate_every: int = _setting(500, "Steps between validations.", 1, MANY)
 
@@ -114,7 +120,15 @@ class SegmentTraining:
             msg = f"scale_min {self.scale_min} is above scale_max {self.scale_max}; swap them"
             raise ConfigError(msg)
         if any(side % CROP_MULTIPLE for side in self.crop):
-            msg = f"the crop is {self.crop_width}x{self.crop_height}; sides must be multiples of 8"
+            msg = (
+                f"the crop is {self.crop_width}x{self.crop_height}; sides must be multiples of 16"
+            )
+            raise ConfigError(msg)
+        if 0.0 < self.softness <= 1.0:
+            msg = f"softness is {self.softness}; use 0 for equal weights, or more than 1"
+            raise ConfigError(msg)
+        if self.street_share > 0.0 and self.streets == 0:
+            msg = f"street_share is {self.street_share} of 0 streets; raise streets"
             raise ConfigError(msg)
         if self.low_norms and self.low_share in (0.0, 1.0):
             msg = f"low_norms needs halved and full images; low_share is {self.low_share}"
@@ -138,9 +152,10 @@ class SegmentTraining:
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        warmup = min(self.warmup, self.steps // 10)
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        progress = (step - warmup) / max(1, self.steps - warmup)
         if self.schedule == "poly":
             return self.learning_rate * math.pow(1.0 - progress, 0.9)
         return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -12,6 +12,7 @@ import torch
 from seg_node.core.types import ModelError
 from seg_node.nets.build import build_network, find_manifest, load_model, load_weights
 from seg_node.nets.swiftnet import SwiftNet
+from seg_node.train.classes import same_classes
 from seg_node.train.widen import widen
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def from_model(network: str, classes: tuple[ClassInfo, ...], seed: int, model: s
     manifest, folder = find_manifest(model)
     net = fresh(network, len(classes), seed)
     path = folder / manifest.file
-    if manifest.classes == classes:
+    if same_classes(manifest.classes, classes):
         load_weights(net, path)
         return net
     LOG.info("%s knows other classes than the data: its head starts fresh", manifest.name)
@@ -67,7 +68,7 @@ def from_narrow(network: str, classes: tuple[ClassInfo, ...], seed: int, model: 
     """
     wide = fresh(network, len(classes), seed)
     loaded = load_model(model, fold=False)
-    if loaded.manifest.classes != classes:
+    if not same_classes(loaded.manifest.classes, classes):
         msg = f"cannot widen {model}: it knows other classes than the data"
         raise ModelError(msg)
     if not (isinstance(wide, SwiftNet) and isinstance(loaded.net, SwiftNet)):

@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from seg_node.nets.swiftnet import SwiftNet
 from seg_node.train.augment import Picture
-from seg_node.train.batches import BatchMaker
-from seg_node.train.distributed import join, leave, share_batchnorm
+from seg_node.train.batches import BatchMaker, Pools
+from seg_node.train.distributed import join, leave, share_batchnorm, SharedBatchNorm
 from seg_node.train.losses import segmentation_loss
 from seg_node.train.settings import SegmentTraining
 
@@ -27,7 +27,8 @@ def pictures() -> list[Picture]:
     for index in range(4):
         labels = rng.integers(0, 3, (64, 64), np.uint8)
         labels[:, : 16 * index] = 255
-        soft = rng.integers(0, 128, (16, 16, 3), np.uint8)
+        # Only one has a teacher: a process may well draw none.
+        soft = rng.integers(0, 128, (16, 16, 3), np.uint8) if index == 0 else None
         made.append(Picture(rng.integers(0, 256, (64, 64, 3), np.uint8), labels, soft))
     return made
 
@@ -45,19 +46,27 @@ def main() -> None:
     torch.manual_seed(0)
     net = SwiftNet(3, 0.125).double()
     alone = copy.deepcopy(net)
-    whole = BatchMaker(pictures(), config)(0)
+    whole = BatchMaker(Pools(pictures(), soft_classes=3), config)(0)
     segmentation_loss(alone(whole.images), whole, weights, config).backward()  # type: ignore[no-untyped-call]  # torch's stub
 
     share = join()
     model = DistributedDataParallel(share_batchnorm(net), broadcast_buffers=False)
-    part = BatchMaker(pictures(), config, share=share)(0)
+    part = BatchMaker(Pools(pictures(), soft_classes=3), config, share=share)(0)
     segmentation_loss(model(part.images), part, weights, config).backward()  # type: ignore[no-untyped-call]  # torch's stub
+    norm = SharedBatchNorm(2)
+    low = norm(torch.ones(2, 2, 3, 3, dtype=torch.bfloat16))
     if share.rank == 0:
         pairs = zip(net.parameters(), alone.parameters(), strict=True)
         grads = [difference(p.grad, q.grad) for p, q in pairs if p.grad is not None is not q.grad]
         buffers = zip(net.buffers(), alone.buffers(), strict=True)
         norms = [difference(p.double(), q.double()) for p, q in buffers]
-        found = {"gradient": max(grads), "buffer": max(norms), "count": len(grads)}
+        kinds = {str(norm.weight.dtype), str(low.dtype)}
+        found: dict[str, object] = {
+            "gradient": max(grads),
+            "buffer": max(norms),
+            "count": len(grads),
+        }
+        found |= {"kinds": sorted(kinds)}
         print(json.dumps(found))  # noqa: T201 - read by the test
     leave()
 

@@ -7,7 +7,7 @@ import torch
 
 from seg_node.nets.swiftnet import SwiftNet
 from seg_node.train.augment import Picture
-from seg_node.train.batches import BatchMaker
+from seg_node.train.batches import BatchMaker, Pools
 from seg_node.train.settings import SegmentTraining
 
 TINY = SegmentTraining(
@@ -34,7 +34,7 @@ def halves(count: int = 3, *, soft: bool = False) -> list[Picture]:
 
 def batches(config: SegmentTraining = TINY) -> BatchMaker:
     """Return a maker of batches of `halves`."""
-    return BatchMaker(halves(), config)
+    return BatchMaker(Pools(halves()), config)
 
 
 def network(seed: int = 0) -> SwiftNet:

@@ -14,6 +14,7 @@ from seg_node.train.batches import (
     BatchMaker,
     halve,
     label_counts,
+    Pools,
     render_streets,
     shown_classes,
     STREET_FRAMES,
@@ -29,22 +30,22 @@ def equal(a: Batch, b: Batch) -> bool:
 
 
 def test_a_batch_depends_on_seed_and_step_only() -> None:
-    make, again = BatchMaker(halves(), TINY), BatchMaker(halves(), TINY)
+    make, again = BatchMaker(Pools(halves()), TINY), BatchMaker(Pools(halves()), TINY)
     assert equal(make(4), again(4))
     assert not equal(make(4), make(5))
-    assert not equal(make(4), BatchMaker(halves(), replace(TINY, seed=1))(4))
+    assert not equal(make(4), BatchMaker(Pools(halves()), replace(TINY, seed=1))(4))
 
 
 def test_two_processes_see_together_what_one_sees() -> None:
     config = replace(TINY, batch=5)
-    whole = BatchMaker(halves(), config)(3)
-    parts = [BatchMaker(halves(), config, share=Share(r, 2))(3) for r in (0, 1)]
+    whole = BatchMaker(Pools(halves()), config)(3)
+    parts = [BatchMaker(Pools(halves()), config, share=Share(r, 2))(3) for r in (0, 1)]
     assert torch.equal(parts[0].images, whole.images[0::2])
     assert torch.equal(parts[1].labels, whole.labels[1::2])
 
 
 def test_running_gives_the_same_batches_in_order() -> None:
-    make = BatchMaker(halves(), TINY)
+    make = BatchMaker(Pools(halves()), TINY)
     ran = list(make.run(2, 6))
     assert [step for step, _ in ran] == [2, 3, 4, 5]
     assert all(equal(batch, make(step)) for step, batch in ran)
@@ -52,13 +53,13 @@ def test_running_gives_the_same_batches_in_order() -> None:
 
 
 def test_every_sample_is_seen_once_an_epoch() -> None:
-    make = BatchMaker(halves(5), TINY)
+    make = BatchMaker(Pools(halves(5)), TINY)
     assert sorted(make.index(i) for i in range(5)) == [0, 1, 2, 3, 4]
     assert sorted(make.index(i) for i in range(5, 10)) == [0, 1, 2, 3, 4]
 
 
 def test_low_steps_halve_the_images_and_keep_the_labels() -> None:
-    make = BatchMaker(halves(), replace(TINY, low_share=0.5))
+    make = BatchMaker(Pools(halves()), replace(TINY, low_share=0.5))
     made = [make(step) for step in range(20)]
     lows = [batch for batch in made if batch.low]
     assert 3 < len(lows) < 17
@@ -74,7 +75,7 @@ def test_halving_averages_two_by_two() -> None:
 def test_pools_are_mixed_in_their_shares() -> None:
     config = replace(TINY, batch=40, street_share=0.3, unlabelled_share=0.2)
     loose = [replace(p, labels=p.labels * 0 + 255) for p in halves(soft=True)]
-    make = BatchMaker(halves(), config, streets=render_streets(2, 0), unlabelled=loose)
+    make = BatchMaker(Pools(halves(), render_streets(2, 0), loose, 11), config)
     batch = make(0)
     void = (batch.labels == 255).flatten(1).all(1)
     street = (batch.labels.flatten(1) < 255).any(1) & (batch.labels.flatten(1) % 255 > 1).any(1)

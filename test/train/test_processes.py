@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ("--batch", "4", "--crop-width", "64", "--crop-height", "64", "--warmup", "4")
 TIMEOUT_S = 240
+ALONE = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+"""One thread each, so that the order of additions is the same in every run; and no GPU."""
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +51,7 @@ def start(data: str, out: Path, *words: str, processes: int = 1) -> subprocess.P
     verb = ["-m", "seg_node.cli", "train", "segment"]
     verb += ["--data", data, "--out", str(out), *SETTINGS, *words]
     command = torchrun(*verb) if processes > 1 else [sys.executable, *verb]
-    # One thread each: the order of additions is then the same in every run.
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, **ALONE}
     return subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -106,7 +108,7 @@ def torchrun(*words: str) -> list[str]:
 @pytest.mark.slow
 def test_a_step_of_two_processes_is_the_step_of_one() -> None:
     script = Path(__file__).with_name("one_step.py")
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, **ALONE, "PYTHONPATH": str(ROOT)}
     ran = subprocess.run(
         torchrun(str(script)),
         env=env,
@@ -120,6 +122,7 @@ def test_a_step_of_two_processes_is_the_step_of_one() -> None:
     assert found["count"] > 50
     assert found["gradient"] < 1e-9
     assert found["buffer"] < 1e-9
+    assert found["kinds"] == ["torch.bfloat16", "torch.float32"]
 
 
 @pytest.mark.slow
@@ -131,3 +134,24 @@ def test_two_processes_descend_the_curve_of_one(data: str, tmp_path: Path) -> No
     assert len(one) == len(two) == 2
     # Every step is the same up to rounding (above); training amplifies rounding.
     assert two == pytest.approx(one, rel=0.05)
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_with_a_checkpoint(data: str, tmp_path: Path) -> None:
+    copied = tmp_path / "data"
+    shutil.copytree(data.partition(":")[2], copied)
+    script = Path(__file__).with_name("lose_a_file.py")
+    env = {**os.environ, **ALONE, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        torchrun(str(script), str(copied), str(tmp_path / "run")),
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    told = [line for line in ran.stdout.splitlines() if line.startswith("rank")]
+    assert len(told) == 2, ran.stderr
+    assert sum("labels/5.png" in line for line in told) >= 1
+    assert all("training stopped after step" in line for line in told)
+    assert (tmp_path / "run" / "checkpoint.pt").exists()

@@ -14,9 +14,16 @@ from seg_node.core.types import ConfigError, DataError, Frame
 from seg_node.data.sources import FrameRef, Sample
 from seg_node.nets.build import fold_batchnorm
 from seg_node.train import checkpoint as checkpoints
+from seg_node.train.batches import Pools
 from seg_node.train.pictures import Pool
 from seg_node.train.resolution import merge_norms, ResolutionNorm
-from seg_node.train.segmenter import choose_layout, parameter_groups, Run, SegmentTrainer
+from seg_node.train.segmenter import (
+    choose_layout,
+    parameter_groups,
+    Run,
+    SegmentTrainer,
+    warming_average,
+)
 from test.train.samples import batches, halves, network, TINY
 
 if TYPE_CHECKING:
@@ -110,7 +117,9 @@ def test_every_choice_trains(tmp_path: Path, changes: dict[str, Any]) -> None:
 def test_another_runs_folder_is_refused(tmp_path: Path) -> None:
     config = replace(TINY, steps=1)
     trainer(tmp_path, config).run()
-    with pytest.raises(ConfigError, match=r"other settings \({'steps': 1}\); use another folder"):
+    with pytest.raises(
+        ConfigError, match=r"other settings \(steps was 1, is 2\); use another folder"
+    ):
         trainer(tmp_path, replace(config, steps=2))
 
 
@@ -125,9 +134,80 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     broken = trainer(tmp_path)
     with torch.no_grad():
         broken.net.get_parameter("head.weight").fill_(float("inf"))
-    with pytest.raises(ConfigError, match=r"loss became nan at step 0; lower learning_rate"):
+    with pytest.raises(
+        ConfigError, match=r"loss became nan at step 0; lower learning_rate \(0.002\)$"
+    ):
         broken.run()
     assert not broken.checkpoint.exists()
+
+
+def test_an_infinite_gradient_never_reaches_the_weights(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    weight = run.net.get_parameter("head.weight")
+    weight.register_hook(lambda grad: grad * float("inf"))  # type: ignore[no-untyped-call]  # torch's stub
+    before = weight.detach().clone()
+    with pytest.raises(ConfigError, match=r"gradient's norm became (nan|inf) at step 0"):
+        run.run()
+    assert torch.equal(weight, before)
+
+
+def test_the_average_forgets_the_start_of_a_short_run() -> None:
+    update = warming_average(0.998)
+    average = [torch.zeros(1)]
+    for count in range(1, 100):
+        update(average, [torch.ones(1)], torch.tensor(count))
+    assert float(average[0]) > 0.99
+    update(average, [torch.zeros(1)], torch.tensor(10**6))
+    assert float(average[0]) == pytest.approx(0.998, abs=2e-3)
+
+
+def test_dropout_resumes_on_the_same_curve(tmp_path: Path) -> None:
+    def with_dropout(folder: Path) -> SegmentTrainer:
+        net = network()
+        net.head = torch.nn.Sequential(torch.nn.Dropout2d(0.5), net.head)  # type: ignore[assignment]
+        return SegmentTrainer(net, batches(), WEIGHTS, Run(folder))
+
+    def stop(done: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    whole = with_dropout(tmp_path / "whole").run()
+    with pytest.raises(KeyboardInterrupt):
+        with_dropout(tmp_path / "broken").run(stop)
+    assert same(whole, with_dropout(tmp_path / "broken").run())
+
+
+def test_an_interrupt_within_a_step_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(tmp_path)
+    update = run.average.update_parameters
+
+    def interrupt(net: torch.nn.Module) -> None:
+        update(net)
+        if run.step == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.average, "update_parameters", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert trainer(tmp_path).step == 3
+
+
+def test_a_validation_is_never_lost(tmp_path: Path) -> None:
+    def killed(net: torch.nn.Module) -> dict[str, float]:
+        del net
+        raise KeyboardInterrupt
+
+    run = SegmentTrainer(network(), batches(), WEIGHTS, Run(tmp_path), killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert trainer(tmp_path).step == 0
+
+
+def test_how_often_to_save_may_change_on_resume(tmp_path: Path) -> None:
+    trainer(tmp_path).run()
+    assert trainer(tmp_path, replace(TINY, checkpoint_every=1, workers=2)).step == 6
 
 
 def test_a_lost_file_stops_with_its_name_and_a_checkpoint(tmp_path: Path) -> None:
@@ -142,7 +222,7 @@ def test_a_lost_file_stops_with_its_name_and_a_checkpoint(tmp_path: Path) -> Non
     loaders = (read, read, lose)
     frames = [FrameRef(str(i), i, labelled=True, loader=load) for i, load in enumerate(loaders)]
     run = trainer(tmp_path)
-    run.batches.labelled = Pool(frames)
+    run.batches.pools = Pools(Pool(frames))
     text = r"training stopped after step \d, with a checkpoint: images/0002.png is missing"
     with pytest.raises(DataError, match=text):
         run.run()

@@ -28,6 +28,11 @@ def test_learning_rate_warms_up_and_ends_near_zero() -> None:
         assert rates[-1] < 0.02
 
 
+def test_a_short_run_warms_up_shortly() -> None:
+    config = SegmentTraining(steps=50, warmup=150, learning_rate=1.0)
+    assert config.rate(4) == pytest.approx(1.0)
+
+
 def test_early_crops_are_smaller_and_whole() -> None:
     config = SegmentTraining(early_steps=5)
     assert config.crop_at(4) == (320, 256)
@@ -40,7 +45,9 @@ def test_early_crops_are_smaller_and_whole() -> None:
         ({"batch": 0}, "batch is 0; allowed are 1 to"),
         ({"optimizer": "lion"}, "optimizer is 'lion'; choose one of adamw, sgd"),
         ({"scale_min": 3.0}, "scale_min 3.0 is above scale_max 2.0"),
-        ({"crop_width": 100}, "the crop is 100x320; sides must be multiples of 8"),
+        ({"crop_width": 100}, "the crop is 100x320; sides must be multiples of 16"),
+        ({"softness": 0.5}, "softness is 0.5; use 0 for equal weights"),
+        ({"street_share": 0.1, "streets": 0}, "street_share is 0.1 of 0 streets"),
         ({"low_norms": True}, "low_norms needs halved and full images; low_share is 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
     ],
