@@ -7,6 +7,7 @@ makes it free in every step.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,10 @@ import cv2
 import numpy as np
 import torch
 
-from seg_node.core.types import DataError
+from seg_node.core.types import DataError, ModelError
+from seg_node.nets.build import load_model
 from seg_node.train.augment import SOFT_STRIDE
+from seg_node.train.classes import describe, same_classes
 from seg_node.train.losses import resize_logits
 
 if TYPE_CHECKING:
@@ -25,7 +28,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn, Tensor
 
+    from seg_node.core.types import ClassInfo
+    from seg_node.data.sources import FrameRef
+    from seg_node.train.distributed import Share
+
+LOG = logging.getLogger(__name__)
 SCALES = (0.75, 1.25)
+SAID_EVERY = 100
+"""Frames between two lines about soft labels."""
 
 
 def soft_labels(
@@ -103,6 +113,54 @@ class SoftLabelCache:
             np.save(file, soft)
         partial.replace(path)
         return soft
+
+
+class Teacher:
+    """Models whose soft labels are learned beside the true ones, computed once per frame.
+
+    Args:
+        models: names of models, or paths of their manifests.
+        folder: where the soft labels are kept; see `SoftLabelCache`.
+        classes: the classes of the data.
+        device: where the models run.
+        share: which of the processes this is.
+
+    Raises:
+        ModelError: a model cannot be loaded, or has other classes than the data.
+        DataError: the folder belongs to another teacher.
+
+    """
+
+    def __init__(
+        self,
+        models: Sequence[str],
+        folder: Path,
+        classes: tuple[ClassInfo, ...],
+        device: torch.device,
+        share: Share,
+    ) -> None:
+        """Load the models."""
+        loaded = [load_model(name, fold=False) for name in models]
+        for model in loaded:
+            if not same_classes(model.manifest.classes, classes):
+                told = f"teacher {model.manifest.name} has {describe(model.manifest.classes)}"
+                msg = f"{told}, the data have {describe(classes)}; they must be the same"
+                raise ModelError(msg)
+        self._nets = [model.net.to(device) for model in loaded]
+        self._share = share
+        hashes = ",".join(model.manifest.sha256[:12] for model in loaded)
+        self._cache = SoftLabelCache(folder, f"{hashes} at {SCALES}")
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the soft labels of an image; see `soft_labels`."""
+        return self._cache.get(self._nets, image)
+
+    def prepare(self, frames: Sequence[FrameRef]) -> None:
+        """Compute what is missing, so that no step waits for it."""
+        for done, frame in enumerate(frames, 1):
+            self(frame.load().frame.image)
+            if done % SAID_EVERY == 0 or done == len(frames):
+                LOG.info("soft labels: %d of %d frames", done, len(frames))
 
 
 def image_key(image: NDArray[np.uint8]) -> str:
