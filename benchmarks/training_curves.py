@@ -1,8 +1,8 @@
-"""Draw the curves of training runs: python benchmarks/training_curves.py NAME=RUN ... --out FILE.
+"""Draw the curves of training runs: training_curves.py NAME=RUN ... --out PNG --json FILE.
 
 Each RUN is a folder with `log.jsonl`. Upper plot: loss, smoothed over 10 lines; lower plot:
 mean IoU on the validation frames that the run scores, at full and at half resolution. The figures
-that are drawn are also written beside the picture, as FILE.json.
+of the logs are also written as JSON.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ def read_curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     """Return name -> (step, value) of every figure in a run's log."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for line in (run / "log.jsonl").read_text().splitlines():
+        if not line.endswith("}"):  # a kill can cut the last line
+            break
         values = json.loads(line)
         step = values.pop("step")
         for name, value in values.items():
@@ -64,11 +66,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("runs", nargs="+", metavar="NAME=RUN")
     parser.add_argument("--out", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--json", type=Path, required=True, help="figures to write")
     args = parser.parse_args()
     named = (pair.partition("=") for pair in args.runs)
     runs = {name: read_curves(Path(folder)) for name, _, folder in named}
     draw(runs, args.out)
-    args.out.with_suffix(".json").write_text(json.dumps(runs) + "\n")
+    args.json.write_text(json.dumps(runs) + "\n")
 
 
 if __name__ == "__main__":
