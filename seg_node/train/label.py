@@ -22,6 +22,7 @@ from seg_node.data.datasets import BagClip, Indexed, open_source
 from seg_node.data.image_conversion import encode_jpeg, encode_png
 from seg_node.data.sources import count_skip
 from seg_node.nets.build import load_model
+from seg_node.train.classes import same_classes
 from seg_node.train.losses import resize_logits
 from seg_node.train.teacher import SCALES, soft_labels
 
@@ -152,7 +153,7 @@ def confident_labels(
 def _load_voters(names: Sequence[str]) -> list[Model]:
     models = [load_model(name) for name in names]
     for model in models:
-        if model.manifest.classes != models[0].manifest.classes:
+        if not same_classes(model.manifest.classes, models[0].manifest.classes):
             both = f"{models[0].manifest.name} and {model.manifest.name}"
             msg = f"{both} know different classes; label with models of one list"
             raise ModelError(msg)

@@ -139,6 +139,24 @@ def test_a_damaged_image_is_skipped_and_told(
 
 
 @pytest.mark.usefixtures("trained")
+def test_what_a_damaged_video_or_bag_lacks_is_told(tmp_path: Path) -> None:
+    request = write_pictures(tmp_path)
+    video = write_video(tmp_path / "drive.mp4", 30)
+    content = (tmp_path / "drive.mp4").read_bytes()
+    (tmp_path / "drive.mp4").write_bytes(content[:-20])
+    report = label_data(replace(request, data=video, stride=10))
+    assert report.skipped["damaged frame of the video"] >= 1
+    bag = write_bag(tmp_path / "drive", 10**9)
+    told = tmp_path / "drive" / "metadata.yaml"
+    told.write_text(told.read_text().replace("message_count: 2", "message_count: 5"))
+    report = label_data(replace(request, data=bag, out=tmp_path / "bag_out"))
+    assert (report.frames, report.skipped) == (
+        2,
+        {f"image that {bag} promises and does not deliver": 3},
+    )
+
+
+@pytest.mark.usefixtures("trained")
 def test_nothing_readable_is_an_error_with_the_reason(tmp_path: Path) -> None:
     request = write_pictures(tmp_path, 1)
     (tmp_path / "data" / "0.png").write_bytes(b"")
