@@ -131,7 +131,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
         mean = sums[:channels] / number
         centred = wide - mean.view(1, -1, 1, 1)
         variance = total(centred.square().sum((0, 2, 3))) / number
-        self._track(mean.detach(), variance.detach(), float(number))
+        self._track(mean.detach(), variance.detach(), float(number.detach()))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(x.dtype)
 

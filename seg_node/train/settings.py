@@ -64,12 +64,6 @@ class SegmentTraining:
         "fp32", "Number format of convolutions (bf16: autocast).", choices=("fp32", "bf16")
     )
 
-    layout: str = _setting(
-        "auto",
-        "Order of features in memory; auto: channels_last on GPUs and for depthwise networks.",
-        choices=("auto", "contiguous", "channels_last"),
-    )
-
     loss: str = _setting(
         "ce", "Cross entropy over all pixels, or over the hardest (ohem).", choices=("ce", "ohem")
     )

@@ -18,7 +18,6 @@ from seg_node.train.batches import Pools
 from seg_node.train.pictures import Pool
 from seg_node.train.resolution import merge_norms, ResolutionNorm
 from seg_node.train.segmenter import (
-    choose_layout,
     parameter_groups,
     Run,
     SegmentTrainer,
@@ -49,14 +48,6 @@ def test_only_convolution_weights_decay() -> None:
     assert plain["weight_decay"] == 0.0
     assert isinstance(decayed["params"], list)
     assert all(p.ndim == 4 for p in decayed["params"])
-
-
-def test_depthwise_networks_are_laid_out_for_their_convolutions() -> None:
-    cpu = torch.device("cpu")
-    assert choose_layout(network(), "auto", cpu) is torch.contiguous_format
-    depthwise = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, groups=4))
-    assert choose_layout(depthwise, "auto", cpu) is torch.channels_last
-    assert choose_layout(depthwise, "contiguous", cpu) is torch.contiguous_format
 
 
 @pytest.mark.slow
@@ -98,7 +89,7 @@ def test_training_learns_dark_from_bright(tmp_path: Path) -> None:
         {"precision": "bf16"},
         {"loss": "ohem", "schedule": "poly"},
         {"deterministic": True},
-        {"layout": "channels_last", "softness": 0.0, "jaccard": 0.0},
+        {"softness": 0.0, "jaccard": 0.0},
     ],
 )
 def test_every_choice_trains(tmp_path: Path, changes: dict[str, Any]) -> None:
