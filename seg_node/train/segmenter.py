@@ -247,11 +247,10 @@ class SegmentTrainer:
         if self.batches.share.world == 1:
             return self.net
         ids = [self.place.device.index] if self.place.device.type == "cuda" else None
-        # Statistics are shared already, and resolution-specific norms rest in every step.
+        # Of resolution-specific norms, half rest in every step.
         model: nn.Module = DistributedDataParallel(
             self.net,
             device_ids=ids,
-            broadcast_buffers=False,
             find_unused_parameters=self.config.low_norms,
         )
         return model

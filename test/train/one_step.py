@@ -50,7 +50,7 @@ def main() -> None:
     segmentation_loss(alone(whole.images), whole, weights, config).backward()  # type: ignore[no-untyped-call]  # torch's stub
 
     share = join()
-    model = DistributedDataParallel(share_batchnorm(net), broadcast_buffers=False)
+    model = DistributedDataParallel(share_batchnorm(net))
     part = BatchMaker(Pools(pictures(), soft_classes=3), config, share=share)(0)
     segmentation_loss(model(part.images), part, weights, config).backward()  # type: ignore[no-untyped-call]  # torch's stub
     norm = SharedBatchNorm(2)
