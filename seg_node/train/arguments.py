@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import argparse
 
     from seg_node.core.config import Limits
-    from seg_node.train.command import SegmentRequest
     from seg_node.train.label import LabelRequest
+    from seg_node.train.request import SegmentRequest
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ def segment_request(args: argparse.Namespace) -> SegmentRequest:
         ConfigError: a setting is out of its range.
 
     """
-    from seg_node.train.command import SegmentRequest  # noqa: PLC0415 - --help needs no torch
+    from seg_node.train.request import SegmentRequest  # noqa: PLC0415 - --help needs no torch
 
     settings = {name: getattr(args, name) for name, _, _ in SegmentTraining().described()}
     return SegmentRequest(

@@ -2,84 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-import logging
 from typing import TYPE_CHECKING
 
 import torch
 
 from seg_node.core.types import CAMVID_CLASSES, ConfigError, DataError
-from seg_node.data.datasets import open_source
-from seg_node.data.sources import check
 from seg_node.nets.build import Manifest, save_weights
 from seg_node.train import start
 from seg_node.train.batches import BatchMaker, label_counts, Pools, render_streets
 from seg_node.train.classes import describe, same_classes
 from seg_node.train.distributed import choose_device, join, leave
+from seg_node.train.labelled import (
+    common_classes,
+    labelled_refs,
+    open_labelled,
+    open_named,
+    refuse_problems,
+)
 from seg_node.train.losses import class_weights
 from seg_node.train.pictures import frame_refs, Pool
+from seg_node.train.request import command_line, identity
 from seg_node.train.resolution import merge_norms
 from seg_node.train.segmenter import CHECKPOINT, Run, SegmentTrainer
-from seg_node.train.settings import SegmentTraining
 from seg_node.train.teacher import Teacher
 from seg_node.train.validation import validate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from torch import nn
 
     from seg_node.core.types import ClassInfo
-    from seg_node.data.sources import FrameRef, Source
+    from seg_node.data.sources import FrameRef
     from seg_node.train.augment import Picture
+    from seg_node.train.request import SegmentRequest
     from seg_node.train.segmenter import OnStep, Validate
+    from seg_node.train.settings import SegmentTraining
 
-LOG = logging.getLogger(__name__)
 UNLABELLED_STRIDE = 4
 """Every how manieth unlabelled frame is used: neighbours teach the same."""
-HIDDEN = ("--data", "--unlabelled", "--teacher", "--init", "--widen")
-"""Flags whose values may be paths."""
 VALIDATED = 26
 """Labelled frames, spread over the validation data, that are scored during training."""
-
-
-@dataclass(frozen=True)
-class SegmentRequest:
-    """What to train, on what, from what.
-
-    Attributes:
-        data: named data with labels.
-        out: folder of the run, with checkpoint and log.
-        network: name of a network, or `module:function`.
-        name: name of the model that is written; empty for the network's.
-        split: split of the data to train on.
-        topic: image topic of bags.
-        mask_topic: topic of bags with the masks.
-        unlabelled: named data without labels, for the teachers.
-        validation: named data scored now and then (split `val`); empty for none.
-        teachers: models whose soft labels are learned beside the true ones.
-        init: model whose weights to start from; empty for fresh ones.
-        widen: narrower model whose function the network computes at first; empty for none.
-        resume: continue the run in `out`, if there is one.
-        settings: hyper-parameters.
-
-    """
-
-    data: tuple[str, ...]
-    out: Path
-    network: str = "swiftnet18-half"
-    name: str = ""
-    split: str = "train"
-    topic: str | None = None
-    mask_topic: str | None = None
-    unlabelled: tuple[str, ...] = ()
-    validation: str = ""
-    teachers: tuple[str, ...] = ()
-    init: str = ""
-    widen: str = ""
-    resume: bool = False
-    settings: SegmentTraining = field(default_factory=SegmentTraining)
 
 
 class SegmentJob:
@@ -114,7 +77,7 @@ class SegmentJob:
             start_network(request, self.classes),
             BatchMaker(pools, request.settings, self.share),
             class_weights(label_counts(pools.labelled, classes), request.settings.softness),
-            Run(request.out, device, _identity(request, self.classes)),
+            Run(request.out, device, identity(request, self.classes)),
             _validation(request, self.classes),
         )
 
@@ -134,7 +97,7 @@ class SegmentJob:
     def _pools(self, frames: Sequence[FrameRef], device: torch.device) -> Pools:
         request = self.request
         teach = self._teacher(device) if request.teachers else None
-        loose = [_open(request, spec, request.split) for spec in request.unlabelled]
+        loose = [open_named(request, spec, request.split) for spec in request.unlabelled]
         others = [ref for source in loose for ref in frame_refs(source, UNLABELLED_STRIDE)]
         if others and not teach:
             msg = "unlabelled data teach nothing without a teacher; name one with --teacher"
@@ -212,74 +175,6 @@ def refuse_impossible(request: SegmentRequest, device: torch.device) -> None:
         raise ConfigError(msg)
 
 
-def _open(request: SegmentRequest, spec: str, split: str, *, masks: bool = False) -> Source:
-    """Open named data; a bag with the topics of the request."""
-    if not spec.startswith("bag:"):
-        return open_source(spec, split=split)
-    mask_topic = request.mask_topic if masks else None
-    return open_source(spec, split=split, topic=request.topic, mask_topic=mask_topic)
-
-
-def open_labelled(request: SegmentRequest) -> list[Source]:
-    """Open the labelled data and look for what would stop the run later.
-
-    Raises:
-        DataError: there is nothing to train on, or a file is wrong; the text names it.
-
-    """
-    sources = [_open(request, spec, request.split, masks=True) for spec in request.data]
-    for source in sources:
-        _refuse_problems(source)
-    return sources
-
-
-def _refuse_problems(source: Source) -> None:
-    problems = check(source)
-    if problems:
-        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-        msg = f"{problems[0]}{more}"
-        raise DataError(msg)
-
-
-def labelled_refs(source: Source) -> list[FrameRef]:
-    """Return the frames of a source that have labels, and say how many have none.
-
-    Raises:
-        DataError: no frame has labels.
-
-    """
-    frames = frame_refs(source)
-    labelled = [frame for frame in frames if frame.labelled]
-    if not labelled:
-        msg = f"none of the {len(frames)} frames of {source.spec} has labels to train on"
-        raise DataError(msg)
-    if len(labelled) < len(frames):
-        missing = len(frames) - len(labelled)
-        LOG.info("%s: %d of %d frames have no labels", source.spec, missing, len(frames))
-    return labelled
-
-
-def common_classes(sources: Sequence[Source]) -> tuple[ClassInfo, ...]:
-    """Return the classes that all data share.
-
-    Raises:
-        DataError: classes are unknown, or differ.
-
-    """
-    first = sources[0]
-    if not first.classes:
-        msg = f"{first.spec} does not say its classes; give labels and a class file"
-        raise DataError(msg)
-    for source in sources[1:]:
-        if not same_classes(source.classes, first.classes):
-            msg = (
-                f"{first.spec} has classes {describe(first.classes)}, "
-                f"{source.spec} has {describe(source.classes)}; they must be the same"
-            )
-            raise DataError(msg)
-    return first.classes
-
-
 def start_network(request: SegmentRequest, classes: tuple[ClassInfo, ...]) -> nn.Module:
     """Return the network with the weights to start from.
 
@@ -312,8 +207,8 @@ def _streets(settings: SegmentTraining, classes: tuple[ClassInfo, ...]) -> Seque
 def _validation(request: SegmentRequest, classes: tuple[ClassInfo, ...]) -> Validate | None:
     if not request.validation:
         return None
-    source = _open(request, request.validation, "val", masks=True)
-    _refuse_problems(source)
+    source = open_named(request, request.validation, "val", masks=True)
+    refuse_problems(source)
     common_classes([source])
     if not same_classes(source.classes, classes):
         msg = f"{source.spec} has classes {describe(source.classes)}, the training data other ones"
@@ -329,53 +224,3 @@ def _validation(request: SegmentRequest, classes: tuple[ClassInfo, ...]) -> Vali
         return scores
 
     return score
-
-
-def _identity(request: SegmentRequest, classes: tuple[ClassInfo, ...]) -> dict[str, str]:
-    """Return what else makes a run this run; it must not change when the run is resumed."""
-    return {
-        "network": request.network,
-        "data": ",".join(request.data),
-        "split": request.split,
-        "image": request.topic or "",
-        "mask": request.mask_topic or "",
-        "classes": describe(classes),
-        "unlabelled": ",".join(request.unlabelled),
-        "teachers": ",".join(request.teachers),
-        "init": request.init,
-        "widen": request.widen,
-    }
-
-
-def command_line(request: SegmentRequest) -> str:
-    """Return the command of a run; paths, which differ between machines, become DIR."""
-
-    def hide(spec: str) -> str:
-        kind, colon, rest = spec.partition(":")
-        if not colon:
-            return spec.rpartition("/")[2]
-        return spec if rest.isdigit() else f"{kind}:DIR"
-
-    named = {
-        "--data": request.data,
-        "--split": (request.split,) if request.split != "train" else (),
-        "--image": (request.topic,) if request.topic else (),
-        "--mask": (request.mask_topic,) if request.mask_topic else (),
-        "--model": (request.network,),
-        "--unlabelled": request.unlabelled,
-        "--teacher": request.teachers,
-        "--init": (request.init,) if request.init else (),
-        "--widen": (request.widen,) if request.widen else (),
-    }
-    words = ["seg_node train segment"]
-    for flag, specs in named.items():
-        shown = map(hide, specs) if flag in HIDDEN else specs
-        words += [f"{flag} {','.join(shown)}"] if specs else []
-    for item in fields(request.settings):
-        value = getattr(request.settings, item.name)
-        flag = f"--{item.name.replace('_', '-')}"
-        if isinstance(value, bool):
-            words += [flag] if value else []
-        elif value != item.default:
-            words.append(f"{flag} {value}")
-    return " ".join(words)

@@ -6,9 +6,10 @@ from pathlib import Path
 import sys
 
 from seg_node.core.types import DataError
-from seg_node.train.command import SegmentRequest, train_segment
+from seg_node.train.command import train_segment
 from seg_node.train.distributed import join
 from seg_node.train.pictures import Pool
+from seg_node.train.request import SegmentRequest
 from seg_node.train.settings import SegmentTraining
 
 

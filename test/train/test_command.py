@@ -14,7 +14,8 @@ from seg_node.data.bag_writer import BagWriter
 from seg_node.data.datasets import open_source
 from seg_node.data.image_conversion import encode_png
 from seg_node.nets.build import load_model, Manifest
-from seg_node.train.command import command_line, SegmentRequest, train_segment
+from seg_node.train.command import train_segment
+from seg_node.train.request import command_line, SegmentRequest
 from test.train.samples import halves, TINY
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def test_two_resolutions_give_two_models_and_a_teacher_teaches(
     frames = open_source("street:3")
     frames.count = 2  # type: ignore[attr-defined]  # a clip of the street
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("seg_node.train.command.open_source", lambda *_, **__: frames)
+        patch.setattr("seg_node.train.labelled.open_source", lambda *_, **__: frames)
         made = train_segment(request)
     assert [m.name for m in made] == ["swiftnet18-half", "swiftnet18-half-low"]
     assert len(list((tmp_path / "soft").glob("*.npy"))) == 2
