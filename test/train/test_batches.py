@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
+from seg_node.core.types import ConfigError
 from seg_node.data.street import Street
 from seg_node.train.augment import Picture
 from seg_node.train.batches import (
@@ -99,3 +101,8 @@ def test_streets_are_frames_that_show_much_and_depend_on_the_seed() -> None:
     street = Street(STREET_SEED_OFFSET)
     tried = [shown_classes(Picture(*street.picture(int(frame)))) for frame in frames[0]]
     assert shown_classes(first[0]) == max(tried)
+
+
+def test_more_processes_than_samples_are_refused() -> None:
+    with pytest.raises(ConfigError, match="batch is 2 for 3 processes; give one each"):
+        BatchMaker(Pools(halves()), TINY, Share(0, 3))

@@ -15,6 +15,7 @@ from seg_node.data.datasets import open_source
 from seg_node.data.image_conversion import encode_png
 from seg_node.nets.build import load_model, Manifest
 from seg_node.train.command import train_segment
+from seg_node.train.labelled import common_classes, open_labelled
 from seg_node.train.request import command_line, SegmentRequest
 from test.train.samples import halves, TINY
 
@@ -113,6 +114,22 @@ def test_data_of_different_classes_are_refused(tmp_path: Path) -> None:
     other = write_folder(tmp_path / "b", ("dark", "light"))
     request = replace(request_for(tmp_path, first), data=(first, other))
     with pytest.raises(DataError, match=r"2 \(dark, bright\), .*2 \(dark, light\)"):
+        train_segment(request)
+
+
+def test_classes_are_told_by_their_names_and_not_their_colours(tmp_path: Path) -> None:
+    first = write_folder(tmp_path / "a")
+    second = write_folder(tmp_path / "b")
+    (tmp_path / "b" / "classes.txt").unlink()
+    table = "id,name,r,g,b\n0,dark,0,0,0\n1,bright,1,1,1\n"
+    (tmp_path / "b" / "classes.csv").write_text(table)
+    request = replace(request_for(tmp_path, first), data=(first, second))
+    assert [c.name for c in common_classes(open_labelled(request))] == ["dark", "bright"]
+
+
+def test_a_name_that_is_a_path_is_refused_at_the_start(tmp_path: Path) -> None:
+    request = replace(request_for(tmp_path, write_folder(tmp_path / "data")), name="a/b")
+    with pytest.raises(ConfigError, match=r"--name is 'a/b'; give a name without /"):
         train_segment(request)
 
 
