@@ -118,15 +118,16 @@ def jitter_color(
     image: NDArray[np.uint8], amount: float, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Vary brightness, contrast and saturation of an RGB image by at most `amount`."""
+    image = np.ascontiguousarray(image)
     bright, contrast, saturation = 1.0 + rng.uniform(-amount, amount, 3)
     # One affine map of RGB: mix with grey, spread around the mean, scale.
     grey = np.array([0.299, 0.587, 0.114])
-    mean = float(grey @ image.mean(axis=(0, 1)))
+    mean = float(grey @ cv2.mean(image)[:3])
     mix = saturation * np.eye(3) + (1.0 - saturation) * np.tile(grey, (3, 1))
     matrix = np.column_stack(
         (bright * contrast * mix, np.full(3, bright * (1.0 - contrast) * mean))
     )
-    return np.asarray(cv2.transform(np.ascontiguousarray(image), matrix), np.uint8)
+    return np.asarray(cv2.transform(image, matrix), np.uint8)
 
 
 def jpeg_round_trip(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:

@@ -66,6 +66,7 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_unbroken_one(
         trainer(tmp_path / "broken", config).run(stop)
     second = trainer(tmp_path / "broken", config, seed=5)
     assert second.step == 4
+    assert second.seconds > 0.0
     assert same(whole, second.run())
 
 
