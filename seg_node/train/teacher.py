@@ -6,7 +6,9 @@ makes it free in every step.
 
 from __future__ import annotations
 
+from contextlib import suppress
 import hashlib
+import io
 import logging
 import os
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from seg_node.core.types import DataError, ModelError
 from seg_node.nets.build import load_model
 from seg_node.train.augment import SOFT_STRIDE
 from seg_node.train.classes import describe, same_classes
+from seg_node.train.distributed import worst
 from seg_node.train.losses import resize_logits
 
 if TYPE_CHECKING:
@@ -85,34 +88,74 @@ class SoftLabelCache:
         teacher: what identifies the teacher, such as hashes and scales.
 
     Raises:
-        DataError: the folder belongs to another teacher.
+        DataError: the folder belongs to another teacher, or cannot be written.
 
     """
 
     def __init__(self, folder: Path, teacher: str) -> None:
         """Open or make the folder."""
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
         owner = folder / "teacher.txt"
-        if owner.exists() and owner.read_text() != teacher:
-            msg = (
-                f"{folder} holds soft labels of {owner.read_text()!r}, not {teacher!r}; delete it"
-            )
+        # A killed process may have left it empty.
+        if not owner.exists() or not owner.stat().st_size:
+            self._write(owner, teacher.encode())
+        found = owner.read_text(encoding="utf-8")
+        if found != teacher:
+            msg = f"{folder} holds soft labels of {found!r}, not {teacher!r}; delete it"
             raise DataError(msg)
-        owner.write_text(teacher)
 
     def get(self, nets: Sequence[nn.Module], image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the soft labels of an image, from the folder or computed now."""
-        path = self.folder / f"{image_key(image)}.npy"
-        if path.exists():
+        """Return the soft labels of an image, from the folder or computed now.
+
+        Raises:
+            DataError: a file is damaged, or cannot be written.
+
+        """
+        path = self._path(image)
+        if not path.exists():
+            return self._teach(nets, image, path)
+        try:
             return np.asarray(np.load(path), np.uint8)
+        except (OSError, ValueError, EOFError) as err:
+            msg = f"cannot read the soft labels {path}: {err}; delete the file"
+            raise DataError(msg) from err
+
+    def fill(self, nets: Sequence[nn.Module], image: NDArray[np.uint8]) -> None:
+        """Compute the soft labels of an image unless the folder has them; nothing is read.
+
+        Raises:
+            DataError: the file cannot be written.
+
+        """
+        path = self._path(image)
+        if not path.exists():
+            self._teach(nets, image, path)
+
+    def _path(self, image: NDArray[np.uint8]) -> Path:
+        return self.folder / f"{image_key(image)}.npy"
+
+    def _teach(
+        self, nets: Sequence[nn.Module], image: NDArray[np.uint8], path: Path
+    ) -> NDArray[np.uint8]:
         soft = soft_labels(nets, image)
-        # Several processes may compute the same frame: each writes a file of its own.
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as file:
-            np.save(file, soft)
-        partial.replace(path)
+        file = io.BytesIO()
+        np.save(file, soft)
+        self._write(path, file.getvalue())
         return soft
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """Write a file whole or not at all; several processes may write the same one."""
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(content)
+            partial.replace(path)
+        except OSError as err:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            told = f"cannot write soft labels into {self.folder}: {err.strerror}"
+            msg = f"{told}; free some space, or choose another folder"
+            raise DataError(msg) from err
 
 
 class Teacher:
@@ -156,11 +199,24 @@ class Teacher:
         return self._cache.get(self._nets, image)
 
     def prepare(self, frames: Sequence[FrameRef]) -> None:
-        """Compute what is missing, so that no step waits for it."""
-        for done, frame in enumerate(frames, 1):
-            self(frame.load().frame.image)
-            if done % SAID_EVERY == 0 or done == len(frames):
-                LOG.info("soft labels: %d of %d frames", done, len(frames))
+        """Compute what is missing, so that no step waits for it.
+
+        Every process computes a part and waits for the others, `distributed.PATIENCE` at most.
+        Then, or when one fails, all end; what was computed is kept and the next start goes on.
+
+        Args:
+            frames: all frames, the same in every process.
+
+        Raises:
+            DataError: a frame cannot be read, or the folder cannot be written.
+
+        """
+        mine = frames[self._share.rank :: self._share.world]
+        for done, frame in enumerate(mine, 1):
+            self._cache.fill(self._nets, frame.load().frame.image)
+            if done % SAID_EVERY == 0 or done == len(mine):
+                LOG.info("soft labels: %d of %d frames", done, len(mine))
+        worst(0)  # returns when every process has come here
 
 
 def image_key(image: NDArray[np.uint8]) -> str:
