@@ -20,7 +20,7 @@ from seg_node.train.labelled import (
     refuse_problems,
 )
 from seg_node.train.losses import class_weights
-from seg_node.train.pictures import frame_refs, Pool
+from seg_node.train.pictures import frame_refs, HELD_BYTES, Pool
 from seg_node.train.request import command_line, identity
 from seg_node.train.resolution import merge_norms
 from seg_node.train.segmenter import CHECKPOINT, Run, SegmentTrainer
@@ -98,16 +98,22 @@ class SegmentJob:
         request = self.request
         teach = self._teacher(device) if request.teachers else None
         loose = [open_named(request, spec, request.split) for spec in request.unlabelled]
-        others = [ref for source in loose for ref in frame_refs(source, UNLABELLED_STRIDE)]
+        near = self.share.neighbours
+        held = HELD_BYTES // max(1, len(loose) * near)
+        others = [
+            ref
+            for source in loose
+            for ref in frame_refs(source, UNLABELLED_STRIDE, held_bytes=held)
+        ]
         if others and not teach:
             msg = "unlabelled data teach nothing without a teacher; name one with --teacher"
             raise ConfigError(msg)
         if teach:
             teach.prepare([*frames, *others])
         return Pools(
-            Pool(frames, teach),
+            Pool(frames, teach, processes=near),
             _streets(request.settings, self.classes),
-            Pool(others, teach, labelled=False),
+            Pool(others, teach, labelled=False, processes=near),
             len(self.classes) if teach else 0,
         )
 

@@ -26,11 +26,13 @@ class Share:
     Attributes:
         rank: number of this process, from 0.
         world: number of processes.
+        neighbours: number of processes on this host, which share its memory.
 
     """
 
     rank: int = 0
     world: int = 1
+    neighbours: int = 1
 
 
 def join() -> Share:
@@ -40,7 +42,8 @@ def join() -> Share:
     if not distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(backend, timeout=PATIENCE)
-    return Share(distributed.get_rank(), distributed.get_world_size())
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return Share(distributed.get_rank(), distributed.get_world_size(), neighbours)
 
 
 def leave() -> None:
