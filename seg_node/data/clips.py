@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STREET_RATE_HZ = 15.0
+_PLAYED_NS = 1_000_000_000
+"""Distance up to which a video is played on rather than sought in."""
 _HASH_CHUNK = 1 << 20
 """Bytes that a fingerprint reads at a time."""
 
@@ -104,8 +106,7 @@ class VideoFile(Source):
     def clips(self) -> tuple[Clip, ...]:
         """Return the frames by the container's times, cut where the rate changes.
 
-        Their frames are quick to load in order: a video can only be played, so going back
-        decodes it from its start again.
+        Their frames are quick to load in order; going elsewhere decodes from the key frame before.
         """
         playhead = _Playhead(self.path)
         with VideoReader(self.path) as reader:
@@ -143,15 +144,24 @@ class _Playhead:
     def _play_to(self, stamp_ns: int) -> Frame:
         """Return the first frame at or after this time; the last one where there is none."""
         shown = self._shown
-        if shown is None or shown.stamp_ns > stamp_ns:
-            self._frames = VideoReader(self._path).frames()
-            shown = next(self._frames)
+        if shown is None or not shown.stamp_ns <= stamp_ns < shown.stamp_ns + _PLAYED_NS:
+            shown = self._seek(stamp_ns)
         while shown.stamp_ns < stamp_ns:
             following = next(self._frames, None)
             if following is None:
                 break
             shown = following
         self._shown = shown
+        return shown
+
+    def _seek(self, stamp_ns: int) -> Frame:
+        """Return the key frame before this time, or the first frame of the file."""
+        for start_ns in (stamp_ns, 0):
+            self._frames = VideoReader(self._path).frames(start_ns)
+            shown = next(self._frames, None)
+            if shown is not None and shown.stamp_ns <= stamp_ns:
+                return shown
+        assert shown is not None  # the reader has decoded a frame
         return shown
 
 

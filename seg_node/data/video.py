@@ -80,13 +80,19 @@ class VideoReader:
         self.height, self.width = _upright(first).shape[:2]
         self.damaged = 0
 
-    def frames(self) -> Iterator[Frame]:
-        """Decode the file from its start, in display order.
+    def frames(self, start_ns: int = 0) -> Iterator[Frame]:
+        """Decode the file in display order.
 
         A frame's stamp is its presentation time; where that is missing or does not grow, the
         previous stamp plus one frame period. Frames that cannot be decoded are left out and
         counted in `damaged`, with those that a cut-off file lost; the decoder may conceal an
         error in the frames after it.
+
+        Args:
+            start_ns: begin at the key frame at or before this time, where the file can be
+                sought in; otherwise, and for 0, at its start. The caller must look at the stamp
+                of the first frame: seeking may land too late, and is exact only in files whose
+                frames all carry their times.
 
         Yields:
             Frames with the file's stem as camera and `camera` as frame_id.
@@ -100,6 +106,8 @@ class VideoReader:
         previous_ns: int | None = None
         with _open(self.path) as container:
             stream = _video_stream(container, self.path)
+            if start_ns > 0:
+                _seek(container, stream, start_ns)
             for picture in self._decode(container, stream):
                 previous_ns = _after(previous_ns, _stamp_ns(picture), period_ns)
                 yield Frame(_upright(picture), previous_ns, _FRAME_ID, self.path.stem)
@@ -341,6 +349,13 @@ def _packet_stamps(container: InputContainer, stream: VideoStream) -> Iterator[i
         for packet in container.demux(stream):
             if packet.size and not packet.is_corrupt and not packet.is_discard:
                 yield _stamp_ns(packet)
+
+
+def _seek(container: InputContainer, stream: VideoStream, time_ns: int) -> None:
+    """Go to the key frame at or before a time; stay where that cannot be done."""
+    if stream.time_base is not None:
+        with suppress(av.FFmpegError):
+            container.seek(int(Fraction(time_ns, _NS_PER_S) / stream.time_base), stream=stream)
 
 
 def _stamp_ns(item: VideoFrame | Packet[VideoStream]) -> int | None:

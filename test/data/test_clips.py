@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 import time
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,6 @@ from seg_node.data.video import VideoReader, VideoWriter
 from test.data.miniatures import picture
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 
@@ -126,3 +125,19 @@ def test_frame_that_a_video_lost_is_named(tmp_path: Path) -> None:
     assert clip.frames[5].load().name == "000005"
     with pytest.raises(DataError, match=r"frame 000011 of video .*clip\.mkv .* is damaged"):
         clip.frames[11].load()
+
+
+def test_a_video_is_sought_in_and_shows_the_frames_of_a_pass() -> None:
+    """From a key frame on, pixels and stamps are those of playing from the start."""
+    path = Path(__file__).resolve().parents[3] / "shared" / "data" / "video" / "gopro_walk.mp4"
+    if not path.is_file():
+        pytest.skip("gopro_walk.mp4 not found at ../shared/data/video")
+    first = next(VideoReader(path).frames(5_000_000_000))
+    assert 4_000_000_000 < first.stamp_ns <= 5_000_000_000
+    source = VideoFile(path)
+    played = {sample.name: sample.frame for sample in source.every(50)}
+    frames = {ref.name: ref for clip in source.clips() for ref in clip.frames}
+    for name in ("000250", "000050", "000300", "000000", "000200"):
+        shown = frames[name].load().frame
+        assert shown.stamp_ns == played[name].stamp_ns
+        assert np.array_equal(shown.image, played[name].image)
