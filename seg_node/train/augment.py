@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 PADDING_GREY = 114
 SOFT_STRIDE = 4
 """Image pixels per soft label, on each axis."""
+PASTED_SHARE = 0.1
+"""Classes that cover less than this share of a picture are small."""
 REMAP_CHANNELS = 4
 """Most channels that OpenCV warps at once."""
 
@@ -107,6 +109,28 @@ def _crop_soft(
         for first in range(0, soft.shape[2], REMAP_CHANNELS)
     ]
     return np.asarray(np.concatenate(planes, axis=2), np.uint8)
+
+
+def paste(onto: Picture, other: Picture, rng: np.random.Generator) -> Picture:
+    """Paste the pixels of some small classes of another picture of the same size.
+
+    Of the classes that cover less than `PASTED_SHARE` of the other picture each is pasted with
+    probability 1/2. Rare things so appear in many surroundings: after ClassMix (Olsson et al.,
+    WACV 2021), with small classes instead of any, so that the scene stays a scene.
+    """
+    known = other.labels[other.labels != IGNORE_LABEL]
+    counts = np.bincount(known, minlength=IGNORE_LABEL + 1)
+    small = np.flatnonzero((counts > 0) & (counts < PASTED_SHARE * other.labels.size))
+    chosen = np.zeros(IGNORE_LABEL + 1, np.bool_)
+    chosen[small[rng.random(len(small)) < 0.5]] = True  # noqa: PLR2004 - a fair coin
+    mask = chosen[other.labels]
+    image = np.where(mask[:, :, None], other.image, onto.image)
+    labels = np.where(mask, other.labels, onto.labels)
+    if onto.soft is None:
+        return Picture(image, labels)
+    centres = mask[SOFT_STRIDE // 2 :: SOFT_STRIDE, SOFT_STRIDE // 2 :: SOFT_STRIDE]
+    pasted = np.zeros_like(onto.soft) if other.soft is None else other.soft
+    return Picture(image, labels, np.where(centres[:, :, None], pasted, onto.soft))
 
 
 def _flip(picture: Picture) -> Picture:

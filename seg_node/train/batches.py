@@ -19,7 +19,7 @@ from torch.nn.functional import avg_pool2d
 
 from seg_node.core.types import ConfigError, IGNORE_LABEL
 from seg_node.data.street import Street
-from seg_node.train.augment import augment, Picture, SOFT_STRIDE
+from seg_node.train.augment import augment, paste, Picture, SOFT_STRIDE
 from seg_node.train.distributed import Share
 
 if TYPE_CHECKING:
@@ -159,15 +159,24 @@ class BatchMaker:
 
     def _sample(self, step: int, slot: int) -> Picture:
         rng = np.random.default_rng((self.config.seed, step, slot, 4))
-        return augment(self._draw(step, slot, rng), self.config, self.config.crop_at(step), rng)
+        picture, pool = self._draw(step, slot, rng)
+        crop = self.config.crop_at(step)
+        made = augment(picture, self.config, crop, rng)
+        if pool is not self.pools.unlabelled and rng.random() < self.config.paste:
+            other = pool[int(rng.integers(len(pool)))]
+            made = paste(made, augment(other, self.config, crop, rng), rng)
+        return made
 
-    def _draw(self, step: int, slot: int, rng: np.random.Generator) -> Picture:
-        dice = rng.random()
+    def _draw(
+        self, step: int, slot: int, rng: np.random.Generator
+    ) -> tuple[Picture, Sequence[Picture]]:
+        """Return a picture and the pool that it comes from."""
+        pools, dice = self.pools, rng.random()
         if dice < self.street_share:
-            return self.pools.streets[int(rng.integers(len(self.pools.streets)))]
+            return pools.streets[int(rng.integers(len(pools.streets)))], pools.streets
         if dice < self.street_share + self.unlabelled_share:
-            return self.pools.unlabelled[int(rng.integers(len(self.pools.unlabelled)))]
-        return self.pools.labelled[self.index(step * self.config.batch + slot)]
+            return pools.unlabelled[int(rng.integers(len(pools.unlabelled)))], pools.unlabelled
+        return pools.labelled[self.index(step * self.config.batch + slot)], pools.labelled
 
     def index(self, position: int) -> int:
         """Walk the labelled frames in a new order every epoch."""

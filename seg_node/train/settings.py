@@ -86,6 +86,9 @@ class SegmentTraining:
     )
     blur: float = _setting(0.1, "Probability of a Gaussian blur.", 0.0, 1.0)
     jpeg: float = _setting(0.1, "Probability of a JPEG round trip.", 0.0, 1.0)
+    paste: float = _setting(
+        0.0, "Probability that small classes of another frame are pasted in.", 0.0, 1.0
+    )
     low_share: float = _setting(
         0.0, "Share of steps whose images are halved: mixed-resolution training.", 0.0, 1.0
     )

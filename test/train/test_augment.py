@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from seg_node.train.augment import augment, jitter_color, jpeg_round_trip, Picture
+from seg_node.train.augment import augment, jitter_color, jpeg_round_trip, paste, Picture
 from seg_node.train.settings import SegmentTraining
 from test.train.samples import halves
 
@@ -54,6 +54,41 @@ def test_beyond_the_picture_nothing_is_known() -> None:
     assert (moved.labels[40:] == 255).all()
     assert (moved.soft[11:] == 0).all()
     assert (moved.soft[:9].sum(2)[:, moved.labels[0, ::4] != 255] > 100).all()
+
+
+def scene(value: int, things: int) -> Picture:
+    """Return a picture of class 0 with a thing of class 3, 4 ... in every other column block."""
+    labels = np.zeros((64, 64), np.uint8)
+    for index in range(things):
+        labels[8:16, 8 * index : 8 * index + 8] = 3 + index
+    image = np.full((64, 64, 3), value, np.uint8)
+    image[..., 1] = labels
+    soft = np.zeros((16, 16, 11), np.uint8)
+    np.put_along_axis(soft, labels[2::4, 2::4][..., None].astype(np.int64), 255, 2)
+    return Picture(image, labels, soft)
+
+
+def test_small_things_are_pasted_with_their_labels_and_soft_labels() -> None:
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(20):
+        mixed = paste(scene(10, 0), scene(200, 4), rng)
+        pasted = mixed.image[..., 0] == 200
+        assert set(np.unique(mixed.labels[~pasted])) == {0}
+        assert (mixed.labels[pasted] >= 3).all()  # class 0 covers too much to be pasted
+        assert np.array_equal(mixed.image[..., 1], mixed.labels)
+        assert mixed.soft is not None
+        assert np.array_equal(mixed.soft.argmax(2), mixed.labels[2::4, 2::4])
+        seen |= set(np.unique(mixed.labels))
+    assert seen == {0, 3, 4, 5, 6}
+
+
+def test_pasted_pixels_without_a_teacher_are_unknown_to_it() -> None:
+    street = replace(scene(200, 4), soft=None)
+    mixed = paste(scene(10, 0), street, np.random.default_rng(0))
+    assert mixed.soft is not None
+    assert (mixed.soft[mixed.labels[2::4, 2::4] > 0] == 0).all()
+    assert paste(street, scene(10, 4), np.random.default_rng(0)).soft is None
 
 
 def test_jitter_keeps_grey_grey_and_zero_jitter_keeps_all() -> None:

@@ -69,6 +69,22 @@ def test_low_steps_halve_the_images_and_keep_the_labels() -> None:
     assert all(batch.labels.shape == (2, 64, 64) for batch in made)
 
 
+def test_pasting_changes_labelled_samples_alone() -> None:
+    thing = halves(4)
+    for index, picture in enumerate(thing):
+        picture.labels[10:14, 10:14] = 2 + index
+    config = replace(TINY, paste=1.0, scale_min=1.0, scale_max=1.0, batch=8)
+    mixed, plain = (
+        BatchMaker(Pools(thing), config),
+        BatchMaker(Pools(thing), replace(config, paste=0.0)),
+    )
+    classes = [[len(image.unique()) for image in make(0).labels] for make in (mixed, plain)]
+    assert sum(classes[0]) > sum(classes[1])
+    loose = [replace(p, labels=p.labels * 0 + 255) for p in thing]
+    alone = replace(config, unlabelled_share=1.0)
+    assert (BatchMaker(Pools(thing, unlabelled=loose), alone)(0).labels == 255).all()
+
+
 def test_halving_averages_two_by_two() -> None:
     image = torch.tensor([[0, 1, 9, 9], [3, 4, 9, 13]], dtype=torch.uint8)[None, None]
     assert halve(image).tolist() == [[[[2, 10]]]]
