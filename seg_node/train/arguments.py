@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from seg_node.train.label import LabelRequest
     from seg_node.train.request import SegmentRequest
 
+SCALE_MIN, SCALE_MAX = 0.1, 8.0
+"""Resize factors that `label` accepts."""
+
 
 def names(text: str) -> tuple[str, ...]:
     """Split a comma-separated list; empty text gives an empty list."""
@@ -114,7 +117,7 @@ def label_request(args: argparse.Namespace) -> LabelRequest:
         raise ConfigError(msg) from err
     ranges = {
         "--model": (bool(args.model), "one name or several"),
-        "--scales": (bool(scales) and all(0.1 <= s <= 8.0 for s in scales), "0.1..8"),  # noqa: PLR2004
+        "--scales": (bool(scales) and all(SCALE_MIN <= s <= SCALE_MAX for s in scales), "0.1..8"),
         "--confidence": (0.0 <= args.confidence <= 1.0, "0..1"),
         "--stride": (args.stride >= 1, "1 or more"),
     }

@@ -156,7 +156,7 @@ def test_the_average_forgets_the_start_of_a_short_run() -> None:
 def test_dropout_resumes_on_the_same_curve(tmp_path: Path) -> None:
     def with_dropout(folder: Path) -> SegmentTrainer:
         net = network()
-        net.head = torch.nn.Sequential(torch.nn.Dropout2d(0.5), net.head)  # type: ignore[assignment]
+        net.head = torch.nn.Sequential(torch.nn.Dropout2d(0.5), net.head)  # type: ignore[assignment]  # a head all the same
         return SegmentTrainer(net, batches(), WEIGHTS, Run(folder))
 
     def stop(done: int) -> None:

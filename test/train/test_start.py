@@ -45,7 +45,7 @@ def test_other_classes_get_a_fresh_head_and_the_old_body(trained: str) -> None:
     net = start.from_model("swiftnet18-half", TWO, 1, trained).eval()
     with torch.no_grad():
         assert net(IMAGE).shape[1] == 2
-        assert torch.equal(net.features(IMAGE), model.features(IMAGE))  # type: ignore[operator]
+        assert torch.equal(net.features(IMAGE), model.features(IMAGE))  # type: ignore[operator]  # nn.Module has no such face
 
 
 def test_another_network_does_not_fit(trained: str) -> None:
