@@ -21,6 +21,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.qos import HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool, Trigger
 import torch
@@ -33,6 +34,7 @@ from seg_node.nets.build import load_model
 from seg_node.ros import diagnostics
 from seg_node.ros.outputs import Outputs
 from seg_node.ros.parameters import declare_autostart, Parameters
+from seg_node.ros.stopping import StopRequest
 from seg_node.ros.worker import Worker
 
 if TYPE_CHECKING:
@@ -354,9 +356,18 @@ def _start(node: SegmentationNode) -> bool:
     return node.trigger_configure() == success and node.trigger_activate() == success
 
 
+def _run(node: SegmentationNode, executor: SingleThreadedExecutor, stop: StopRequest) -> int:
+    """Start, and spin until somebody asks to stop; the exit status."""
+    if node.autostart and not _start(node):
+        return 0 if stop.made else 1
+    while not stop.made:
+        executor.spin_once()
+    return 0
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted; the exit status is 1 if it could not start."""
-    rclpy.init(args=args)
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = SegmentationNode()
     except SegNodeError as err:
@@ -365,21 +376,17 @@ def main(args: list[str] | None = None) -> int:
         return 1
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    woken = node.create_guard_condition(lambda: None)
     try:
-        if node.autostart and not _start(node):
-            return 1 if rclpy.ok() else 0  # asked to end while it started
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except RuntimeError:  # rclpy's own error is one too: a callback met the end of the context
-        if rclpy.ok():
-            raise
+        with StopRequest(woken.trigger) as stop:
+            return _run(node, executor, stop)
+    except ExternalShutdownException:
+        return 0
     finally:
         node.stop()
         executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
-    return 0
 
 
 if __name__ == "__main__":

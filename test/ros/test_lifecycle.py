@@ -132,6 +132,32 @@ def test_signal_ends_the_node_with_zero_and_without_noise(
     assert [line for line in lines if not line.startswith("[INFO]")] == []
 
 
+SLOW_START = """
+import sys, time
+import rclpy
+from seg_node.ros import node
+load = node.load_model
+def slowly(name):
+    print("LOADING", flush=True)
+    time.sleep(1.0)
+    print("ROS IS", "UP" if rclpy.ok() else "DOWN", flush=True)
+    return load(name)
+node.load_model = slowly
+sys.exit(node.main())
+"""
+
+
+def test_signal_is_a_request_and_strikes_nothing_in_work(
+    client: Client, start_node: Callable[..., NodeProcess]
+) -> None:
+    """rclpy's own handler would end ROS below the transition, and race with the tear-down."""
+    process = start_node(program=SLOW_START)
+    client.wait_for(lambda: "LOADING" in process.text, "the model to load")
+    assert process.end() == 0
+    lines = [line for line in process.text.splitlines() if not line.startswith("[INFO]")]
+    assert lines == ["LOADING", "ROS IS UP"]
+
+
 def test_shutdown_frees_everything_and_stays_final(mortal: Rig) -> None:
     assert mortal.change("shutdown")
     assert mortal.state() == "finalized"
