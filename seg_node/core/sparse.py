@@ -1,0 +1,636 @@
+"""Block-sparse execution: networks run on the blocks of a `BlockLayout` instead of whole planes.
+
+`BlockTensor` stands for a feature map of which only some blocks are held, HIGH ones at full and
+LOW ones at half resolution. It answers the torch functions that convolutional networks use, so a
+plain `nn.Module` of `nets/`, or a user's own, runs on it as it is. Each operation that looks at
+neighbours first gathers its blocks with a halo and then works without padding, so that
+
+- all blocks HIGH is exactly the dense network, and all LOW exactly the dense network on the image
+  at half resolution, through encoder and decoder (SegBlocks, papers.md section 3A, clamps at
+  block borders where it upsamples);
+- a halo comes from a block of the same set; else from the other set (a LOW pixel repeated, or
+  the average of four HIGH pixels, as in SegBlocks); else, around REUSE blocks, from a
+  `Background`;
+- what concerns the whole frame (pooled context) is computed from the whole, put together at the
+  finest resolution that is present.
+
+This is the plain torch reference. It works on any device, and gradients flow through it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, cast, TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from seg_node.core.blocks import scale_of, scaled, Window
+from seg_node.core.types import Action, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from seg_node.core.blocks import BlockLayout
+
+MATRIX_SIDE = 4
+"""Blocks of at most so many output pixels a side are convolved as one matrix product.
+
+A batch of tiny images costs the convolutions of CPU backends up to twice the time of the product;
+larger blocks cost more to lay out as a matrix than that gains (benchmarks/sparse_layer.py).
+"""
+
+
+class Background:
+    """What REUSE blocks show to their neighbours: the planes that padded operations read, in order.
+
+    A network runs once on the whole frame under a `Recorder`, at full or half resolution; the
+    same network, run on blocks, then finds for its n-th operation of this kind the n-th plane.
+    """
+
+    def __init__(self) -> None:
+        """Start without planes."""
+        self.planes: list[Tensor] = []
+
+
+class Recorder(TorchFunctionMode):
+    """Fills a `Background` while a dense network runs inside `with`.
+
+    Args:
+        background: where the planes go.
+
+    """
+
+    def __init__(self, background: Background) -> None:
+        """Take the background."""
+        super().__init__()
+        self._background = background
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Note the input of every operation that looks beyond the pixel."""
+        if _looks_around(func, args, kwargs or {}):
+            self._background.planes.append(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _looks_around(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether an operation on a plane reads more than the pixel that it writes."""
+    if func is torch.conv2d:
+        return bool(args[1].shape[-1] > 1)
+    if func is functional.interpolate:  # pooled context is resized to a size, planes by a factor
+        return kwargs.get("scale_factor") is not None
+    return func in {functional.max_pool2d, functional.adaptive_avg_pool2d, Tensor.mean}
+
+
+@dataclass(frozen=True)
+class BlockTensor:
+    """A feature map of which only the HIGH and LOW blocks of a layout are held.
+
+    Attributes:
+        layout: where the blocks lie.
+        stride: image pixels per feature pixel at full resolution.
+        full: height and width of the whole plane at full resolution, in feature pixels.
+        high: features of the HIGH blocks, [K, C, b, b]; of the whole plane while `whole`.
+        low: features of the LOW blocks, [L, C, b/2, b/2]; of the whole plane while `whole`.
+        whole: the network's input: planes of both resolutions that are not cut yet, [N, C, h, w].
+        background: planes still to be read for REUSE blocks; None if there are none.
+
+    """
+
+    layout: BlockLayout
+    stride: int
+    full: tuple[int, int]
+    high: Tensor
+    low: Tensor
+    whole: bool = False
+    background: Iterator[Tensor] | None = None
+
+    # ---- the face of a tensor --------------------------------------------------------------
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run a torch function on the blocks.
+
+        Raises:
+            ModelError: the function has no block-sparse form.
+
+        """
+        if func in POINTWISE:
+            return _pointwise(func, args, kwargs or {})
+        if func not in FUNCTIONS:
+            name = getattr(func, "__name__", str(func))
+            msg = f"{name} has no block-sparse form; known are {', '.join(known_functions())}"
+            raise ModelError(msg)
+        return FUNCTIONS[func](*args, **(kwargs or {}))
+
+    @property
+    def shape(self) -> torch.Size:
+        """Size [N, C, h, w] of the whole plane, at the finest resolution that is present."""
+        return torch.Size(
+            (self.layout.images, self.high.shape[1], *scaled(self.full, self.layout.finest))
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the features."""
+        return self.high.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the features."""
+        return self.high.device
+
+    def dim(self) -> int:
+        """Return 4, as for any batch of feature maps."""
+        return 4
+
+    def __add__(self, other: Any) -> BlockTensor:
+        """Add a number, a tensor that broadcasts, or another BlockTensor."""
+        return _pointwise(torch.add, (self, other), {})
+
+    def __radd__(self, other: Any) -> BlockTensor:
+        """Add to something."""
+        return _pointwise(torch.add, (other, self), {})
+
+    def __sub__(self, other: Any) -> BlockTensor:
+        """Subtract."""
+        return _pointwise(torch.sub, (self, other), {})
+
+    def __mul__(self, other: Any) -> BlockTensor:
+        """Multiply pixel by pixel."""
+        return _pointwise(torch.mul, (self, other), {})
+
+    def __rmul__(self, other: Any) -> BlockTensor:
+        """Multiply pixel by pixel."""
+        return _pointwise(torch.mul, (other, self), {})
+
+    def __truediv__(self, other: Any) -> BlockTensor:
+        """Divide pixel by pixel."""
+        return _pointwise(torch.div, (self, other), {})
+
+    def to(self, *args: Any, **kwargs: Any) -> BlockTensor:
+        """Convert the number format, as `Tensor.to`."""
+        return replace(self, high=self.high.to(*args, **kwargs), low=self.low.to(*args, **kwargs))
+
+    def mean(self, dim: tuple[int, ...], *, keepdim: bool = False) -> Tensor:
+        """Average over the whole plane: dims (2, 3), kept; [N, C, 1, 1].
+
+        Raises:
+            ModelError: other dims were asked for.
+
+        """
+        if not keepdim or tuple(d % 4 for d in dim) != (2, 3):
+            msg = f"mean over {dim} has no block-sparse form; use (2, 3) with keepdim=True"
+            raise ModelError(msg)
+        return self.context().mean((2, 3), keepdim=True)
+
+    def __getitem__(self, key: Any) -> BlockTensor:
+        """Cut the plane to [..., :h, :w]; what lies beyond is no longer read by anything.
+
+        Raises:
+            ModelError: any other way of indexing.
+
+        """
+        match key:
+            case (
+                builtin_ellipsis,
+                slice(start=None, step=None),
+                slice(start=None, step=None),
+            ) if builtin_ellipsis is Ellipsis:
+                finest = self.layout.finest
+                cut = [
+                    side if stop.stop is None else min(side, stop.stop * finest)
+                    for side, stop in zip(self.full, key[1:], strict=True)
+                ]
+                return replace(self, full=(cut[0], cut[1]))
+        msg = f"indexing with {key} has no block-sparse form; use [..., :height, :width]"
+        raise ModelError(msg)
+
+    # ---- blocks and their neighbourhoods ---------------------------------------------------
+
+    def of(self, action: Action) -> Tensor:
+        """Return the features of one set."""
+        return self.high if action == Action.HIGH else self.low
+
+    def mapped(self, change: Callable[[Action], Tensor], **fields: Any) -> BlockTensor:
+        """Return a BlockTensor with the features that `change` gives for each set."""
+        high, low = change(Action.HIGH), change(Action.LOW)
+        return replace(self, high=high, low=low, whole=False, **fields)
+
+    def cut(self) -> BlockTensor:
+        """Return the blocks, if these are still whole planes."""
+        if not self.whole:
+            return self
+        window = Window(self.stride, self.full)
+        return self.mapped(lambda action: self._cut(action, window))
+
+    def around(
+        self, before: int, after: int, *, fill: float = 0.0, clamp: bool = False
+    ) -> BlockTensor:
+        """Return the blocks with the pixels around them.
+
+        Args:
+            before: pixels above and left.
+            after: pixels below and right.
+            fill: value outside the image.
+            clamp: outside the image take the nearest pixel inside instead.
+
+        """
+        plane = self._next_plane()
+        window = Window(self.stride, self.full, before, after, clamp)
+        if self.whole:
+            return self.mapped(lambda action: self._cut(action, window, fill))
+        return self.mapped(lambda action: self._gathered(action, window, fill, plane))
+
+    def _next_plane(self) -> Tensor | None:
+        """Return the background of this operation, if there is one."""
+        return None if self.background is None else next(self.background)
+
+    def _cut(self, action: Action, window: Window, fill: float = 0.0) -> Tensor:
+        """Cut the blocks of one set out of its plane."""
+        plane, layout = self.of(action), self.layout
+        if not layout.count(action):
+            return _none_like(plane)
+        b = layout.block_side(action, window.stride)
+        gh, gw = layout.grids.shape[1:]
+        beyond = [g * b - side for g, side in zip((gh, gw), plane.shape[-2:], strict=True)]
+        pad = (window.before, beyond[1] + window.after, window.before, beyond[0] + window.after)
+        if window.clamp:
+            plane = functional.pad(plane, pad, mode="replicate")
+        elif any(pad):
+            plane = functional.pad(plane, pad, value=fill)
+        span = window.before + b + window.after
+        image, row, column = layout.places(action)
+        return plane.unfold(2, span, b).unfold(3, span, b)[image, :, row, column]
+
+    def _gathered(
+        self, action: Action, window: Window, fill: float, plane: Tensor | None
+    ) -> Tensor:
+        """Gather the pixels of a window around each block of one set."""
+        tiles = self.of(action)
+        if not len(tiles):
+            return _none_like(tiles)
+        rows = self.layout.rows(action, window)
+        out = _as_rows(tiles).index_select(0, rows.own)
+        if len(rows.other_at):
+            out.index_copy_(0, rows.other_at, self._other_rows(action, rows.other))
+        if len(rows.plane_at):
+            if plane is None:
+                msg = "the grid has REUSE blocks, but there is no background for them"
+                raise ModelError(msg)
+            if scale_of(action) > self.layout.background:
+                plane = halved(plane)
+            shown = _as_rows(plane).index_select(0, rows.plane)
+            out.index_copy_(0, rows.plane_at, shown.to(out.dtype))
+        if len(rows.outside_at):
+            out.index_fill_(0, rows.outside_at, fill)
+        return out.view(len(tiles), rows.side, rows.side, -1).permute(0, 3, 1, 2)
+
+    def _other_rows(self, action: Action, rows: Tensor) -> Tensor:
+        """Return pixels of the other set, averaged over those that fall into one pixel."""
+        other = _as_rows(self.of(Action.LOW if action == Action.HIGH else Action.HIGH))
+        found = other.index_select(0, rows.flatten())
+        return found if rows.shape[1] == 1 else found.view(*rows.shape, -1).mean(1)
+
+    # ---- the whole -------------------------------------------------------------------------
+
+    def combined(self, *, smooth: bool = True, base: Tensor | None = None) -> Tensor:
+        """Put the blocks together, [N, C, h, w], at the finest resolution that is present.
+
+        Args:
+            smooth: LOW blocks are upsampled bilinearly across their borders; otherwise repeated,
+                which keeps averages.
+            base: plane of the finest resolution that shows in REUSE blocks; zeros if None.
+
+        """
+        if self.whole:
+            return self.cut().combined(smooth=smooth, base=base)
+        layout = self.layout
+        finest = Action.LOW if layout.finest == scale_of(Action.LOW) else Action.HIGH
+        b = layout.block_side(finest, self.stride)
+        gh, gw = layout.grids.shape[1:]
+        canvas = self.high.new_zeros((layout.images, gh, gw, self.high.shape[1], b, b))
+        for action in (Action.HIGH, Action.LOW):
+            if layout.count(action):
+                doubled = action != finest
+                tiles = self._doubled(base, smooth=smooth) if doubled else self.of(action)
+                canvas[layout.places(action)] = tiles
+        plane = canvas.permute(0, 3, 1, 4, 2, 5).reshape(layout.images, -1, gh * b, gw * b)
+        size = scaled(self.full, layout.finest)
+        plane = plane[..., : size[0], : size[1]]
+        if base is None or not layout.count(Action.REUSE):
+            return plane
+        stride = self.stride * layout.finest
+        return torch.where(layout.where(Action.REUSE, stride, size), base, plane)
+
+    def _doubled(self, base: Tensor | None, *, smooth: bool) -> Tensor:
+        """Return the LOW blocks at full resolution."""
+        if not smooth:
+            return self.low.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        window = Window(self.stride, self.full, 1, 1, clamp=True)
+        return _enlarged(self._gathered(Action.LOW, window, 0.0, base), 2)
+
+    def context(self) -> Tensor:
+        """Return the whole plane [N, C, h, w] from which pooled context is computed."""
+        plane = self._next_plane()
+        if plane is not None and self.layout.background > self.layout.finest:
+            plane = plane.repeat_interleave(2, 2).repeat_interleave(2, 3)
+            plane = plane[..., : self.full[0], : self.full[1]]
+        return self.cut().combined(smooth=False, base=plane)
+
+
+def split(image: Tensor, layout: BlockLayout, background: Background | None = None) -> BlockTensor:
+    """Return an image as the input of a network that runs on blocks.
+
+    Args:
+        image: RGB 0..255, [N, 3, H, W], uint8 or float.
+        layout: what is computed; of the image's size.
+        background: what REUSE blocks show.
+
+    Raises:
+        ModelError: the layout is for an image of another size or batch.
+
+    """
+    if tuple(image.shape) != (layout.images, image.shape[1], *layout.size):
+        msg = f"the layout is for {layout.images} images of {layout.size}, not {list(image.shape)}"
+        raise ModelError(msg)
+    planes = None if background is None else iter(background.planes)
+    low = halved(image) if layout.count(Action.LOW) else _none_like(image)
+    return BlockTensor(layout, 1, layout.size, image, low, whole=True, background=planes)
+
+
+def halved(plane: Tensor) -> Tensor:
+    """Average pixels two by two, [N, C, h, w]; an odd last row or column stands alone."""
+    wide = plane if plane.is_floating_point() else plane.float()
+    return functional.avg_pool2d(wide, 2, ceil_mode=True, count_include_pad=False)
+
+
+# ---- torch functions ---------------------------------------------------------------------------
+
+
+def _as_rows(x: Tensor) -> Tensor:
+    """Return [K, C, h, w] as a matrix [K * h * w, C]; free of copies in channels_last."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _none_like(x: Tensor) -> Tensor:
+    """Return no blocks of as many channels, [0, C, 1, 1]."""
+    return x.new_empty((0, x.shape[1], 1, 1))
+
+
+def _enlarged(around: Tensor, factor: int) -> Tensor:
+    """Upsample blocks that have one pixel around them bilinearly, and cut that pixel off."""
+    wide = functional.interpolate(around, scale_factor=factor, mode="bilinear")
+    return wide[..., factor:-factor, factor:-factor]
+
+
+def _pointwise(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> BlockTensor:
+    """Apply a function that treats every pixel alone to each set of blocks."""
+    kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
+    operands = [arg for arg in args if isinstance(arg, BlockTensor)]
+    whole = all(x.whole for x in operands)
+    operands = operands if whole else [x.cut() for x in operands]
+    like = operands[0]
+    for x in operands[1:]:
+        if x.layout is not like.layout or x.shape[-2:] != like.shape[-2:]:
+            msg = f"cannot join feature maps of shapes {list(like.shape)} and {list(x.shape)}"
+            raise ModelError(msg)
+
+    def change(action: Action) -> Tensor:
+        values = [
+            (arg if whole else arg.cut()).of(action)
+            if isinstance(arg, BlockTensor)
+            else _for_set(arg, like, action)
+            for arg in args
+        ]
+        return cast("Tensor", func(*values, **kwargs))
+
+    return replace(like, high=change(Action.HIGH), low=change(Action.LOW))
+
+
+def _for_set(value: Any, like: BlockTensor, action: Action) -> Any:
+    """Return a plain operand in the form in which it meets the blocks of a set."""
+    if not isinstance(value, Tensor) or value.dim() != like.dim() or like.whole:
+        return value
+    if value.shape[-2:] == like.shape[-2:] != (1, 1):
+        return sampled(value, like).of(action)
+    return value if len(value) == 1 else value[like.layout.places(action)[0]]
+
+
+def sampled(plane: Tensor, like: BlockTensor) -> BlockTensor:
+    """Cut a plain plane [N, C, h, w], of the finest resolution, into blocks like another's."""
+    layout = like.layout
+    if layout.finest == scale_of(Action.LOW):
+        high, low = _none_like(plane), plane
+    else:
+        high, low = plane, halved(plane) if layout.count(Action.LOW) else _none_like(plane)
+    return replace(like, high=high, low=low, whole=True).cut()
+
+
+def _conv2d(  # noqa: PLR0913 - the arguments of torch.conv2d
+    x: BlockTensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: tuple[int, ...] = (1, 1),
+    padding: tuple[int, ...] = (0, 0),
+    dilation: tuple[int, ...] = (1, 1),
+    groups: int = 1,
+) -> BlockTensor:
+    """Convolve the blocks: gather with halo, convolve without padding."""
+    kernel = weight.shape[-1]
+    step, reach = stride[0], dilation[0] * (kernel // 2)
+    same = (kernel % 2 == 1, *(p == reach for p in padding), weight.shape[-2] == kernel)
+    if not all(same) or len(set(stride)) > 1 or len(set(dilation)) > 1:
+        msg = (
+            f"conv2d with kernel {tuple(weight.shape[-2:])}, padding {tuple(padding)} and dilation "
+            f"{tuple(dilation)} has no block-sparse form; pad square odd kernels by half"
+        )
+        raise ModelError(msg)
+    around = x.around(reach, max(0, reach - step + 1)) if kernel > 1 else x.cut()
+    full = scaled(x.full, step)
+
+    def change(action: Action) -> Tensor:
+        tiles = around.of(action)
+        if not len(tiles):
+            return tiles.new_empty((0, len(weight), 1, 1))
+        side = x.layout.block_side(action, x.stride * step)
+        if side <= MATRIX_SIDE and groups == 1 and kernel > 1:
+            return _convolved_as_matrix(tiles, weight, bias, (step, dilation[0], side))
+        return functional.conv2d(tiles, weight, bias, step, 0, dilation, groups)
+
+    return around.mapped(change, stride=x.stride * step, full=full)
+
+
+def _convolved_as_matrix(
+    tiles: Tensor, weight: Tensor, bias: Tensor | None, form: tuple[int, int, int]
+) -> Tensor:
+    """Convolve small blocks as one product of all their neighbourhoods with the weights."""
+    step, dilation, side = form
+    span = dilation * (weight.shape[-1] - 1) + 1
+    taps = tiles.unfold(2, span, step).unfold(3, span, step)[..., ::dilation, ::dilation]
+    matrix = taps.permute(0, 2, 3, 4, 5, 1).reshape(len(tiles) * side * side, -1)
+    product = functional.linear(matrix, weight.permute(0, 2, 3, 1).flatten(1), bias)
+    return product.view(len(tiles), side, side, -1).permute(0, 3, 1, 2)
+
+
+def _max_pool2d(  # noqa: PLR0913 - the arguments of torch's max_pool2d
+    x: BlockTensor,
+    kernel_size: int,
+    stride: int | None = None,
+    padding: int = 0,
+    dilation: int = 1,
+    ceil_mode: bool = False,  # noqa: FBT001, FBT002 - as in torch
+    return_indices: bool = False,  # noqa: FBT001, FBT002 - as in torch
+) -> BlockTensor:
+    """Take the maximum around each pixel."""
+    step = stride or kernel_size
+    if ceil_mode or return_indices or dilation != 1 or padding != kernel_size // 2:
+        msg = f"max_pool2d of {kernel_size} with padding {padding} has no block-sparse form"
+        raise ModelError(msg)
+    around = x.around(padding, max(0, padding - step + 1), fill=float("-inf"))
+
+    def change(action: Action) -> Tensor:
+        tiles = around.of(action)
+        return functional.max_pool2d(tiles, kernel_size, step) if len(tiles) else tiles
+
+    return around.mapped(change, stride=x.stride * step, full=scaled(x.full, step))
+
+
+def _interpolate(  # noqa: PLR0913 - the arguments of torch's interpolate
+    x: BlockTensor,
+    size: Any = None,
+    scale_factor: float | None = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,  # noqa: FBT001 - as in torch
+    recompute_scale_factor: bool | None = None,  # noqa: FBT001 - as in torch
+    antialias: bool = False,  # noqa: FBT001, FBT002 - as in torch
+) -> BlockTensor:
+    """Upsample bilinearly by a whole factor."""
+    factor = int(scale_factor or 0)
+    exact = factor == scale_factor and factor > 1 and x.stride % factor == 0
+    if size is not None or mode != "bilinear" or align_corners or antialias or not exact:
+        msg = f"interpolate to {size or scale_factor} ({mode}) has no block-sparse form"
+        raise ModelError(msg)
+    around = x.around(1, 1, clamp=True)
+
+    def change(action: Action) -> Tensor:
+        tiles = around.of(action)
+        return _enlarged(tiles, factor) if len(tiles) else tiles
+
+    full = (x.full[0] * factor, x.full[1] * factor)
+    return around.mapped(change, stride=x.stride // factor, full=full)
+
+
+def _adaptive_avg_pool2d(x: BlockTensor, output_size: Any) -> Tensor:
+    """Average parts of the whole plane."""
+    return functional.adaptive_avg_pool2d(x.context(), output_size)
+
+
+def _cat(tensors: Sequence[Any], dim: int = 0) -> BlockTensor:
+    """Join channels."""
+    if dim % 4 != 1:
+        msg = f"cat along {dim} has no block-sparse form; use 1, the channels"
+        raise ModelError(msg)
+    like = next(x for x in tensors if isinstance(x, BlockTensor)).cut()
+    parts = [x.cut() if isinstance(x, BlockTensor) else sampled(x, like) for x in tensors]
+    return like.mapped(lambda action: torch.cat([x.of(action) for x in parts], 1))
+
+
+def _batch_norm(  # noqa: PLR0913 - the arguments of torch's batch_norm
+    x: BlockTensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,  # noqa: FBT001, FBT002 - as in torch
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> BlockTensor:
+    """Normalise; in training each set by its own statistics, as SegBlocks does.
+
+    The running statistics then follow the average of both sets' means and variances, weighted by
+    their numbers of pixels (papers.md section 3A, step 9).
+    """
+    x = x.cut()
+
+    def change(action: Action) -> Tensor:
+        tiles = x.of(action)
+        if not len(tiles):
+            return tiles
+        if training:
+            return functional.batch_norm(tiles, None, None, weight, bias, training=True, eps=eps)
+        return functional.batch_norm(tiles, running_mean, running_var, weight, bias, eps=eps)
+
+    if training and running_mean is not None and running_var is not None:
+        _follow(x, running_mean, running_var, momentum)
+    return x.mapped(change)
+
+
+@torch.no_grad()
+def _follow(x: BlockTensor, mean: Tensor, var: Tensor, momentum: float) -> None:
+    """Move running statistics towards those of both sets."""
+    sets = [tiles for tiles in (x.high, x.low) if len(tiles)]
+    counts = [tiles.numel() // tiles.shape[1] for tiles in sets]
+    total = sum(counts)
+    shares = [(count / total, tiles) for count, tiles in zip(counts, sets, strict=True)]
+    new_mean = sum(share * tiles.mean((0, 2, 3)) for share, tiles in shares)
+    new_var = sum(share * tiles.var((0, 2, 3), correction=0) for share, tiles in shares)
+    mean.lerp_(cast("Tensor", new_mean).to(mean.dtype), momentum)
+    unbiased = cast("Tensor", new_var) * (total / max(1, total - 1))
+    var.lerp_(unbiased.to(var.dtype), momentum)
+
+
+def _dropout2d(
+    x: BlockTensor,
+    p: float = 0.5,
+    training: bool = True,  # noqa: FBT001, FBT002 - as in torch
+    inplace: bool = False,  # noqa: ARG001, FBT001, FBT002 - as in torch
+) -> BlockTensor:
+    """Drop whole channels of each image, in all its blocks alike."""
+    if not training or not p:
+        return x
+    images, channels = x.shape[:2]
+    kept = torch.rand((images, channels, 1, 1), device=x.device) >= p
+    return x * (kept.to(x.dtype) / (1 - p))
+
+
+POINTWISE = {
+    *(functional.relu, functional.relu6, functional.hardtanh, functional.leaky_relu),
+    *(functional.silu, functional.hardswish, functional.hardsigmoid, functional.gelu),
+    *(torch.relu, torch.sigmoid, torch.tanh, torch.prelu, torch.clamp),
+    *(torch.add, torch.sub, torch.mul, torch.div),
+    *(Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.mul, Tensor.__mul__, Tensor.__rmul__),
+}
+"""Functions that treat every pixel alone."""
+
+FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.conv2d: _conv2d,
+    functional.max_pool2d: _max_pool2d,
+    functional.interpolate: _interpolate,
+    functional.adaptive_avg_pool2d: _adaptive_avg_pool2d,
+    functional.batch_norm: _batch_norm,
+    functional.dropout2d: _dropout2d,
+    torch.cat: _cat,
+}
+"""Functions of other kinds, with their block-sparse form."""
+
+
+def known_functions() -> list[str]:
+    """Return the names of the torch functions that have a block-sparse form."""
+    return sorted({getattr(func, "__name__", "") for func in (*POINTWISE, *FUNCTIONS)})
