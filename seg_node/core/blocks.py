@@ -75,7 +75,7 @@ def quantise(wanted: NDArray[np.bool_], score: NDArray[np.floating]) -> NDArray[
     """
     extra = quantised_count(int(wanted.sum()), wanted.size) - int(wanted.sum())
     order = np.argsort(np.where(wanted, -np.inf, score), axis=None, kind="stable")[::-1]
-    chosen = wanted.copy()
+    chosen: NDArray[np.bool_] = wanted.copy()
     chosen.flat[order[:extra]] = True
     return chosen
 

@@ -44,7 +44,7 @@ larger blocks cost more to lay out as a matrix than that gains (benchmarks/spars
 
 
 class Background:
-    """What REUSE blocks show to their neighbours: the planes that padded operations read, in order.
+    """What REUSE blocks show to their neighbours: the planes that operations read, in order.
 
     A network runs once on the whole frame under a `Recorder`, at full or half resolution; the
     same network, run on blocks, then finds for its n-th operation of this kind the n-th plane.
@@ -443,7 +443,7 @@ def sampled(plane: Tensor, like: BlockTensor) -> BlockTensor:
     return replace(like, high=high, low=low, whole=True).cut()
 
 
-def _conv2d(  # noqa: PLR0913 - the arguments of torch.conv2d
+def _conv2d(  # noqa: PLR0913, PLR0917 - the arguments of torch.conv2d
     x: BlockTensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -458,8 +458,8 @@ def _conv2d(  # noqa: PLR0913 - the arguments of torch.conv2d
     same = (kernel % 2 == 1, *(p == reach for p in padding), weight.shape[-2] == kernel)
     if not all(same) or len(set(stride)) > 1 or len(set(dilation)) > 1:
         msg = (
-            f"conv2d with kernel {tuple(weight.shape[-2:])}, padding {tuple(padding)} and dilation "
-            f"{tuple(dilation)} has no block-sparse form; pad square odd kernels by half"
+            f"conv2d with kernel {tuple(weight.shape[-2:])}, padding {tuple(padding)} and "
+            f"dilation {tuple(dilation)} has no block-sparse form; pad square odd kernels by half"
         )
         raise ModelError(msg)
     around = x.around(reach, max(0, reach - step + 1)) if kernel > 1 else x.cut()
@@ -489,7 +489,7 @@ def _convolved_as_matrix(
     return product.view(len(tiles), side, side, -1).permute(0, 3, 1, 2)
 
 
-def _max_pool2d(  # noqa: PLR0913 - the arguments of torch's max_pool2d
+def _max_pool2d(  # noqa: PLR0913, PLR0917 - the arguments of torch's max_pool2d
     x: BlockTensor,
     kernel_size: int,
     stride: int | None = None,
@@ -512,13 +512,13 @@ def _max_pool2d(  # noqa: PLR0913 - the arguments of torch's max_pool2d
     return around.mapped(change, stride=x.stride * step, full=scaled(x.full, step))
 
 
-def _interpolate(  # noqa: PLR0913 - the arguments of torch's interpolate
+def _interpolate(  # noqa: PLR0913, PLR0917 - the arguments of torch's interpolate
     x: BlockTensor,
     size: Any = None,
     scale_factor: float | None = None,
     mode: str = "nearest",
     align_corners: bool | None = None,  # noqa: FBT001 - as in torch
-    recompute_scale_factor: bool | None = None,  # noqa: FBT001 - as in torch
+    recompute_scale_factor: bool | None = None,  # noqa: ARG001, FBT001 - as in torch
     antialias: bool = False,  # noqa: FBT001, FBT002 - as in torch
 ) -> BlockTensor:
     """Upsample bilinearly by a whole factor."""
@@ -552,7 +552,7 @@ def _cat(tensors: Sequence[Any], dim: int = 0) -> BlockTensor:
     return like.mapped(lambda action: torch.cat([x.of(action) for x in parts], 1))
 
 
-def _batch_norm(  # noqa: PLR0913 - the arguments of torch's batch_norm
+def _batch_norm(  # noqa: PLR0913, PLR0917 - the arguments of torch's batch_norm
     x: BlockTensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
