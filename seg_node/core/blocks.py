@@ -74,9 +74,10 @@ def quantise(wanted: NDArray[np.bool_], score: NDArray[np.floating]) -> NDArray[
 
     """
     extra = quantised_count(int(wanted.sum()), wanted.size) - int(wanted.sum())
-    order = np.argsort(np.where(wanted, -np.inf, score), axis=None, kind="stable")[::-1]
+    others = np.flatnonzero(~wanted)
+    best = others[np.argsort(score.flat[others], kind="stable")[::-1]]
     chosen: NDArray[np.bool_] = wanted.copy()
-    chosen.flat[order[:extra]] = True
+    chosen.flat[best[:extra]] = True
     return chosen
 
 
