@@ -10,6 +10,7 @@ list of row numbers, whatever sets it spans, and one list serves all layers of a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 QUANTUM = 16
 """Counts of HIGH blocks are rounded up to a multiple of a sixteenth of all blocks."""
+
+SETS = (Action.HIGH, Action.LOW)
+"""The sets of blocks that are computed."""
 
 OUTSIDE = -1
 """In place of an action: the pixel lies outside the image."""
@@ -90,7 +94,6 @@ class Window:
         size: height and width of the whole plane, in feature pixels of full resolution.
         before: pixels read above and left of each block.
         after: pixels read below and right of each block.
-        clamp: outside the image the nearest pixel inside is read; otherwise a fixed value.
 
     """
 
@@ -98,31 +101,83 @@ class Window:
     size: tuple[int, int]
     before: int = 0
     after: int = 0
-    clamp: bool = False
 
 
 @dataclass(frozen=True)
 class Rows:
     """Where the pixels of a window come from, for all blocks of one set, in order.
 
+    Pixels outside the image have no source; `Border` says where they are.
+
     Attributes:
-        side: pixels on each side of a block with its window.
-        own: row of the same set, int64 [n]; some valid row where another source applies.
+        span: pixels on each side of a block with its window.
+        own: row of the same set, int64 [n]; 0 where another source applies.
         other_at: which of the n pixels come from the other set, int64 [m].
         other: their rows in it, int64 [m, 1] (one LOW pixel) or [m, 4] (HIGH pixels to average).
         plane_at: which pixels come from the background, int64 [k].
         plane: their pixels in its plane, counted row by row through all images, int64 [k].
-        outside_at: which pixels lie outside the image, int64 [l].
 
     """
 
-    side: int
+    span: int
     own: Tensor
     other_at: Tensor
     other: Tensor
     plane_at: Tensor
     plane: Tensor
-    outside_at: Tensor
+
+
+@dataclass(frozen=True)
+class Border:
+    """Blocks whose windows leave the image alike, on one axis.
+
+    Attributes:
+        axis: 0 for rows, 1 for columns.
+        blocks: numbers of the blocks within their set, int64 [m].
+        first: index of the first row or column of the window that is inside.
+        end: index after the last one that is inside.
+
+    """
+
+    axis: int
+    blocks: Tensor
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class _Ring:
+    """The pixels of a window that belong to other blocks: the same for every block.
+
+    Attributes:
+        at: their positions in the window, int64 [r].
+        inner: row of each position of the window within the block itself, 0 in the ring, int64
+            [span * span].
+        neighbour: number of the block that each belongs to, among (2 * reach + 1) ** 2, int64 [r].
+        y: row within that block, int64 [r].
+        x: column within that block, int64 [r].
+        reach: how many blocks away the farthest is.
+
+    """
+
+    at: NDArray[np.int64]
+    inner: NDArray[np.int64]
+    neighbour: NDArray[np.int64]
+    y: NDArray[np.int64]
+    x: NDArray[np.int64]
+    reach: int
+
+
+@lru_cache(maxsize=256)
+def _ring(b: int, before: int, after: int) -> _Ring:
+    """Return the ring of a window around blocks of b pixels a side."""
+    span = np.arange(-before, b + after)
+    y, x = np.repeat(span, span.size), np.tile(span, span.size)
+    inside = (y >= 0) & (y < b) & (x >= 0) & (x < b)
+    at, inner = np.flatnonzero(~inside), np.where(inside, y * b + x, 0)
+    reach = -(-max(before, after) // b)
+    neighbour = (y // b + reach) * (2 * reach + 1) + x // b + reach
+    return _Ring(at, inner, neighbour[at], (y % b)[at], (x % b)[at], reach)
 
 
 @dataclass(eq=False)
@@ -147,6 +202,10 @@ class BlockLayout:
     background: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     _rows: dict[tuple[Action, Window], Rows] = field(default_factory=dict, repr=False)
+    _borders: dict[tuple[Action, Window], list[Border]] = field(default_factory=dict, repr=False)
+    _around: dict[tuple[Action, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = field(
+        default_factory=dict, repr=False
+    )
 
     def __post_init__(self) -> None:
         """Check the grid and number the blocks of each set."""
@@ -219,78 +278,122 @@ class BlockLayout:
             self._rows[key] = self._make_rows(action, window)
         return self._rows[key]
 
-    def _make_rows(self, action: Action, window: Window) -> Rows:
-        scale = scale_of(action)
+    def borders(self, action: Action, window: Window) -> list[Border]:
+        """Return where the windows of a set leave the image."""
+        key = (action, window)
+        if key not in self._borders:
+            self._borders[key] = self._make_borders(action, window)
+        return self._borders[key]
+
+    def _make_borders(self, action: Action, window: Window) -> list[Border]:
         b = self.block_side(action, window.stride)
-        size = scaled(window.size, scale)
-        places = self._places[action]
-        span = np.arange(-window.before, b + window.after)
-        image = places[:, 0, None, None]
-        y = places[:, 1, None, None] * b + span[:, None]
-        x = places[:, 2, None, None] * b + span
-        inside = (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
-        if window.clamp:
-            inside = np.ones_like(inside)
-        y, x = y.clip(0, size[0] - 1), x.clip(0, size[1] - 1)
-        found = np.where(inside, self.grids[image, y // b, x // b].astype(np.int64), OUTSIDE)
-        own = np.where(found == action, self._row_of(action, image, y, x, b), 0)
-        other, at = self._other_rows(action, window, (found, image, y, x))
-        plane_at = np.flatnonzero(found == Action.REUSE)
-        coarser = max(1, self.background // scale)
-        plane_size = scaled(size, coarser)
-        plane = (image * plane_size[0] + y // coarser) * plane_size[1] + x // coarser
+        span = window.before + b + window.after
+        size = scaled(window.size, scale_of(action))
+        borders = []
+        for axis in (0, 1):
+            at = self._places[action][:, 1 + axis]
+            for place in np.unique(at):
+                start = int(place) * b - window.before
+                first, end = max(0, -start), min(span, size[axis] - start)
+                if first > 0 or end < span:
+                    blocks = self._indices(np.flatnonzero(at == place))
+                    borders.append(Border(axis, blocks, first, max(first, end)))
+        return borders
+
+    def _make_rows(self, action: Action, window: Window) -> Rows:
+        """Look up the pixels around the blocks; those inside are where they are."""
+        b = self.block_side(action, window.stride)
+        ring = _ring(b, window.before, window.after)
+        actions, slots = self._neighbours(action, ring.reach)
+        found, slot = actions[:, ring.neighbour], slots[:, ring.neighbour]
+        own = ring.inner + np.arange(len(found))[:, None] * (b * b)
+        own[:, ring.at] = np.where(found == action, slot * (b * b) + ring.y * b + ring.x, 0)
+        other = Action.LOW if action == Action.HIGH else Action.HIGH
+        from_other = np.nonzero(found == other)
+        from_plane = np.nonzero(found == Action.REUSE)
         return Rows(
-            span.size,
-            self._indices(own),
-            self._indices(at),
-            self._indices(other),
-            self._indices(plane_at),
-            self._indices(plane.ravel()[plane_at]),
-            self._indices(np.flatnonzero(found == OUTSIDE)),
+            window.before + b + window.after,
+            self._indices(own.ravel()),
+            self._indices(from_other[0] * own.shape[1] + ring.at[from_other[1]]),
+            self._indices(self._other_rows(action, window, ring, from_other)),
+            self._indices(from_plane[0] * own.shape[1] + ring.at[from_plane[1]]),
+            self._indices(self._plane_pixels(action, window, ring, from_plane)),
         )
 
-    def _other_rows(
-        self, action: Action, window: Window, pixels: tuple[NDArray[np.int64], ...]
+    def _neighbours(
+        self, action: Action, reach: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return rows [m, 1 or 4] in the other set, and which pixels they are for, [m]."""
-        found, image, y, x = pixels
-        other = Action.LOW if action == Action.HIGH else Action.HIGH
-        at = np.flatnonzero(found == other)
-        image, y, x = (np.broadcast_to(a, found.shape).ravel()[at] for a in (image, y, x))
-        if not len(at):
-            return np.empty((0, 1), np.int64), at
-        b = self.block_side(other, window.stride)
-        if other == Action.LOW:
-            return self._row_of(other, image, y // 2, x // 2, b)[:, None], at
+        """Return action and number within its set of the blocks around each block of a set.
+
+        Returns:
+            int64 [K, (2 * reach + 1) ** 2] each; `OUTSIDE` is the action beyond the grid.
+
+        """
+        key = (action, reach)
+        if key not in self._around:
+            numbers = np.select([self.grids == a for a in SETS], [self._slots[a] for a in SETS])
+            margin = ((0, 0), (reach, reach), (reach, reach))
+            actions = np.pad(self.grids.astype(np.int64), margin, constant_values=OUTSIDE)
+            image, row, column = self._places[action].T[:, :, None]
+            steps = np.arange(2 * reach + 1)
+            y = row + np.repeat(steps, steps.size)
+            x = column + np.tile(steps, steps.size)
+            self._around[key] = actions[image, y, x], np.pad(numbers, margin)[image, y, x]
+        return self._around[key]
+
+    def _other_rows(
+        self,
+        action: Action,
+        window: Window,
+        ring: _Ring,
+        pixels: tuple[NDArray[np.intp], ...],
+    ) -> NDArray[np.int64]:
+        """Return rows [m, 1 or 4] in the other set, for pixels of the ring (block, index) [m]."""
+        if not len(pixels[0]):
+            return np.empty((0, 1), np.int64)
+        block, index = pixels
+        _, slots = self._neighbours(action, ring.reach)
+        slot, y, x = slots[block, ring.neighbour[index]], ring.y[index], ring.x[index]
+        if action == Action.HIGH:
+            b = self.block_side(Action.LOW, window.stride)
+            return ((slot * b + y // 2) * b + x // 2)[:, None]
         # The four pixels that a LOW pixel covers; at an odd border the last one counts twice.
+        b = self.block_side(Action.HIGH, window.stride)
+        places = self._places[Action.HIGH][slot]
+        last_y = window.size[0] - 1 - places[:, 1] * b
+        last_x = window.size[1] - 1 - places[:, 2] * b
         corners = [
-            self._row_of(
-                other,
-                image,
-                (2 * y + dy).clip(max=window.size[0] - 1),
-                (2 * x + dx).clip(max=window.size[1] - 1),
-                b,
-            )
+            (slot * b + np.minimum(2 * y + dy, last_y)) * b + np.minimum(2 * x + dx, last_x)
             for dy in (0, 1)
             for dx in (0, 1)
         ]
-        return np.stack(corners, 1), at
+        # Pixels beyond the image are never used, but their rows must exist.
+        return np.stack(corners, 1).clip(0)
 
-    def _row_of(
+    def _plane_pixels(
         self,
         action: Action,
-        image: NDArray[np.int64],
-        y: NDArray[np.int64],
-        x: NDArray[np.int64],
-        b: int,
+        window: Window,
+        ring: _Ring,
+        pixels: tuple[NDArray[np.intp], ...],
     ) -> NDArray[np.int64]:
-        """Return the row of a pixel in a set's matrix, if its block belongs to the set."""
-        slot: NDArray[np.int64] = self._slots[action][image, y // b, x // b]
-        return (slot * b + y % b) * b + x % b
+        """Return pixels [m] of the background, for pixels of the ring (block, index) [m]."""
+        block, index = pixels
+        b = self.block_side(action, window.stride)
+        span = window.before + b + window.after
+        scale = scale_of(action)
+        coarser = max(1, self.background // scale)
+        size = scaled(window.size, scale)
+        plane = scaled(size, coarser)
+        image, row, column = self._places[action][block].T
+        y = row * b + ring.at[index] // span - window.before
+        x = column * b + ring.at[index] % span - window.before
+        y, x = np.minimum(y, size[0] - 1) // coarser, np.minimum(x, size[1] - 1) // coarser
+        pixel: NDArray[np.int64] = (image * plane[0] + y) * plane[1] + x
+        return pixel
 
     def _indices(self, values: NDArray[np.int64]) -> Tensor:
-        flat = values if values.ndim == 2 else values.ravel()  # noqa: PLR2004 - [m, 4] stays
-        return torch.from_numpy(np.ascontiguousarray(flat, np.int64)).to(self.device)
+        return torch.from_numpy(np.ascontiguousarray(values, np.int64)).to(self.device)
 
 
 def scale_of(action: Action) -> int:

@@ -33,7 +33,7 @@ from seg_node.core.types import Action, ModelError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from seg_node.core.blocks import BlockLayout
+    from seg_node.core.blocks import BlockLayout, Border
 
 MATRIX_SIDE = 4
 """Blocks of at most so many output pixels a side are convolved as one matrix product.
@@ -101,6 +101,7 @@ class BlockTensor:
         high: features of the HIGH blocks, [K, C, b, b]; of the whole plane while `whole`.
         low: features of the LOW blocks, [L, C, b/2, b/2]; of the whole plane while `whole`.
         whole: the network's input: planes of both resolutions that are not cut yet, [N, C, h, w].
+        pending: what is still to be done to the pixels of uncut planes, in order.
         background: planes still to be read for REUSE blocks; None if there are none.
 
     """
@@ -111,6 +112,7 @@ class BlockTensor:
     high: Tensor
     low: Tensor
     whole: bool = False
+    pending: tuple[Callable[[Tensor], Tensor], ...] = ()
     background: Iterator[Tensor] | None = None
 
     # ---- the face of a tensor --------------------------------------------------------------
@@ -184,7 +186,10 @@ class BlockTensor:
 
     def to(self, *args: Any, **kwargs: Any) -> BlockTensor:
         """Convert the number format, as `Tensor.to`."""
-        return replace(self, high=self.high.to(*args, **kwargs), low=self.low.to(*args, **kwargs))
+        if self.whole:
+            steps = (*self.pending, lambda pixels: pixels.to(*args, **kwargs))
+            return replace(self, pending=steps)
+        return self.mapped(lambda action: self.of(action).to(*args, **kwargs))
 
     def mean(self, dim: tuple[int, ...], *, keepdim: bool = False) -> Tensor:
         """Average over the whole plane: dims (2, 3), kept; [N, C, 1, 1].
@@ -229,7 +234,7 @@ class BlockTensor:
     def mapped(self, change: Callable[[Action], Tensor], **fields: Any) -> BlockTensor:
         """Return a BlockTensor with the features that `change` gives for each set."""
         high, low = change(Action.HIGH), change(Action.LOW)
-        return replace(self, high=high, low=low, whole=False, **fields)
+        return replace(self, high=high, low=low, whole=False, pending=(), **fields)
 
     def cut(self) -> BlockTensor:
         """Return the blocks, if these are still whole planes."""
@@ -251,36 +256,51 @@ class BlockTensor:
 
         """
         plane = self._next_plane()
-        window = Window(self.stride, self.full, before, after, clamp)
+        outside = None if clamp else fill
+        window = Window(self.stride, self.full, before, after)
         if self.whole:
-            return self.mapped(lambda action: self._cut(action, window, fill))
-        return self.mapped(lambda action: self._gathered(action, window, fill, plane))
+            return self.mapped(lambda action: self._cut(action, window, outside))
+        return self.mapped(lambda action: self._gathered(action, window, outside, plane))
 
     def _next_plane(self) -> Tensor | None:
         """Return the background of this operation, if there is one."""
         return None if self.background is None else next(self.background)
 
-    def _cut(self, action: Action, window: Window, fill: float = 0.0) -> Tensor:
-        """Cut the blocks of one set out of its plane."""
+    def _cut(self, action: Action, window: Window, outside: float | None = 0.0) -> Tensor:
+        """Cut the blocks of one set out of its plane, and do what is pending to their pixels."""
         plane, layout = self.of(action), self.layout
         if not layout.count(action):
-            return _none_like(plane)
+            return self._done(_none_like(plane))
         b = layout.block_side(action, window.stride)
-        gh, gw = layout.grids.shape[1:]
-        beyond = [g * b - side for g, side in zip((gh, gw), plane.shape[-2:], strict=True)]
+        beyond = [
+            grid * b - side
+            for grid, side in zip(layout.grids.shape[1:], plane.shape[-2:], strict=True)
+        ]
         pad = (window.before, beyond[1] + window.after, window.before, beyond[0] + window.after)
-        if window.clamp:
-            plane = functional.pad(plane, pad, mode="replicate")
-        elif any(pad):
-            plane = functional.pad(plane, pad, value=fill)
         span = window.before + b + window.after
         image, row, column = layout.places(action)
-        return plane.unfold(2, span, b).unfold(3, span, b)[image, :, row, column]
+        cut = functional.pad(plane, pad).unfold(2, span, b).unfold(3, span, b)
+        tiles = cut[image, :, row, column].contiguous(memory_format=torch.channels_last)
+        return _bounded(self._done(tiles), layout.borders(action, window), outside)
+
+    def _done(self, pixels: Tensor) -> Tensor:
+        """Do what is pending."""
+        for step in self.pending:
+            pixels = step(pixels)
+        return pixels
 
     def _gathered(
-        self, action: Action, window: Window, fill: float, plane: Tensor | None
+        self, action: Action, window: Window, outside: float | None, plane: Tensor | None
     ) -> Tensor:
-        """Gather the pixels of a window around each block of one set."""
+        """Gather the pixels of a window around each block of one set.
+
+        Args:
+            action: the set.
+            window: which pixels.
+            outside: value outside the image; None for that of the nearest pixel inside.
+            plane: what REUSE blocks show.
+
+        """
         tiles = self.of(action)
         if not len(tiles):
             return _none_like(tiles)
@@ -296,9 +316,8 @@ class BlockTensor:
                 plane = halved(plane)
             shown = _as_rows(plane).index_select(0, rows.plane)
             out.index_copy_(0, rows.plane_at, shown.to(out.dtype))
-        if len(rows.outside_at):
-            out.index_fill_(0, rows.outside_at, fill)
-        return out.view(len(tiles), rows.side, rows.side, -1).permute(0, 3, 1, 2)
+        around = out.view(len(tiles), rows.span, rows.span, -1).permute(0, 3, 1, 2)
+        return _bounded(around, self.layout.borders(action, window), outside)
 
     def _other_rows(self, action: Action, rows: Tensor) -> Tensor:
         """Return pixels of the other set, averaged over those that fall into one pixel."""
@@ -341,8 +360,8 @@ class BlockTensor:
         """Return the LOW blocks at full resolution."""
         if not smooth:
             return self.low.repeat_interleave(2, 2).repeat_interleave(2, 3)
-        window = Window(self.stride, self.full, 1, 1, clamp=True)
-        return _enlarged(self._gathered(Action.LOW, window, 0.0, base), 2)
+        window = Window(self.stride, self.full, 1, 1)
+        return _enlarged(self._gathered(Action.LOW, window, None, base), 2)
 
     def context(self) -> Tensor:
         """Return the whole plane [N, C, h, w] from which pooled context is computed."""
@@ -387,6 +406,27 @@ def _as_rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
+def _bounded(tiles: Tensor, borders: list[Border], outside: float | None) -> Tensor:
+    """Give the pixels outside the image their value, in place.
+
+    Args:
+        tiles: blocks with the pixels around them, [K, C, span, span].
+        borders: where they leave the image.
+        outside: the value; None for that of the nearest pixel inside.
+
+    """
+    for border in borders:
+        view = tiles.movedim(2 + border.axis, 1)
+        for part, nearest in (
+            (slice(0, border.first), border.first),
+            (slice(border.end, None), border.end - 1),
+        ):
+            if part.start != part.stop and part.start != view.shape[1]:
+                inside = view[border.blocks, nearest, None] if outside is None else outside
+                view[border.blocks, part] = inside
+    return tiles
+
+
 def _none_like(x: Tensor) -> Tensor:
     """Return no blocks of as many channels, [0, C, 1, 1]."""
     return x.new_empty((0, x.shape[1], 1, 1))
@@ -404,8 +444,15 @@ def _pointwise(
     """Apply a function that treats every pixel alone to each set of blocks."""
     kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
     operands = [arg for arg in args if isinstance(arg, BlockTensor)]
-    whole = all(x.whole for x in operands)
-    operands = operands if whole else [x.cut() for x in operands]
+    if len(operands) == 1 and operands[0].whole and not any(map(_is_plane, args)):
+        at = args.index(operands[0])
+
+        def step(pixels: Tensor) -> Tensor:
+            done: Tensor = func(*args[:at], pixels, *args[at + 1 :], **kwargs)
+            return done
+
+        return replace(operands[0], pending=(*operands[0].pending, step))
+    operands = [x.cut() for x in operands]
     like = operands[0]
     for x in operands[1:]:
         if x.layout is not like.layout or x.shape[-2:] != like.shape[-2:]:
@@ -414,19 +461,22 @@ def _pointwise(
 
     def change(action: Action) -> Tensor:
         values = [
-            (arg if whole else arg.cut()).of(action)
-            if isinstance(arg, BlockTensor)
-            else _for_set(arg, like, action)
+            arg.cut().of(action) if isinstance(arg, BlockTensor) else _for_set(arg, like, action)
             for arg in args
         ]
         return cast("Tensor", func(*values, **kwargs))
 
-    return replace(like, high=change(Action.HIGH), low=change(Action.LOW))
+    return like.mapped(change)
+
+
+def _is_plane(value: Any) -> bool:
+    """Return whether a plain operand has another value for each pixel or image."""
+    return isinstance(value, Tensor) and value.dim() > 0 and value.numel() != value.shape[1]
 
 
 def _for_set(value: Any, like: BlockTensor, action: Action) -> Any:
     """Return a plain operand in the form in which it meets the blocks of a set."""
-    if not isinstance(value, Tensor) or value.dim() != like.dim() or like.whole:
+    if not isinstance(value, Tensor) or value.dim() != like.dim():
         return value
     if value.shape[-2:] == like.shape[-2:] != (1, 1):
         return sampled(value, like).of(action)
@@ -462,7 +512,8 @@ def _conv2d(  # noqa: PLR0913, PLR0917 - the arguments of torch.conv2d
             f"dilation {tuple(dilation)} has no block-sparse form; pad square odd kernels by half"
         )
         raise ModelError(msg)
-    around = x.around(reach, max(0, reach - step + 1)) if kernel > 1 else x.cut()
+    # As many pixels after as before, though a stride may need fewer: so all layers share rows.
+    around = x.around(reach, reach) if kernel > 1 else x.cut()
     full = scaled(x.full, step)
 
     def change(action: Action) -> Tensor:
@@ -503,7 +554,7 @@ def _max_pool2d(  # noqa: PLR0913, PLR0917 - the arguments of torch's max_pool2d
     if ceil_mode or return_indices or dilation != 1 or padding != kernel_size // 2:
         msg = f"max_pool2d of {kernel_size} with padding {padding} has no block-sparse form"
         raise ModelError(msg)
-    around = x.around(padding, max(0, padding - step + 1), fill=float("-inf"))
+    around = x.around(padding, padding, fill=float("-inf"))
 
     def change(action: Action) -> Tensor:
         tiles = around.of(action)

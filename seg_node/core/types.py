@@ -73,6 +73,7 @@ class Reason(Enum):
     """Why a frame's plan is what it is."""
 
     DENSE = "dense mode computes every block"
+    BLOCKS = "the policy's share of the blocks at full resolution, the others at half"
 
 
 @dataclass(frozen=True)
