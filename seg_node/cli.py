@@ -21,15 +21,19 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells report it."""
+ONE_MODE = "how compute is chosen (default: dense)"
+MODES = f"{ONE_MODE}; several are compared frame by frame: dense,MODE"
 
 
 def evaluate(args: argparse.Namespace) -> int:
     """Score a model on labelled data."""
     from seg_node.eval.evaluate import run_evaluate, Selection
 
+    config, modes = _modes(args)
     return run_evaluate(
         args.data,
-        _config(args),
+        config,
+        modes=modes,
         split=args.split,
         topic=args.topic,
         mask_topic=args.mask_topic,
@@ -43,7 +47,19 @@ def replay(args: argparse.Namespace) -> int:
     """Segment every frame of a recording in order, without ROS."""
     from seg_node.eval.replay import run_replay
 
-    return run_replay(args.data, _config(args), args.out, topic=args.topic, samples=args.samples)
+    config, modes = _modes(args)
+    return run_replay(
+        args.data, config, args.out, modes=modes, topic=args.topic, samples=args.samples
+    )
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Measure how long a step takes in several modes, side by side on the same frames."""
+    from seg_node.eval.bench import parse_size, run_bench, Workload
+
+    config, modes = _modes(args)
+    workload = Workload(args.frames, None if args.size is None else parse_size(args.size))
+    return run_bench(config, modes, data=args.data, workload=workload, json_path=args.json)
 
 
 def demo(args: argparse.Namespace) -> int:
@@ -149,9 +165,13 @@ def run(args: argparse.Namespace) -> int:
     return node_main([sys.argv[0], *args.ros_args])
 
 
-def _config(args: argparse.Namespace) -> Config:
-    """Return the settings that the command line asks for."""
-    return Config().updated(_settings(args))
+def _modes(args: argparse.Namespace) -> tuple[Config, tuple[str, ...]]:
+    """Return the settings that the command line asks for, and the modes of its comma list."""
+    from seg_node.eval.session import parse_modes
+
+    values = _settings(args)
+    modes = parse_modes(str(values.get("mode", Config().mode)))
+    return Config().updated({**values, "mode": modes[0]}), modes
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Value]:
@@ -178,9 +198,11 @@ def _parse(name: str, text: str, like: Value) -> Value:
         raise ConfigError(msg) from err
 
 
-def _add_settings(parser: argparse.ArgumentParser, out: str | None = None) -> None:
-    """Add the options that evaluate, replay and demo share."""
-    parser.add_argument("--mode", help="how compute is chosen (default: dense)")
+def _add_settings(
+    parser: argparse.ArgumentParser, out: str | None = None, mode: str = ONE_MODE
+) -> None:
+    """Add the options that evaluate, replay, bench and demo share; `mode` explains --mode."""
+    parser.add_argument("--mode", help=mode)
     parser.add_argument("--model", help="name of a shipped model, or path of a manifest")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
@@ -228,7 +250,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("data", help="bag, video, folder or named data such as street:1")
     verb.add_argument("--topic", help="image topic of a bag (default: the obvious one)")
     verb.add_argument("--samples", type=int, default=8, help="pictures to write")
-    _add_settings(verb, "out/replay")
+    _add_settings(verb, "out/replay", MODES)
 
     verb = _verb(verbs, "evaluate", evaluate)
     verb.add_argument("data", help="named data with labels, such as camvid:DIR or street:1")
@@ -239,7 +261,18 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--limit", type=int, help="stop after so many labelled frames")
     verb.add_argument("--json", type=Path, help="also write the scores to this file")
     verb.add_argument("--out", type=Path, help="folder for results.json and the worst frames")
-    _add_settings(verb)
+    _add_settings(verb, mode=MODES)
+
+    verb = _verb(verbs, "bench", bench)
+    verb.add_argument("--data", default="street:1", help="named data or path (default: street:1)")
+    verb.add_argument(
+        "--size",
+        metavar="WxH",
+        help="bring images to this size (default: their own, 960x720 of a street)",
+    )
+    verb.add_argument("--frames", type=int, default=100, help="frames to measure (default: 100)")
+    verb.add_argument("--json", type=Path, help="also write the results to this file")
+    _add_settings(verb, mode=MODES)
 
     verb = _verb(verbs, "train", train)
     verb.add_argument("task", choices=["segment"], help="what to train")

@@ -42,7 +42,7 @@ def test_help_needs_neither_torch_nor_ros() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "run", "replay", "evaluate", "train", "label", "models", "doctor"]
+    "verb", ["demo", "run", "replay", "evaluate", "bench", "train", "label", "models", "doctor"]
 )
 def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
@@ -80,6 +80,13 @@ def test_evaluate_scores_a_folder_and_writes_the_contracts_keys(
         (["evaluate", "street:1", "--set", "input.scale=big"], "input.scale is 'big'; expected"),
         (["evaluate", "street:1", "--set", "speed=1"], "expected NAME=VALUE with NAME one of"),
         (["evaluate", "street:1", "--mode", "fast"], "mode is 'fast'; choose one of dense"),
+        (["evaluate", "street:1", "--mode", "dense,"], "mode is ''; choose one of dense"),
+        (["replay", "street:1", "--mode", "dense,fast"], "mode is 'fast'; choose one of dense"),
+        (["replay", "street:1", "--set", "mode=dense,dense"], "mode 'dense' is named 2 times"),
+        (["bench", "--mode", "fast,dense"], "mode is 'fast'; choose one of dense"),
+        (["bench", "--size", "0x720"], "size is 0x720; each side may be 16 to 8192 pixels"),
+        (["bench", "--frames", "0"], "frames is 0; use 1 or more"),
+        (["bench", "--data", "/nowhere"], "'/nowhere' does not exist"),
         (["evaluate", "street:1", "--model", "yolo"], "unknown model 'yolo'"),
         (["evaluate", "camvid:/nowhere"], "/nowhere is not CamVid"),
         (["train", "segment", "--data", "folder:/nowhere", "--out", "x"], "/nowhere"),

@@ -14,17 +14,17 @@ from seg_node.core.types import ConfigError, DataError
 from seg_node.data.datasets import estimate_rate, open_source, StreetClip
 from seg_node.data.image_conversion import encode_png
 from seg_node.eval.boundary import BoundaryScore
-from seg_node.eval.outputs import prepare_out, RESULTS, WORST
+from seg_node.eval.outputs import mode_folders, prepare_out, RESULTS, WORST
 from seg_node.eval.progress import EXIT_INTERRUPTED, noted_interrupt, progress
 from seg_node.eval.replay import describe_source, source_notes, source_path
-from seg_node.eval.results import make_results, ModeRecord, write_json
-from seg_node.eval.session import open_session, steps
-from seg_node.eval.tables import show
-from seg_node.eval.temporal import BackwardMotion, TemporalConsistency
+from seg_node.eval.results import count_frame, make_results, ModeRecord, write_json
+from seg_node.eval.session import common, open_sessions, steps
+from seg_node.eval.tables import score_tables, show
+from seg_node.eval.temporal import BackwardMotion, MotionEstimator, TemporalConsistency
 from seg_node.eval.worst import WorstFrames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from seg_node.core.config import Config
@@ -68,6 +68,7 @@ def run_evaluate(  # noqa: PLR0913 - the options of the command
     data: str,
     config: Config,
     *,
+    modes: Sequence[str] = (),
     split: str = "val",
     topic: str | None = None,
     mask_topic: str | None = None,
@@ -80,11 +81,12 @@ def run_evaluate(  # noqa: PLR0913 - the options of the command
     Args:
         data: named data with labels.
         config: settings.
+        modes: modes to compare, in the order of the tables; none for the config's own alone.
         split: split of a data set that has splits.
         topic: image topic of a bag; None where it has only one.
         mask_topic: topic of a bag with the masks of these images.
         selection: which frames.
-        out: folder for `results.json` and the sheet of the worst frames; None for neither.
+        out: folder for `results.json` and the sheets of the worst frames; None for neither.
         json_path: file that also gets the content of `results.json`; None for none.
 
     Returns:
@@ -94,45 +96,45 @@ def run_evaluate(  # noqa: PLR0913 - the options of the command
         DataError: the data cannot be used, have no labels or other classes than the model, or
             the folder is not ours to write.
         ModelError: the model cannot be loaded.
-        ConfigError: the device or precision is not to be had here.
+        ConfigError: there is no such mode, or the device or precision is not to be had here.
 
     """
     source = open_source(data, split=split, topic=topic, mask_topic=mask_topic)
-    session = open_session(config)
+    sessions = open_sessions(config, modes)
     if out:
         # Checked again by evaluate, but here before anything of an earlier run is removed.
-        check_classes(source, session.manifest.classes)
+        check_classes(source, common(sessions).manifest.classes)
         prepare_out(out, COMMAND, source_path(source))
-    worst = WorstFrames()
-    results = evaluate(source, session, selection, worst)
+    worst = {mode: WorstFrames() for mode in sessions}
+    results = evaluate(source, sessions, selection, worst)
     results["split"] = split
     notes = source_notes(results["source"])
     if results["interrupted"]:
         notes.append("interrupted by Ctrl-C: these are the frames until then")
     if out:
-        _write(results, worst, session, out)
+        _write(results, worst, common(sessions), out)
         notes.append(f"written to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
     if json_path:
         write_json(results, json_path)
-    show(results, notes)
+    show(results, score_tables(results), notes)
     return EXIT_INTERRUPTED if results["interrupted"] else 0
 
 
 def evaluate(
     source: Source,
-    session: Session,
+    sessions: Mapping[str, Session],
     selection: Selection = EVERYTHING,
-    worst: WorstFrames | None = None,
+    worst: Mapping[str, WorstFrames] | None = None,
 ) -> dict[str, Any]:
-    """Run the selected frames in order and score those with labels.
+    """Run the selected frames in order through every mode and score those with labels.
 
     The first Ctrl-C ends it after the frame in work.
 
     Args:
         source: frames in time order.
-        session: model and settings.
+        sessions: model and settings by mode; one model for all.
         selection: which frames.
-        worst: is shown every labelled frame; None to keep no pictures.
+        worst: is shown every labelled frame, by mode; None to keep no pictures.
 
     Returns:
         The content of `results.json`.
@@ -142,35 +144,69 @@ def evaluate(
             fit the model.
 
     """
-    check_classes(source, session.manifest.classes)
-    classes = len(session.manifest.classes)
-    temporal = TemporalConsistency(classes)
-    record = ModeRecord(classes, BoundaryScore(classes), temporal)
-    worst = worst or WorstFrames()
+    shared = common(sessions)
+    check_classes(source, shared.manifest.classes)
+    scores = _Scores(sessions, worst or {mode: WorstFrames() for mode in sessions})
     exact = _exact_motion(source, selection.stride)
     rate_hz = estimate_rate(source)
     frames = -(-len(source) // selection.stride)
     total = min(frames, selection.limit) if selection.limit else frames
     samples = source.every(selection.stride)
-    with noted_interrupt() as interrupt, progress("evaluate", total) as bar:
-        for index, (sample, result) in enumerate(steps(samples, session)):
-            _score(source, sample, result, record, worst)
-            temporal.update(sample.frame, result.labels, exact(index) if exact else None)
-            bar(record.labelled if selection.limit else index + 1)
-            if interrupt or record.labelled == selection.limit:
+    with noted_interrupt() as interrupt, progress(COMMAND, total) as bar:
+        for index, (sample, results) in enumerate(steps(samples, sessions)):
+            scores.add(source.spec, sample, results, exact(index) if exact else None)
+            bar(scores.labelled if selection.limit else index + 1)
+            if interrupt or scores.labelled == selection.limit:
                 break
-    if not record.labelled and not interrupt:
+    if not scores.labelled and not interrupt:
         msg = f"{source.spec} has no labels to score; use 'seg_node replay' to look at the masks"
         raise DataError(msg)
-    modes = {session.config.mode: record}
     return {
         "command": COMMAND,
         "interrupted": bool(interrupt),
-        **make_results(source.spec, session.manifest, session.device, session.config, modes),
+        **make_results(source.spec, shared.manifest, shared.device, shared.config, scores.records),
         "selection": asdict(selection),
         "source": describe_source(source, Counter(), rate_hz),
-        "worst": worst.entries(),
+        "worst": {mode: kept.entries() for mode, kept in scores.worst.items()},
     }
+
+
+class _Scores:
+    """What is counted of each mode.
+
+    Attributes:
+        records: the scores, by mode.
+        worst: the frames of lowest score, by mode.
+        labelled: frames with labels so far.
+
+    """
+
+    def __init__(self, sessions: Mapping[str, Session], worst: Mapping[str, WorstFrames]) -> None:
+        classes = len(common(sessions).manifest.classes)
+        estimator = MotionEstimator()
+        self.worst = worst
+        self.temporal = {mode: TemporalConsistency(classes, estimator) for mode in sessions}
+        self.records = {
+            mode: ModeRecord(classes, BoundaryScore(classes), temporal)
+            for mode, temporal in self.temporal.items()
+        }
+        self.labelled = 0
+
+    def add(
+        self,
+        data: str,
+        sample: Sample,
+        results: Mapping[str, StepResult],
+        motion: BackwardMotion | None,
+    ) -> None:
+        """Count one frame of `data`, with its motion where that is known exactly."""
+        scores = count_frame(self.records, data, sample, results)
+        self.labelled += sample.labels is not None
+        for mode, result in results.items():
+            self.temporal[mode].update(sample.frame, result.labels, motion)
+            score = scores[mode]
+            if score is not None:
+                self.worst[mode].add(score, sample, result.labels)
 
 
 def check_classes(source: Source, classes: tuple[ClassInfo, ...]) -> None:
@@ -201,18 +237,6 @@ def check_classes(source: Source, classes: tuple[ClassInfo, ...]) -> None:
             raise DataError(msg)
 
 
-def _score(
-    source: Source, sample: Sample, result: StepResult, record: ModeRecord, worst: WorstFrames
-) -> None:
-    try:
-        score = record.add(result, sample.labels)
-    except DataError as error:
-        msg = f"{source.spec}, frame {sample.name}: {error}"
-        raise DataError(msg) from error
-    if score is not None:
-        worst.add(score, sample, result.labels)
-
-
 def _exact_motion(source: Source, stride: int) -> Callable[[int], BackwardMotion] | None:
     """Return what tells the motion of the n-th frame since the one before; None if nobody can."""
     if not isinstance(source, StreetClip) or stride != 1:
@@ -226,10 +250,13 @@ def _exact_motion(source: Source, stride: int) -> Callable[[int], BackwardMotion
     return motion
 
 
-def _write(results: dict[str, Any], worst: WorstFrames, session: Session, out: Path) -> None:
-    """Write `results.json` and the sheet of the worst frames."""
-    opacity = session.config.publish.overlay_opacity
-    sheet = worst.sheet(session.manifest.classes, opacity)
-    if sheet is not None:
-        (out / WORST).write_bytes(encode_png(sheet))
+def _write(
+    results: dict[str, Any], worst: Mapping[str, WorstFrames], shared: Session, out: Path
+) -> None:
+    """Write `results.json` and each mode's sheet of its worst frames."""
+    opacity = shared.config.publish.overlay_opacity
+    for mode, folder in mode_folders(out, worst).items():
+        sheet = worst[mode].sheet(shared.manifest.classes, opacity)
+        if sheet is not None:
+            (folder / WORST).write_bytes(encode_png(sheet))
     write_json(results, out / RESULTS)

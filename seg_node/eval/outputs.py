@@ -23,7 +23,7 @@ from seg_node.data.video import VideoWriter
 from seg_node.eval.results import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -38,7 +38,8 @@ BAG = "result_bag"
 PREVIEW = "preview.mp4"
 SAMPLES = "samples"
 WORST = "worst.png"
-PRODUCTS = (BAG, PREVIEW, SAMPLES, WORST, "contact_sheet.png", "index.html", "node.log")
+MODES = "modes"
+PRODUCTS = (BAG, PREVIEW, SAMPLES, WORST, MODES, "contact_sheet.png", "index.html", "node.log")
 """What an earlier run may have left beside its `results.json`."""
 
 MASK_TOPIC = "/segmentation/mask"
@@ -79,6 +80,18 @@ def prepare_out(out: Path, command: str, source: Path | None) -> None:
         for name in PRODUCTS:
             _remove(out / name)
     write_json({"command": command, "interrupted": True}, out / RESULTS)
+
+
+def mode_folders(out: Path, modes: Iterable[str]) -> dict[str, Path]:
+    """Return where each mode's files go: `out` itself for a single mode, else a folder of its own.
+
+    The folders are created.
+    """
+    names = list(modes)
+    folders = {mode: out / MODES / mode if len(names) > 1 else out for mode in names}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    return folders
 
 
 def _command_of(path: Path) -> object:

@@ -6,6 +6,7 @@ the settings alone, never on how fast the machine is.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from itertools import islice
 import logging
 from pathlib import Path
@@ -14,13 +15,21 @@ from typing import Any, TYPE_CHECKING
 from seg_node.core.stamps import StampCheck
 from seg_node.core.types import Action, ConfigError, DataError
 from seg_node.data.datasets import estimate_rate, guess_spec, open_source
-from seg_node.eval.outputs import Outputs, prepare_out, RESULTS, spread_indices, Stats
+from seg_node.eval.outputs import (
+    mode_folders,
+    Outputs,
+    prepare_out,
+    RESULTS,
+    spread_indices,
+    Stats,
+)
 from seg_node.eval.progress import EXIT_INTERRUPTED, noted_interrupt, progress
-from seg_node.eval.results import make_results, ModeRecord, NS_PER_MS, write_json
-from seg_node.eval.session import open_session, steps
+from seg_node.eval.results import count_frame, make_results, ModeRecord, NS_PER_MS, write_json
+from seg_node.eval.session import common, open_sessions, steps
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Mapping, Sequence
 
     from seg_node.core.config import Config
     from seg_node.core.types import StepResult
@@ -37,6 +46,7 @@ def run_replay(  # noqa: PLR0913 - the options of the command
     config: Config,
     out: Path,
     *,
+    modes: Sequence[str] = (),
     topic: str | None = None,
     samples: int = 8,
     limit: int | None = None,
@@ -47,6 +57,7 @@ def run_replay(  # noqa: PLR0913 - the options of the command
         data: named data, or a path whose kind is guessed.
         config: settings.
         out: folder to write into.
+        modes: modes to compare; none for the config's own alone.
         topic: image topic of a bag; None where it has only one.
         samples: number of sample pictures.
         limit: most frames to replay; None for all.
@@ -57,20 +68,27 @@ def run_replay(  # noqa: PLR0913 - the options of the command
     Raises:
         DataError: the data cannot be used, or the folder is not ours to write.
         ModelError: the model cannot be loaded.
-        ConfigError: the device or precision is not to be had here, or samples is negative.
+        ConfigError: there is no such mode, the device or precision is not to be had here, or
+            samples is negative.
 
     """
     if samples < 0:
         msg = f"samples is {samples}; use 0 or more"
         raise ConfigError(msg)
     source = open_source(guess_spec(data), topic=topic)
-    results = replay(source, open_session(config), out, samples=samples, limit=limit)
+    sessions = open_sessions(config, modes)
+    results = replay(source, sessions, out, samples=samples, limit=limit)
     logger.info("%s", summary(results, out))
     return EXIT_INTERRUPTED if results["interrupted"] else 0
 
 
 def replay(
-    source: Source, session: Session, out: Path, *, samples: int = 8, limit: int | None = None
+    source: Source,
+    sessions: Mapping[str, Session],
+    out: Path,
+    *,
+    samples: int = 8,
+    limit: int | None = None,
 ) -> dict[str, Any]:
     """Segment every frame in order and write result bag, samples, preview and `results.json`.
 
@@ -78,9 +96,10 @@ def replay(
 
     Args:
         source: the frames; those with labels are scored.
-        session: model and settings.
-        out: folder to write into, see `outputs.prepare_out`.
-        samples: number of sample pictures, spread evenly.
+        sessions: model and settings by mode; one model for all.
+        out: folder to write into, see `outputs.prepare_out`; with several modes the files of
+            each are in a folder of its own, see `outputs.mode_folders`.
+        samples: number of sample pictures of each mode, spread evenly.
         limit: most frames to replay; None for all.
 
     Returns:
@@ -91,37 +110,54 @@ def replay(
 
     """
     prepare_out(out, COMMAND, source_path(source))
+    shared = common(sessions)
     rate_hz = estimate_rate(source)
     total = min(len(source), limit) if limit is not None else len(source)
-    record = ModeRecord(len(session.manifest.classes))
+    records = {mode: ModeRecord(len(shared.manifest.classes)) for mode in sessions}
     stamps = StampCheck()
-    opacity = session.config.publish.overlay_opacity
-    chosen = spread_indices(total, samples)
-    outputs = Outputs(out, session.manifest.classes, opacity, rate_hz, chosen)
-    frames = islice(source, limit)
-    with noted_interrupt() as interrupt, outputs, progress("replay", total) as show:
-        for sample, result in steps(frames, session):
+    done = 0
+    with ExitStack() as files, noted_interrupt() as interrupt, progress(COMMAND, total) as show:
+        outputs = _open_outputs(out, sessions, rate_hz, spread_indices(total, samples), files)
+        for sample, results in steps(islice(source, limit), sessions):
             if sample.receive_ns is not None:  # else the stamps are made up, not recorded
                 stamps.update(sample.frame.stamp_ns)
-            record.add(result, sample.labels)
-            outputs.write(sample, result.labels, frame_stats(result))
-            show(outputs.frames)
+            count_frame(records, source.spec, sample, results)
+            for mode, result in results.items():
+                outputs[mode].write(sample, result.labels, frame_stats(result))
+            done += 1
+            show(done)
             if interrupt:
                 break
-    if not outputs.frames and not interrupt:
+    if not done and not interrupt:
         problem = _nothing_usable(source)
         write_json({"command": COMMAND, "interrupted": False, "error": problem}, out / RESULTS)
         raise DataError(problem)
-    modes = {session.config.mode: record}
-    results = {
+    content = {
         "command": COMMAND,
         "interrupted": bool(interrupt),
-        **make_results(source.spec, session.manifest, session.device, session.config, modes),
+        **make_results(source.spec, shared.manifest, shared.device, shared.config, records),
         "source": describe_source(source, stamps.counts, rate_hz),
-        "samples": [str(path.relative_to(out)) for path in outputs.samples],
+        "samples": [str(path.relative_to(out)) for o in outputs.values() for path in o.samples],
     }
-    write_json(results, out / RESULTS)
-    return results
+    write_json(content, out / RESULTS)
+    return content
+
+
+def _open_outputs(
+    out: Path,
+    sessions: Mapping[str, Session],
+    rate_hz: float,
+    chosen: frozenset[int],
+    files: ExitStack,
+) -> dict[str, Outputs]:
+    """Open the files of every mode; `files` closes them."""
+    opened = {}
+    for mode, folder in mode_folders(out, sessions).items():
+        classes = sessions[mode].manifest.classes
+        opacity = sessions[mode].config.publish.overlay_opacity
+        outputs = Outputs(folder, classes, opacity, rate_hz, chosen)
+        opened[mode] = files.enter_context(outputs)
+    return opened
 
 
 def frame_stats(result: StepResult) -> Stats:
@@ -176,18 +212,28 @@ def _nothing_usable(source: Source) -> str:
 
 def summary(results: dict[str, Any], out: Path) -> str:
     """Return what a person wants to know of a replay, in a few lines."""
-    ((mode, entry),) = results["modes"].items()
     lines = [f"{results['data']}  {results['model']['name']}  {results['device']}"]
-    text = f"{mode}: {entry['frames']} frames"
-    if entry["ms"]:
-        text += f", p50 {entry['ms']['p50']:.1f} ms, p95 {entry['ms']['p95']:.1f} ms"
-    if entry["miou"] is not None:
-        text += f", mIoU {entry['miou']:.4f} on {entry['labelled_frames']} labelled frames"
-    lines += [text, *source_notes(results["source"])]
+    lines += [_summary_of(mode, entry) for mode, entry in results["modes"].items()]
+    lines += source_notes(results["source"])
     if results["interrupted"]:
         lines.append("interrupted by Ctrl-C: the files hold what was done until then")
     lines.append(f"written to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
     return "\n".join(lines)
+
+
+def _summary_of(mode: str, entry: dict[str, Any]) -> str:
+    """Return one mode's frames, times, score and, where dense ran as well, the comparison."""
+    parts = [f"{entry['frames']} frames"]
+    if entry["ms"]:
+        parts.append(f"p50 {entry['ms']['p50']:.1f} ms, p95 {entry['ms']['p95']:.1f} ms")
+    if entry["agreement"]:
+        parts.append(f"{entry['speedup_vs_dense']:.2f} x as fast as dense")
+        parts.append(f"{entry['agreement']['pixel']:.2%} of the pixels as dense")
+    if entry["gmac_saving"]:
+        parts.append(f"{entry['gmac_saving']:.1%} of the MACs saved")
+    if entry["miou"] is not None:
+        parts.append(f"mIoU {entry['miou']:.4f} on {entry['labelled_frames']} labelled frames")
+    return f"{mode}: {', '.join(parts)}"
 
 
 def source_notes(source: dict[str, Any]) -> list[str]:

@@ -13,22 +13,26 @@ import torch
 
 import seg_node
 from seg_node.core.config import options
-from seg_node.core.types import Action
+from seg_node.core.types import Action, DataError
 from seg_node.eval.calibration import Calibration
 from seg_node.eval.metrics import ConfusionMatrix
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from seg_node.core.config import Config
     from seg_node.core.types import StepResult
+    from seg_node.data.datasets import Sample
     from seg_node.eval.boundary import BoundaryScore
     from seg_node.eval.temporal import TemporalConsistency
     from seg_node.nets.build import Manifest
 
 NS_PER_MS = 1e6
+DENSE = "dense"
+"""The mode that all others are compared with."""
 
 
 @dataclass
@@ -46,6 +50,7 @@ class ModeRecord:
     boundary: BoundaryScore | None = None
     temporal: TemporalConsistency | None = None
     confusion: ConfusionMatrix = field(init=False)
+    against_dense: ConfusionMatrix = field(init=False)
     calibration: Calibration = field(default_factory=Calibration)
     step_ns: list[int] = field(default_factory=list)
     stage_ns: dict[str, int] = field(default_factory=dict)
@@ -57,11 +62,23 @@ class ModeRecord:
     dropped: int = 0
 
     def __post_init__(self) -> None:
-        """Start with an empty confusion matrix."""
+        """Start with empty confusion matrices."""
         self.confusion = ConfusionMatrix(self.classes)
+        self.against_dense = ConfusionMatrix(self.classes)
 
-    def add(self, result: StepResult, truth: NDArray[np.uint8] | None = None) -> float | None:
-        """Count one frame, with its true labels uint8 [H, W] where they are known.
+    def add(
+        self,
+        result: StepResult,
+        truth: NDArray[np.uint8] | None = None,
+        dense: NDArray[np.uint8] | None = None,
+    ) -> float | None:
+        """Count one frame.
+
+        Args:
+            result: what the mode made of it.
+            truth: its true labels, uint8 [H, W]; None where they are not known.
+            dense: what mode `dense` predicts for it, uint8 [H, W]; None where that did not run,
+                and in mode `dense` itself.
 
         Returns:
             Mean IoU (0..1) of this frame alone; None without labels.
@@ -78,21 +95,28 @@ class ModeRecord:
         self.age_ms.append(float(result.age_ms.max()))
         for action in Action:
             self.actions[action] += result.plan.fraction(action)
+        if dense is not None:
+            self.against_dense.update(dense, result.labels)
         return None if truth is None else self._score(result, truth)
 
-    def summary(self) -> dict[str, Any]:
-        """Return the mode's entry of `results.json`; what was not measured is None."""
+    def summary(self, dense: ModeRecord | None = None) -> dict[str, Any]:
+        """Return the mode's entry of `results.json`; what was not measured is None.
+
+        Args:
+            dense: record of mode `dense` over the same frames; None where it did not run.
+
+        """
         frames = len(self.step_ns)
         ms = spread([ns / NS_PER_MS for ns in self.step_ns], mean=True)
         return {
             **self._scores(),
-            "agreement": None,
+            "agreement": self._agreement(),
             "gmac_per_frame": self.macs / frames / 1e9 if frames else None,
             "gmac_saving": 1.0 - self.macs / self.dense_macs if self.dense_macs else None,
             "ms": ms,
             "stage_ms": {k: ns / frames / NS_PER_MS for k, ns in self.stage_ns.items()} or None,
             "fps": 1e3 / ms["mean"] if ms else None,
-            "speedup_vs_dense": None,
+            **speedup(dense.step_ns if dense else [], self.step_ns),
             "age_ms": spread(self.age_ms, mean=False),
             "fractions": self._fractions(frames),
             "frames": frames,
@@ -126,6 +150,13 @@ class ModeRecord:
             "reliability": None if error is None else self.calibration.table(),
         }
 
+    def _agreement(self) -> dict[str, float | None] | None:
+        """Return how far the labels are those of mode `dense`; None where none were given."""
+        matrix = self.against_dense
+        if not matrix.counts.any():
+            return None
+        return {"pixel": matrix.pixel_accuracy(), "miou": matrix.dataset_miou()}
+
     def _fractions(self, frames: int) -> dict[str, float | None]:
         """Return the mean share of each action; no mode gates yet, so `gated` does not apply."""
         shares = {a.name.lower(): self.actions[a] / frames if frames else None for a in Action}
@@ -135,6 +166,57 @@ class ModeRecord:
             "reuse": shares["reuse"],
             "gated": None,
         }
+
+
+def count_frame(
+    records: Mapping[str, ModeRecord], data: str, sample: Sample, results: Mapping[str, StepResult]
+) -> dict[str, float | None]:
+    """Count one frame in the record of every mode, with its labels where it has some.
+
+    Args:
+        records: where to count, by mode.
+        data: name of the data, for errors.
+        sample: the frame.
+        results: what each mode made of it.
+
+    Returns:
+        Mean IoU (0..1) of this frame alone, by mode; None without labels.
+
+    Raises:
+        DataError: its labels do not fit; the text names the frame.
+
+    """
+    dense = results[DENSE].labels if DENSE in results else None
+    try:
+        return {
+            mode: records[mode].add(result, sample.labels, None if mode == DENSE else dense)
+            for mode, result in results.items()
+        }
+    except DataError as error:
+        msg = f"{data}, frame {sample.name}: {error}"
+        raise DataError(msg) from error
+
+
+def speedup(dense_ns: list[int], step_ns: list[int]) -> dict[str, Any]:
+    """Return how many times as fast as dense the steps are, overall and frame by frame.
+
+    Args:
+        dense_ns: times of mode `dense`, in nanoseconds; empty where it did not run.
+        step_ns: times of the mode on the same frames in the same order.
+
+    Returns:
+        `speedup_vs_dense`, the ratio of the medians, and `speedup_per_frame`, the quartiles of
+        the ratios of single frames; both None without times.
+
+    """
+    if not dense_ns or not step_ns:
+        return {"speedup_vs_dense": None, "speedup_per_frame": None}
+    ratios = [dense / step for dense, step in zip(dense_ns, step_ns, strict=True)]
+    p25, p50, p75 = (float(v) for v in np.percentile(ratios, (25, 50, 75)))
+    return {
+        "speedup_vs_dense": float(np.median(dense_ns) / np.median(step_ns)),
+        "speedup_per_frame": {"p25": p25, "p50": p50, "p75": p75},
+    }
 
 
 def spread(values: list[float], *, mean: bool) -> dict[str, float] | None:
@@ -169,18 +251,20 @@ def make_results(
         data: named data, such as `camvid:DIR`.
         manifest: model that was used.
         device: device, number format and threads, such as `cpu float32, 2 threads`.
-        config: settings in force.
-        modes: record of each mode that was run.
+        config: settings in force; their mode is replaced by the list of those that were run.
+        modes: record of each mode that was run, all on the same frames.
 
     """
+    settings = {option.name: option.value for option in options(config)}
+    dense = modes.get(DENSE)
     return {
         "data": data,
         "model": {"name": manifest.name, "sha256": manifest.sha256},
         "classes": [c.name for c in manifest.classes],
         "device": device,
         "versions": versions(),
-        "config": {option.name: option.value for option in options(config)},
-        "modes": {mode: record.summary() for mode, record in modes.items()},
+        "config": {**settings, "mode": ",".join(modes)},
+        "modes": {mode: record.summary(dense) for mode, record in modes.items()},
     }
 
 

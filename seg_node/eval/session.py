@@ -1,4 +1,8 @@
-"""What a run needs: the model, its segmenter, and a description of the device."""
+"""What a run needs: the model, a segmenter per mode, and a description of the device.
+
+Modes are compared side by side: every frame goes through each of them before the next one comes,
+so that whatever else the machine does hits all alike.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,16 @@ import torch
 
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import AllHigh
+from seg_node.core.types import ConfigError
 from seg_node.nets.build import load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from seg_node.core.config import Config
     from seg_node.core.types import StepResult
     from seg_node.data.datasets import Sample
-    from seg_node.nets.build import Manifest
+    from seg_node.nets.build import Manifest, Model
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,23 @@ class Session:
     device: str
 
 
+def parse_modes(text: str) -> tuple[str, ...]:
+    """Return the modes of a comma list such as `dense,warp`, in its order.
+
+    Whether there are such modes is for `Config` to say.
+
+    Raises:
+        ConfigError: a mode is named twice.
+
+    """
+    modes = tuple(name.strip() for name in text.split(","))
+    for mode in modes:
+        if modes.count(mode) > 1:
+            msg = f"mode {mode!r} is named {modes.count(mode)} times in {text!r}; once is enough"
+            raise ConfigError(msg)
+    return modes
+
+
 def open_session(config: Config) -> Session:
     """Load the model of a config and build its pipeline.
 
@@ -46,9 +68,38 @@ def open_session(config: Config) -> Session:
         ConfigError: the device or precision is not to be had here.
 
     """
+    return open_sessions(config)[config.mode]
+
+
+def open_sessions(config: Config, modes: Sequence[str] = ()) -> dict[str, Session]:
+    """Load the model of a config once and build a pipeline of every mode around it.
+
+    Args:
+        config: settings of all sessions.
+        modes: modes to take in place of the config's own, in the order in which results list
+            them; none for the config's own alone.
+
+    Returns:
+        The sessions by mode. They share the weights and nothing else.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+        ConfigError: there is no such mode, or the device or precision is not to be had here.
+
+    """
+    configs = [config.updated({"mode": mode}) for mode in modes or (config.mode,)]
     if config.threads:
         torch.set_num_threads(config.threads)
     model = load_model(config.model)
+    return {own.mode: _session(model, own) for own in configs}
+
+
+def common(sessions: Mapping[str, Session]) -> Session:
+    """Return a session that speaks for all: model, device and most settings are common."""
+    return next(iter(sessions.values()))
+
+
+def _session(model: Model, config: Config) -> Session:
     segmenter = Segmenter(model.net, AllHigh(), config)
     dtype = str(segmenter.compute.dtype).removeprefix("torch.")
     device = f"{segmenter.compute.device} {dtype}"
@@ -59,11 +110,22 @@ def open_session(config: Config) -> Session:
     return Session(segmenter, model.manifest, config, device)
 
 
-def steps(samples: Iterable[Sample], session: Session) -> Iterator[tuple[Sample, StepResult]]:
-    """Yield each frame with its result; a new size is warmed up first, so times are honest."""
+def steps(
+    samples: Iterable[Sample], sessions: Mapping[str, Session]
+) -> Iterator[tuple[Sample, dict[str, StepResult]]]:
+    """Yield each frame with its result in every mode, in the order of the sessions.
+
+    A new size is warmed up in every mode first, and the modes take turns in being the first one
+    to see a frame, whose pixels are in no cache yet: so times are honest.
+    """
+    modes = list(sessions)
     size: tuple[int, ...] = ()
-    for sample in samples:
+    for index, sample in enumerate(samples):
         if sample.frame.image.shape != size:
             size = sample.frame.image.shape
-            session.segmenter.warm_up(size[0], size[1])
-        yield sample, session.segmenter.step(sample.frame)
+            for session in sessions.values():
+                session.segmenter.warm_up(size[0], size[1])
+        first = index % len(modes)
+        turns = (*modes[first:], *modes[:first])
+        results = {mode: sessions[mode].segmenter.step(sample.frame) for mode in turns}
+        yield sample, {mode: results[mode] for mode in modes}

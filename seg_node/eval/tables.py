@@ -9,6 +9,8 @@ from typing import Any, TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from seg_node.eval.results import DENSE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -33,21 +35,33 @@ class Table:
 
 
 def score_tables(results: dict[str, Any]) -> list[Table]:
-    """Return accuracy and cost, one line per mode, then each mode's classes.
+    """Return accuracy, cost, comparison with dense and stages by mode, and scores by class.
 
     Args:
-        results: content of `results.json` from evaluate or replay.
+        results: content of `results.json` from evaluate.
 
     """
     modes = results["modes"]
-    per_class = [_classes(mode, entry, results["classes"]) for mode, entry in modes.items()]
-    return [_accuracy(modes), _cost(modes), _stages(modes), *per_class]
+    return [_accuracy(modes), *cost_tables(results), _classes(modes, results["classes"])]
 
 
-def show(results: dict[str, Any], notes: Sequence[str] = ()) -> None:
-    """Print the tables of some results to standard output, and notes below them."""
+def cost_tables(results: dict[str, Any]) -> list[Table]:
+    """Return cost, comparison with dense and stages, one line per mode.
+
+    The comparison is left out where mode `dense` alone was run.
+
+    Args:
+        results: content of `results.json` from evaluate, replay or bench.
+
+    """
+    modes = results["modes"]
+    compared = [] if set(modes) == {DENSE} else [_against_dense(modes)]
+    return [_cost(modes), *compared, _stages(modes)]
+
+
+def show(results: dict[str, Any], tables: Sequence[Table], notes: Sequence[str] = ()) -> None:
+    """Print what was run, tables of its results and notes below them to standard output."""
     head = f"{results['data']}  {results['model']['name']}  {results['device']}"
-    tables = score_tables(results)
     console = Console()
     if not console.is_terminal:
         sys.stdout.write("\n\n".join([head, *map(plain, tables), *notes]) + "\n")
@@ -107,6 +121,27 @@ def _cost(modes: dict[str, Any]) -> Table:
     return Table("Cost of a step (ms)", ("mode", "GMAC", *parts, "frames"), tuple(rows))
 
 
+def _against_dense(modes: dict[str, Any]) -> Table:
+    """Return what each mode saves and how far its labels are those of dense."""
+    actions = ("high", "low", "reuse", "gated")
+    header = ("mode", "MACs saved", "speed-up", "quartiles", "same pixels", "mIoU to it", *actions)
+    rows = []
+    for mode, entry in modes.items():
+        agreement = entry["agreement"] or {"pixel": None, "miou": None}
+        rows.append(
+            (
+                mode,
+                _percent(entry["gmac_saving"]),
+                _times(entry["speedup_vs_dense"]),
+                _quartiles(entry["speedup_per_frame"]),
+                _percent(agreement["pixel"]),
+                _text(agreement["miou"], 4),
+                *(_percent(entry["fractions"][action]) for action in actions),
+            )
+        )
+    return Table("Against dense, and shares of the blocks", header, tuple(rows))
+
+
 def _stages(modes: dict[str, Any]) -> Table:
     stages = list(dict.fromkeys(s for entry in modes.values() for s in entry["stage_ms"] or ()))
     rows = [
@@ -116,15 +151,31 @@ def _stages(modes: dict[str, Any]) -> Table:
     return Table("Stages of a step (mean ms)", ("mode", *stages), tuple(rows))
 
 
-def _classes(mode: str, entry: dict[str, Any], names: list[str]) -> Table:
+def _classes(modes: dict[str, Any], names: list[str]) -> Table:
+    """Return IoU and boundary F of each class in every mode, and the class's true share."""
     nothing = [None] * len(names)
-    columns = [entry[key] or nothing for key in ("class_iou", "class_boundary_f", "class_share")]
-    rows = [
-        (name, _text(iou, 3), _text(boundary, 3), _text(share, 4))
-        for name, iou, boundary, share in zip(names, *columns, strict=True)
-    ]
-    header = ("class", "IoU", "boundary F", "true share")
-    return Table(f"Classes, mode {mode}", header, tuple(rows))
+    header, columns = ["class"], []
+    for title, key in (("IoU", "class_iou"), ("boundary F", "class_boundary_f")):
+        for mode, entry in modes.items():
+            header.append(f"{title} {mode}" if len(modes) > 1 else title)
+            columns.append([_text(value, 3) for value in entry[key] or nothing])
+    shares = next((e["class_share"] for e in modes.values() if e["class_share"]), nothing)
+    header.append("true share")
+    columns.append([_text(share, 4) for share in shares])
+    return Table("Classes", tuple(header), tuple(zip(names, *columns, strict=True)))
+
+
+def _quartiles(ratios: dict[str, float] | None) -> str:
+    """Return the quartiles of the speed-ups of single frames; half of them lie between."""
+    return ABSENT if ratios is None else f"{ratios['p25']:.2f}..{ratios['p75']:.2f}"
+
+
+def _times(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.2f}x"
+
+
+def _percent(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.1%}"
 
 
 def _text(value: float | None, digits: int) -> str:

@@ -54,17 +54,19 @@ class TemporalConsistency:
 
     Args:
         classes: number of classes.
+        estimator: who estimates motion; modes that see the same frames share one, so that the
+            motion of a frame is estimated once. None for an own one.
 
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, estimator: MotionEstimator | None = None) -> None:
         """Start without a frame before."""
         self._matrix = ConfusionMatrix(classes)
         self._before: tuple[Frame, NDArray[np.uint8]] | None = None
         self._pairs = {"exact": 0, "estimated": 0}
         self._cuts = 0
         self._visible = 0.0
-        self._estimator = _Estimator()
+        self._estimator = estimator or MotionEstimator()
 
     def update(
         self, frame: Frame, prediction: NDArray[np.uint8], motion: BackwardMotion | None = None
@@ -89,7 +91,7 @@ class TemporalConsistency:
         if motion is None:
             if min(prediction.shape) < MIN_SIDE:
                 return
-            motion = self._estimator.motion(before[0].image, frame.image)
+            motion = self._estimator.motion(before[0], frame)
         warped = warp_labels(before[1], motion.flow)
         known = motion.visible & (warped != IGNORE_LABEL)
         share = float(known.mean())
@@ -163,15 +165,27 @@ def consistent(backward: NDArray[np.float32], forward: NDArray[np.float32]) -> N
     return np.asarray((gap <= slack) & inside)
 
 
-class _Estimator:
+class MotionEstimator:
     """Estimates motion with OpenCV's DIS (Kroeger et al., ECCV 2016) on grey images."""
 
     def __init__(self) -> None:
+        """Prepare; nothing is known of any image yet."""
         # OpenCV's stub does not know that the flow to continue from may be None.
         self._dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._latest: tuple[Frame, Frame, BackwardMotion] | None = None
 
-    def motion(self, before: NDArray[np.uint8], image: NDArray[np.uint8]) -> BackwardMotion:
-        """Return the motion since the image before; both RGB, uint8 [H, W, 3]."""
+    def motion(self, before: Frame, frame: Frame) -> BackwardMotion:
+        """Return the motion since the frame before, of the same size.
+
+        Asked again for the same two frames, it remembers.
+        """
+        latest = self._latest
+        if latest is None or latest[0] is not before or latest[1] is not frame:
+            latest = (before, frame, self._estimate(before.image, frame.image))
+            self._latest = latest
+        return latest[2]
+
+    def _estimate(self, before: NDArray[np.uint8], image: NDArray[np.uint8]) -> BackwardMotion:
         old, new = (cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (before, image))
         backward = np.asarray(self._dis.calc(new, old, None), np.float32)
         forward = np.asarray(self._dis.calc(old, new, None), np.float32)

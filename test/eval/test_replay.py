@@ -20,7 +20,7 @@ from seg_node.data.video import VideoReader
 from seg_node.eval.outputs import legend_json, letterbox, prepare_out, spread_indices
 from seg_node.eval.progress import EXIT_INTERRUPTED, noted_interrupt
 from seg_node.eval.replay import replay, run_replay, summary
-from seg_node.eval.session import open_session
+from seg_node.eval.session import open_sessions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,9 +43,9 @@ def config(random_models: Path) -> Config:
 
 
 @pytest.fixture(scope="module")
-def session(config: Config) -> Session:
+def sessions(config: Config) -> dict[str, Session]:
     """Return a session that all replays share; it keeps nothing between frames."""
-    return open_session(config)
+    return open_sessions(config)
 
 
 def make_bag(
@@ -82,22 +82,22 @@ def masks(out: Path) -> list[NDArray[np.uint8]]:
     return [m.data.reshape(m.height, m.width) for _, _, m in found]
 
 
-def test_masks_are_those_of_step_and_repeat(tmp_path: Path, session: Session) -> None:
+def test_masks_are_those_of_step_and_repeat(tmp_path: Path, sessions: dict[str, Session]) -> None:
     """Law 6: same bag, same settings: bit-identical masks, twice and by `step` itself."""
     source = BagClip(make_bag(tmp_path / "bag", 4))
     for name in ("one", "two"):
-        replay(source, session, tmp_path / name)
-    expected = [session.segmenter.step(s.frame).labels for s in source]
+        replay(source, sessions, tmp_path / name)
+    expected = [sessions["dense"].segmenter.step(s.frame).labels for s in source]
     assert len({m.tobytes() for m in expected}) == 4, "the frames must differ for this to tell"
     for name in ("one", "two"):
         for mask, wanted in zip(masks(tmp_path / name), expected, strict=True):
             assert np.array_equal(mask, wanted)
 
 
-def test_result_bag_keeps_the_recorded_times(tmp_path: Path, session: Session) -> None:
+def test_result_bag_keeps_the_recorded_times(tmp_path: Path, sessions: dict[str, Session]) -> None:
     """Mask, overlay and stats carry the image's stamp, frame and receive time."""
     source = BagClip(make_bag(tmp_path / "bag", 3))
-    replay(source, session, tmp_path / "out")
+    replay(source, sessions, tmp_path / "out")
     times = [(START_NS + i * STEP_NS + 3, START_NS + i * STEP_NS) for i in range(3)]
     for topic in ("mask", "overlay/compressed", "stats"):
         found = messages(tmp_path / "out", f"/segmentation/{topic}")
@@ -109,25 +109,25 @@ def test_result_bag_keeps_the_recorded_times(tmp_path: Path, session: Session) -
     assert values["fraction_high"] == "1.000"
     assert float(values["step_ms"]) > 0
     ((_, _, legend),) = messages(tmp_path / "out", "/segmentation/legend")
-    assert legend.data == legend_json(session.manifest.classes)
+    assert legend.data == legend_json(sessions["dense"].manifest.classes)
     assert json.loads(legend.data)["classes"][3]["name"] == CAMVID_CLASSES[3].name
 
 
-def test_overlay_shows_image_and_colours(tmp_path: Path, session: Session) -> None:
+def test_overlay_shows_image_and_colours(tmp_path: Path, sessions: dict[str, Session]) -> None:
     """The overlay is the half-and-half blend of the image and the colours of its mask."""
     source = BagClip(make_bag(tmp_path / "bag", 1))
-    replay(source, session, tmp_path / "out")
+    replay(source, sessions, tmp_path / "out")
     ((_, _, message),) = messages(tmp_path / "out", "/segmentation/overlay/compressed")
     (sample,) = source
     (mask,) = masks(tmp_path / "out")
-    colors = np.array([c.color for c in session.manifest.classes], np.float32)[mask]
+    colors = np.array([c.color for c in sessions["dense"].manifest.classes], np.float32)[mask]
     expected = (sample.frame.image.astype(np.float32) + colors) / 2
     assert np.abs(compressed_to_rgb(message) - expected).mean() < 6
 
 
-def test_samples_preview_and_results(tmp_path: Path, session: Session) -> None:
+def test_samples_preview_and_results(tmp_path: Path, sessions: dict[str, Session]) -> None:
     """The pictures are spread over the clip; labelled frames are scored."""
-    results = replay(StreetClip(5, 7, SIZE), session, tmp_path / "out", samples=3)
+    results = replay(StreetClip(5, 7, SIZE), sessions, tmp_path / "out", samples=3)
     out = tmp_path / "out"
     names = ["000000.png", "000003.png", "000006.png"]
     assert sorted(p.name for p in (out / "samples").iterdir()) == names
@@ -148,18 +148,18 @@ def test_samples_preview_and_results(tmp_path: Path, session: Session) -> None:
     assert "mIoU" in summary(results, out)
 
 
-def test_unlabelled_data_have_no_score(tmp_path: Path, session: Session) -> None:
+def test_unlabelled_data_have_no_score(tmp_path: Path, sessions: dict[str, Session]) -> None:
     """Without labels the score is null, not zero."""
-    results = replay(BagClip(make_bag(tmp_path / "bag", 2)), session, tmp_path / "out")
+    results = replay(BagClip(make_bag(tmp_path / "bag", 2)), sessions, tmp_path / "out")
     assert results["modes"]["dense"]["miou"] is None
     assert len(results["source"]["sha256"]) == 64
     assert results["source"]["topic"] == "/front/image"
 
 
-def test_refused_images_are_counted(tmp_path: Path, session: Session) -> None:
+def test_refused_images_are_counted(tmp_path: Path, sessions: dict[str, Session]) -> None:
     """What cannot be used is left out, with the reason in the results and in the summary."""
     source = BagClip(make_bag(tmp_path / "bag", 5, bad=(1, 2)))
-    results = replay(source, session, tmp_path / "out")
+    results = replay(source, sessions, tmp_path / "out")
     assert results["modes"]["dense"]["frames"] == 3
     assert results["source"]["skipped"] == 2
     ((reason, count),) = results["source"]["skipped_reasons"].items()
@@ -168,29 +168,29 @@ def test_refused_images_are_counted(tmp_path: Path, session: Session) -> None:
     assert "skipped 2 x: image on /front/image" in summary(results, tmp_path / "out")
 
 
-def test_all_refused_is_an_error(tmp_path: Path, session: Session) -> None:
+def test_all_refused_is_an_error(tmp_path: Path, sessions: dict[str, Session]) -> None:
     """A bag without a usable image ends with the reason, also in results.json."""
     source = BagClip(make_bag(tmp_path / "bag", 2, bad=(0, 1)))
     with pytest.raises(DataError, match=r"no image of bag:.* can be used: 2 x image on /front"):
-        replay(source, session, tmp_path / "out")
+        replay(source, sessions, tmp_path / "out")
     assert "64FC9" in json.loads((tmp_path / "out" / "results.json").read_text())["error"]
 
 
-def test_stamp_problems_are_told(tmp_path: Path, session: Session) -> None:
+def test_stamp_problems_are_told(tmp_path: Path, sessions: dict[str, Session]) -> None:
     """Stamps of a recording are watched; those that we make up ourselves are not."""
     source = BagClip(make_bag(tmp_path / "bag", 3, stamp_step_ns=-STEP_NS))
-    results = replay(source, session, tmp_path / "back")
+    results = replay(source, sessions, tmp_path / "back")
     assert results["source"]["stamp_problems"] == {"back": 2}
-    results = replay(StreetClip(5, 1, SIZE), session, tmp_path / "street")
+    results = replay(StreetClip(5, 1, SIZE), sessions, tmp_path / "street")
     assert results["source"]["stamp_problems"] == {}
 
 
-def test_shortfall_is_told(tmp_path: Path, session: Session) -> None:
+def test_shortfall_is_told(tmp_path: Path, sessions: dict[str, Session]) -> None:
     """A bag that delivers less than its metadata promises says so in the results."""
     bag = make_bag(tmp_path / "bag", 3)
     metadata = bag / "metadata.yaml"
     metadata.write_text(metadata.read_text().replace("message_count: 3", "message_count: 9"))
-    results = replay(BagClip(bag), session, tmp_path / "out")
+    results = replay(BagClip(bag), sessions, tmp_path / "out")
     assert "delivered 3 of 9 promised" in results["source"]["shortfall"]
     assert "delivered 3 of 9 promised" in summary(results, tmp_path / "out")
 
@@ -218,11 +218,11 @@ class Cut(Source):
             yield sample
 
 
-def test_interrupt_leaves_readable_files(tmp_path: Path, session: Session) -> None:
+def test_interrupt_leaves_readable_files(tmp_path: Path, sessions: dict[str, Session]) -> None:
     """Ctrl-C ends the replay after the frame in work; bag, video and results are whole."""
     out = tmp_path / "out"
     before = signal.getsignal(signal.SIGINT)
-    results = replay(Cut(1), session, out)
+    results = replay(Cut(1), sessions, out)
     assert results["interrupted"] is True
     assert signal.getsignal(signal.SIGINT) is before
     assert len(masks(out)) == 3
@@ -233,23 +233,23 @@ def test_interrupt_leaves_readable_files(tmp_path: Path, session: Session) -> No
 
 
 def test_second_interrupt_ends_at_once_and_closes_the_files(
-    tmp_path: Path, session: Session
+    tmp_path: Path, sessions: dict[str, Session]
 ) -> None:
     """An impatient Ctrl-C raises as usual; what was written is still readable."""
     with pytest.raises(KeyboardInterrupt):
-        replay(Cut(2), session, tmp_path / "out")
+        replay(Cut(2), sessions, tmp_path / "out")
     assert len(masks(tmp_path / "out")) == 2
     assert json.loads((tmp_path / "out" / "results.json").read_text())["interrupted"] is True
 
 
 def test_exit_status(
-    tmp_path: Path, config: Config, session: Session, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, config: Config, sessions: dict[str, Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command returns 0, and 130 after Ctrl-C."""
     bag = make_bag(tmp_path / "bag", 3)
     assert run_replay(str(bag), config, tmp_path / "whole", limit=1) == 0
     monkeypatch.setattr("seg_node.eval.replay.open_source", lambda *_, **__: Cut(1))
-    monkeypatch.setattr("seg_node.eval.replay.open_session", lambda _: session)
+    monkeypatch.setattr("seg_node.eval.replay.open_sessions", lambda *_: sessions)
     assert run_replay(str(bag), config, tmp_path / "cut") == EXIT_INTERRUPTED == 130
     with pytest.raises(ConfigError, match="samples is -1"):
         run_replay(str(bag), config, tmp_path / "none", samples=-1)
@@ -265,12 +265,14 @@ def test_interrupt_is_noted_and_the_handler_put_back() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_pictures_of_many_sizes_fit_one_video(tmp_path: Path, session: Session) -> None:
+def test_pictures_of_many_sizes_fit_one_video(
+    tmp_path: Path, sessions: dict[str, Session]
+) -> None:
     """A camera that changes size gives masks of its sizes and a preview of the first."""
     for index, (height, width) in enumerate(((64, 96), (40, 100), (96, 64))):
         picture = np.random.default_rng(index).integers(0, 255, (height, width, 3))
         cv2.imwrite(str(tmp_path / f"{index}.png"), picture.astype(np.uint8))
-    replay(Folder(tmp_path), session, tmp_path / "out")
+    replay(Folder(tmp_path), sessions, tmp_path / "out")
     assert [m.shape for m in masks(tmp_path / "out")] == [(64, 96), (40, 100), (96, 64)]
     with VideoReader(tmp_path / "out" / "preview.mp4") as video:
         assert sum(1 for _ in video.frames()) == 3
@@ -294,35 +296,41 @@ def test_samples_are_spread_evenly(length: int, count: int, expected: set[int]) 
     assert spread_indices(length, count) == expected
 
 
-def test_output_folder_is_never_somebody_elses(tmp_path: Path, session: Session) -> None:
+def test_output_folder_is_never_somebody_elses(
+    tmp_path: Path, sessions: dict[str, Session]
+) -> None:
     """Only an earlier run of the same command is replaced, and never the data themselves."""
     source = StreetClip(5, 1, SIZE)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("years of work")
     with pytest.raises(DataError, match="is not empty and holds no earlier replay"):
-        replay(source, session, foreign)
+        replay(source, sessions, foreign)
     assert (foreign / "thesis.txt").exists()
     out = tmp_path / "out"
-    replay(source, session, out)
+    replay(source, sessions, out)
     (out / "mine.txt").write_text("a note")
-    replay(source, session, out)
+    replay(source, sessions, out)
     assert len(masks(out)) == 1
     assert (out / "mine.txt").exists()
     with pytest.raises(DataError, match="holds no earlier demo"):
         prepare_out(out, "demo", None)
     with pytest.raises(DataError, match="lie in the output folder"):
-        replay(BagClip(out / "result_bag", "/segmentation/mask"), session, out)
+        replay(BagClip(out / "result_bag", "/segmentation/mask"), sessions, out)
     assert len(masks(out)) == 1
     with pytest.raises(DataError, match="is a file"):
-        replay(source, session, out / "mine.txt")
+        replay(source, sessions, out / "mine.txt")
 
 
-def test_mask_of_the_bag_is_an_image_again(tmp_path: Path, session: Session) -> None:
+def test_mask_of_the_bag_is_an_image_again(tmp_path: Path, sessions: dict[str, Session]) -> None:
     """The written messages pass our own reader, as any tool would read them."""
-    replay(StreetClip(5, 1, SIZE), session, tmp_path / "out")
+    replay(StreetClip(5, 1, SIZE), sessions, tmp_path / "out")
     ((_, _, message),) = messages(tmp_path / "out", "/segmentation/mask")
     grey = image_to_rgb(message)
     assert grey.shape == (SIZE[1], SIZE[0], 3)
-    labels = session.segmenter.step(Frame(next(iter(StreetClip(5, 1, SIZE))).frame.image)).labels
+    labels = (
+        sessions["dense"]
+        .segmenter.step(Frame(next(iter(StreetClip(5, 1, SIZE))).frame.image))
+        .labels
+    )
     assert np.array_equal(grey[:, :, 0], labels)

@@ -9,7 +9,7 @@ import pytest
 from seg_node.core.config import Config
 from seg_node.data.datasets import CamVid, StreetClip
 from seg_node.eval.evaluate import evaluate, Selection
-from seg_node.eval.session import open_session
+from seg_node.eval.session import open_sessions
 from seg_node.nets.build import list_models, load_model
 
 NAMES = [manifest.name for manifest in list_models()]
@@ -33,17 +33,17 @@ def test_it_loads_strictly_and_states_data_terms_and_origin(name: str) -> None:
 @pytest.mark.camvid
 @pytest.mark.parametrize("name", NAMES)
 def test_it_reaches_the_score_of_its_manifest_on_camvid(name: str, camvid_dir: Path) -> None:
-    session = open_session(Config(model=name, device="cpu"))
-    results = evaluate(CamVid(camvid_dir, "val"), session)
+    sessions = open_sessions(Config(model=name, device="cpu"))
+    results = evaluate(CamVid(camvid_dir, "val"), sessions)
     miou = results["modes"]["dense"]["miou"]
     assert miou >= 0.55
-    assert miou == pytest.approx(session.manifest.scores["camvid_val_miou"], abs=1e-3)
+    assert miou == pytest.approx(sessions["dense"].manifest.scores["camvid_val_miou"], abs=1e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_labels_the_synthetic_street(name: str) -> None:
-    session = open_session(Config(model=name, device="cpu"))
-    results = evaluate(StreetClip(1), session, Selection(stride=10, limit=6))
+    sessions = open_sessions(Config(model=name, device="cpu"))
+    results = evaluate(StreetClip(1), sessions, Selection(stride=10, limit=6))
     dense = results["modes"]["dense"]
     assert dense["pixel_accuracy"] > 0.85

@@ -1,0 +1,226 @@
+"""Wall clock of modes on one input: `seg_node bench`.
+
+Each frame goes through every mode before the next one comes, in one process, so that clocks,
+caches and other work on the machine hit all alike; ratios are taken frame by frame as well. The
+frames are a clip, never one image again and again: a mode with a memory would have nothing to do.
+Nothing is scored but agreement with dense, because a speed-up means little without it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from itertools import islice
+import re
+from typing import Any, TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from seg_node.core.types import ConfigError, DataError
+from seg_node.data.datasets import estimate_rate, guess_spec, open_source, StreetClip
+from seg_node.eval.progress import EXIT_INTERRUPTED, noted_interrupt, progress
+from seg_node.eval.replay import describe_source, source_notes
+from seg_node.eval.results import count_frame, make_results, ModeRecord, write_json
+from seg_node.eval.session import common, open_sessions, steps
+from seg_node.eval.tables import cost_tables, show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from seg_node.core.config import Config
+    from seg_node.data.datasets import Sample, Source
+    from seg_node.eval.session import Session
+
+COMMAND = "bench"
+WARM_UP = 5
+"""Frames that run first and are not counted: threads, caches and memory of the modes settle."""
+STREET = "street:1"
+STREET_SIZE = (960, 720)
+"""Data and (width, height) in pixels where none are named."""
+SIDES = (16, 8192)
+"""Smallest and largest side of an input, in pixels."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What to run.
+
+    Attributes:
+        frames: frames to measure, 1 or more; `WARM_UP` others come before them.
+        size: (width, height) in pixels of the input; None for the data's own.
+
+    """
+
+    frames: int = 100
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured.
+
+        Raises:
+            ConfigError: no frames, or a side out of range.
+
+        """
+        if self.frames < 1:
+            msg = f"frames is {self.frames}; use 1 or more"
+            raise ConfigError(msg)
+        low, high = SIDES
+        if self.size and not all(low <= side <= high for side in self.size):
+            width, height = self.size
+            msg = f"size is {width}x{height}; each side may be {low} to {high} pixels"
+            raise ConfigError(msg)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read a size such as `960x720`: width and height in pixels.
+
+    Raises:
+        ConfigError: it is none.
+
+    """
+    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text, re.ASCII)
+    if match is None:
+        msg = f"size is {text!r}; expected WIDTHxHEIGHT in pixels, such as 960x720"
+        raise ConfigError(msg)
+    return int(match[1]), int(match[2])
+
+
+def run_bench(
+    config: Config,
+    modes: Sequence[str] = (),
+    *,
+    data: str = STREET,
+    workload: Workload,
+    json_path: Path | None = None,
+) -> int:
+    """Do `seg_node bench`: measure, write, and show the tables.
+
+    Args:
+        config: settings.
+        modes: modes to compare; none for the config's own alone.
+        data: named data, or a path whose kind is guessed.
+        workload: how many frames, and of which size.
+        json_path: file that gets the results; None for none.
+
+    Returns:
+        Exit status: 0, or 130 after Ctrl-C.
+
+    Raises:
+        DataError: the data cannot be used, are too short, or are of several sizes.
+        ModelError: the model cannot be loaded.
+        ConfigError: there is no such mode, or the device or precision is not to be had here.
+
+    """
+    source = open_input(data, workload)
+    results = bench(source, open_sessions(config, modes), workload)
+    if json_path:
+        write_json(results, json_path)
+    show(results, cost_tables(results), _notes(results, workload))
+    return EXIT_INTERRUPTED if results["interrupted"] else 0
+
+
+def open_input(data: str, workload: Workload) -> Source:
+    """Open named data; a street is drawn at the wanted size and is as long as needed.
+
+    Raises:
+        DataError: the data cannot be opened.
+
+    """
+    source = open_source(guess_spec(data))
+    if not isinstance(source, StreetClip):
+        return source
+    seed = int(source.spec.partition(":")[2])
+    return StreetClip(seed, WARM_UP + workload.frames, workload.size or STREET_SIZE)
+
+
+def bench(source: Source, sessions: Mapping[str, Session], workload: Workload) -> dict[str, Any]:
+    """Measure every mode on the first frames of a source, interleaved.
+
+    The first Ctrl-C ends it after the frame in work.
+
+    Args:
+        source: frames in time order; labels do not matter.
+        sessions: model and settings by mode; one model for all.
+        workload: how many frames, and of which size.
+
+    Returns:
+        The results, in the form of `results.json`.
+
+    Raises:
+        DataError: the data end before the first frame that counts, or are of several sizes.
+
+    """
+    shared = common(sessions)
+    rate_hz = estimate_rate(source)
+    records = {mode: ModeRecord(len(shared.manifest.classes)) for mode in sessions}
+    size = (0, 0)
+    done = 0
+    with noted_interrupt() as interrupt, progress(COMMAND, WARM_UP + workload.frames) as bar:
+        for sample, results in steps(_inputs(source, workload), sessions):
+            if done >= WARM_UP:
+                count_frame(records, source.spec, sample, results)
+            done += 1
+            size = _size(sample)
+            bar(done)
+            if interrupt:
+                break
+    if done <= WARM_UP and not interrupt:
+        msg = f"{source.spec} has {done} frames; bench needs more than {WARM_UP}, which warm up"
+        raise DataError(msg)
+    return {
+        "command": COMMAND,
+        "interrupted": bool(interrupt),
+        **make_results(source.spec, shared.manifest, shared.device, shared.config, records),
+        "input": {"width": size[0], "height": size[1], "warm_up": WARM_UP},
+        "source": describe_source(source, Counter(), rate_hz),
+    }
+
+
+def _inputs(source: Source, workload: Workload) -> Iterator[Sample]:
+    """Yield the frames to run, without labels, all of one size.
+
+    Raises:
+        DataError: they are of several sizes and none was asked for.
+
+    """
+    size = workload.size
+    for sample in islice(source, WARM_UP + workload.frames):
+        if workload.size is None and size not in {None, _size(sample)}:
+            width, height = _size(sample)
+            msg = (
+                f"{source.spec}, frame {sample.name}: {width}x{height} pixels, the frames before "
+                f"have {'x'.join(map(str, size or ()))}; give a --size to bring all to it"
+            )
+            raise DataError(msg)
+        size = size or _size(sample)
+        yield _resized(sample, size)
+
+
+def _size(sample: Sample) -> tuple[int, int]:
+    """Return (width, height) in pixels."""
+    height, width = sample.frame.image.shape[:2]
+    return width, height
+
+
+def _resized(sample: Sample, size: tuple[int, int]) -> Sample:
+    """Return the sample without labels, its image brought to (width, height)."""
+    image = sample.frame.image
+    if _size(sample) != size:
+        shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
+        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        image = np.asarray(cv2.resize(image, size, interpolation=how), np.uint8)
+    return replace(sample, frame=replace(sample.frame, image=image), labels=None)
+
+
+def _notes(results: dict[str, Any], workload: Workload) -> list[str]:
+    """Return what was measured and what is to be known of it, one line each."""
+    frames = next(iter(results["modes"].values()))["frames"]
+    width, height = results["input"]["width"], results["input"]["height"]
+    notes = [f"{frames} frames of {width}x{height} after {WARM_UP} to warm up, modes interleaved"]
+    if results["interrupted"]:
+        notes.append("interrupted by Ctrl-C: these are the frames until then")
+    elif frames < workload.frames:
+        notes.append(f"the data ended before the {workload.frames} frames that were asked for")
+    return notes + source_notes(results["source"])

@@ -1,0 +1,202 @@
+"""The bench: which frames run and count, in which size, and what is told of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+import json
+import signal
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+
+from seg_node.cli import main
+from seg_node.core.config import Config
+from seg_node.core.types import ConfigError, DataError
+from seg_node.data.datasets import StreetClip
+from seg_node.data.sources import Source
+from seg_node.eval.bench import bench, open_input, parse_size, WARM_UP, Workload
+from seg_node.eval.session import open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from seg_node.core.types import Frame, StepResult
+    from seg_node.data.datasets import Sample
+    from seg_node.eval.session import Session
+
+SIZE = (96, 64)
+
+
+@pytest.fixture
+def sessions(random_models: Path) -> dict[str, Session]:
+    """Return dense and a mode of half resolution."""
+    config = Config(model=str(random_models / "swiftnet18-half.json"), device="cpu")
+    half = config.updated({"input.scale": 0.5})
+    return {"dense": open_session(config), "half": open_session(half)}
+
+
+@pytest.fixture(scope="module")
+def clip() -> tuple[Sample, ...]:
+    """Return some frames of the street."""
+    return tuple(StreetClip(1, WARM_UP + 4, SIZE))
+
+
+class Given(Source):
+    """Samples that a test has made up; Ctrl-C is pressed before sample `cut` of the real pass."""
+
+    def __init__(self, samples: Sequence[Sample], cut: int | None = None) -> None:
+        """Take the samples."""
+        self.spec, self.skipped, self.samples = "street:1", Counter[str](), samples
+        self.cut, self.passes = cut, 0
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.samples)
+
+    def every(self, stride: int) -> Iterator[Sample]:
+        """Yield samples; the first pass only estimates the rate."""
+        self.passes += 1
+        for index, sample in enumerate(self.samples[::stride]):
+            if index == self.cut and self.passes > 1:
+                signal.raise_signal(signal.SIGINT)
+            yield sample
+
+
+def watch(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[NDArray[np.uint8]]:
+    """Return the images that a session is going to see, but for warming up on black ones."""
+    seen: list[NDArray[np.uint8]] = []
+    step = session.segmenter.step
+
+    def noted(frame: Frame) -> StepResult:
+        if frame.image.any():
+            seen.append(frame.image)
+        return step(frame)
+
+    monkeypatch.setattr(session.segmenter, "step", noted)
+    return seen
+
+
+def test_every_frame_is_another_one_and_the_first_ones_do_not_count(
+    clip: tuple[Sample, ...], sessions: dict[str, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {mode: watch(session, monkeypatch) for mode, session in sessions.items()}
+    results = bench(Given(clip), sessions, Workload(3))
+    for images in seen.values():
+        assert len(images) == WARM_UP + 3
+        for image, sample in zip(images, clip, strict=False):
+            assert np.array_equal(image, sample.frame.image)
+    for entry in results["modes"].values():
+        assert (entry["frames"], entry["labelled_frames"], entry["miou"]) == (3, 0, None)
+
+
+def test_results_follow_the_contract_and_compare_with_dense(
+    clip: tuple[Sample, ...], sessions: dict[str, Session]
+) -> None:
+    results = bench(Given(clip), sessions, Workload(4))
+    half, dense = results["modes"]["half"], results["modes"]["dense"]
+    assert (results["command"], results["interrupted"]) == ("bench", False)
+    assert results["config"]["mode"] == "dense,half"
+    assert "cpu float32, " in results["device"]
+    assert results["input"] == {"width": 96, "height": 64, "warm_up": WARM_UP}
+    assert set(half["ms"]) == {"p50", "p95", "p99", "max", "mean"}
+    ratio = dense["ms"]["p50"] / half["ms"]["p50"]
+    assert half["speedup_vs_dense"] == pytest.approx(ratio)
+    assert set(half["speedup_per_frame"]) == {"p25", "p50", "p75"}
+    assert set(half["stage_ms"]) == set(dense["stage_ms"])
+    assert 0 < half["agreement"]["pixel"] < 1
+
+
+def test_images_are_brought_to_the_size_and_lose_their_labels(
+    clip: tuple[Sample, ...], sessions: dict[str, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watch(sessions["half"], monkeypatch)
+    bench(Given(clip), sessions, Workload(1, (48, 32)))
+    expected = cv2.resize(clip[0].frame.image, (48, 32), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(seen[0], expected)
+    assert {image.shape for image in seen} == {(32, 48, 3)}
+
+
+def test_a_street_is_drawn_at_the_size_and_as_long_as_needed() -> None:
+    street = open_input("street:4", Workload(300, (64, 48)))
+    assert len(street) == WARM_UP + 300
+    assert street.spec == "street:4"
+    image = next(iter(street)).frame.image
+    assert np.array_equal(image, next(iter(StreetClip(4, 1, (64, 48)))).frame.image)
+    assert next(iter(open_input("street:1", Workload(1)))).frame.image.shape == (720, 960, 3)
+
+
+def test_several_sizes_need_a_common_one(
+    clip: tuple[Sample, ...], sessions: dict[str, Session]
+) -> None:
+    low = replace(clip[2].frame, image=clip[2].frame.image[:32])
+    mixed = Given([*clip[:2], replace(clip[2], frame=low), *clip[3:]])
+    text = "street:1, frame 000002: 96x32 pixels, the frames before have 96x64; give a --size"
+    with pytest.raises(DataError, match=text):
+        bench(mixed, sessions, Workload(2))
+    results = bench(mixed, sessions, Workload(2, (64, 64)))
+    assert results["modes"]["dense"]["frames"] == 2
+
+
+def test_data_that_end_too_early(clip: tuple[Sample, ...], sessions: dict[str, Session]) -> None:
+    with pytest.raises(DataError, match="street:1 has 5 frames; bench needs more than 5"):
+        bench(Given(clip[:WARM_UP]), sessions, Workload(2))
+    results = bench(Given(clip[: WARM_UP + 1]), sessions, Workload(2))
+    assert results["modes"]["half"]["frames"] == 1
+
+
+def test_interrupt_keeps_what_was_measured(
+    clip: tuple[Sample, ...], sessions: dict[str, Session]
+) -> None:
+    results = bench(Given(clip, cut=WARM_UP + 1), sessions, Workload(4))
+    assert results["interrupted"] is True
+    assert results["modes"]["half"]["frames"] == 2
+    early = bench(Given(clip, cut=0), sessions, Workload(4))
+    assert early["modes"]["half"]["ms"] is None
+
+
+@pytest.mark.parametrize(
+    "text", ["960", "960x", "x720", "960X720", "960 x 720", "-1x5", "1e3x20", "٩x٩", "960x720x3"]
+)
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected WIDTHxHEIGHT in pixels, such as 960x720"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("size", [(0, 720), (960, 15), (8193, 16), (999999999, 999999999)])
+def test_a_size_out_of_range_is_refused(size: tuple[int, int]) -> None:
+    assert parse_size("960x720") == (960, 720)
+    with pytest.raises(ConfigError, match=f"size is {size[0]}x{size[1]}; each side may be 16 to"):
+        Workload(1, size)
+    with pytest.raises(ConfigError, match="frames is 0; use 1 or more"):
+        Workload(0)
+
+
+def test_the_command_prints_times_and_writes_its_file(
+    tmp_path: Path,
+    clip: tuple[Sample, ...],
+    random_models: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for sample in clip[: WARM_UP + 2]:
+        bgr = cv2.cvtColor(sample.frame.image, cv2.COLOR_RGB2BGR)
+        cv2.imwrite(str(tmp_path / f"{sample.name}.png"), bgr)
+    file = tmp_path / "bench.json"
+    arguments = ["bench", "--model", str(random_models / "swiftnet18-half.json")]
+    arguments += ["--device", "cpu", "--data", str(tmp_path), "--frames", "3"]
+    assert main([*arguments, "--size", "64x48", "--json", str(file)]) == 0
+    entry = json.loads(file.read_text())["modes"]["dense"]
+    assert (entry["frames"], entry["speedup_vs_dense"]) == (2, 1.0)
+    text = capsys.readouterr().out
+    assert f"{entry['ms']['p50']:.1f}" in text
+    assert "Stages of a step" in text
+    assert "Accuracy" not in text
+    assert "2 frames of 64x48 after 5 to warm up" in text
+    assert "the data ended before the 3 frames that were asked for" in text
+    assert main([*arguments, "--size", "64"]) == 1
+    assert "size is '64'; expected WIDTHxHEIGHT" in capsys.readouterr().err

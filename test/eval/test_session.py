@@ -1,0 +1,89 @@
+"""Sessions: modes are listed once, share their weights, and take turns at fresh frames."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from seg_node.core.config import Config
+from seg_node.core.types import ConfigError
+from seg_node.data.datasets import StreetClip
+from seg_node.eval.session import open_session, open_sessions, parse_modes, steps
+from seg_node.nets.build import load_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from seg_node.core.types import Frame, StepResult
+    from seg_node.eval.session import Session
+    from seg_node.nets.build import Model
+
+
+@pytest.fixture(scope="module")
+def config(random_models: Path) -> Config:
+    """Return settings that name the random model."""
+    return Config(model=str(random_models / "swiftnet18-half.json"), device="cpu")
+
+
+@pytest.fixture
+def sessions(config: Config) -> dict[str, Session]:
+    """Return three sessions of the same settings."""
+    return {name: open_session(config) for name in ("a", "b", "c")}
+
+
+def test_a_list_of_modes_keeps_its_order() -> None:
+    assert parse_modes("warp, dense,a") == ("warp", "dense", "a")
+    assert parse_modes("dense") == ("dense",)
+    with pytest.raises(ConfigError, match=r"mode 'a' is named 2 times in 'a,b,a'"):
+        parse_modes("a,b,a")
+
+
+def test_the_model_is_loaded_once_and_unknown_modes_before_it(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def noted(name: str) -> Model:
+        loaded.append(name)
+        return load_model(name)
+
+    monkeypatch.setattr("seg_node.eval.session.load_model", noted)
+    with pytest.raises(ConfigError, match="mode is 'fast'; choose one of dense"):
+        open_sessions(config, ("dense", "fast"))
+    assert loaded == []
+    assert list(open_sessions(config)) == [config.mode]
+    assert list(open_sessions(config, ("dense",))) == ["dense"]
+    assert loaded == [config.model] * 2
+
+
+def test_every_new_size_is_warmed_up_in_every_mode_before_its_first_frame(
+    sessions: dict[str, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = StreetClip(1, 3, (96, 64))
+    small = replace(third, frame=replace(third.frame, image=third.frame.image[:32]))
+    seen: list[tuple[int, int] | str] = []
+    for session in sessions.values():
+        monkeypatch.setattr(session.segmenter, "warm_up", lambda *size: seen.append(size))
+    for sample, _ in steps([first, second, small], sessions):
+        seen.append(sample.name)
+    assert seen == [(64, 96)] * 3 + [first.name, second.name] + [(32, 96)] * 3 + [small.name]
+
+
+def test_modes_take_turns_in_being_first_and_results_keep_their_order(
+    sessions: dict[str, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    for name, session in sessions.items():
+        step = session.segmenter.step
+
+        def noted(frame: Frame, name: str = name, step: object = step) -> StepResult:
+            seen.append(name)
+            return step(frame)  # type: ignore[operator, no-any-return]  # a bound method
+
+        monkeypatch.setattr(session.segmenter, "step", noted)
+        monkeypatch.setattr(session.segmenter, "warm_up", lambda *_: None)
+    for _, results in steps(StreetClip(1, 4, (32, 32)), sessions):
+        assert list(results) == ["a", "b", "c"]
+    assert seen == [*"abc", *"bca", *"cab", *"abc"]
