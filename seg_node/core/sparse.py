@@ -369,6 +369,8 @@ class BlockTensor:
         if plane is not None and self.layout.background > self.layout.finest:
             plane = plane.repeat_interleave(2, 2).repeat_interleave(2, 3)
             plane = plane[..., : self.full[0], : self.full[1]]
+        elif plane is not None and self.layout.background < self.layout.finest:
+            plane = halved(plane)
         return self.cut().combined(smooth=False, base=plane)
 
 
