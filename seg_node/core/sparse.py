@@ -221,6 +221,9 @@ class BlockTensor:
                     side if stop.stop is None else min(side, stop.stop * finest)
                     for side, stop in zip(self.full, key[1:], strict=True)
                 ]
+                if min(cut) < 1:
+                    msg = f"indexing with {key} has no block-sparse form; count from the start"
+                    raise ModelError(msg)
                 return replace(self, full=(cut[0], cut[1]))
         msg = f"indexing with {key} has no block-sparse form; use [..., :height, :width]"
         raise ModelError(msg)
@@ -553,7 +556,8 @@ def _max_pool2d(  # noqa: PLR0913, PLR0917 - the arguments of torch's max_pool2d
 ) -> BlockTensor:
     """Take the maximum around each pixel."""
     step = stride or kernel_size
-    if ceil_mode or return_indices or dilation != 1 or padding != kernel_size // 2:
+    is_same = kernel_size % 2 == 1 and padding == kernel_size // 2
+    if ceil_mode or return_indices or dilation != 1 or not is_same:
         msg = f"max_pool2d of {kernel_size} with padding {padding} has no block-sparse form"
         raise ModelError(msg)
     around = x.around(padding, padding, fill=float("-inf"))
