@@ -450,7 +450,7 @@ def _pointwise(
     kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
     operands = [arg for arg in args if isinstance(arg, BlockTensor)]
     if len(operands) == 1 and operands[0].whole and not any(map(_is_plane, args)):
-        at = args.index(operands[0])
+        at = next(i for i, arg in enumerate(args) if arg is operands[0])  # == is for pixels
 
         def step(pixels: Tensor) -> Tensor:
             done: Tensor = func(*args[:at], pixels, *args[at + 1 :], **kwargs)
@@ -460,9 +460,7 @@ def _pointwise(
     operands = [x.cut() for x in operands]
     like = operands[0]
     for x in operands[1:]:
-        if x.layout is not like.layout or x.shape[-2:] != like.shape[-2:]:
-            msg = f"cannot join feature maps of shapes {list(like.shape)} and {list(x.shape)}"
-            raise ModelError(msg)
+        _check_joins(like, x)
 
     def change(action: Action) -> Tensor:
         values = [
@@ -474,9 +472,18 @@ def _pointwise(
     return like.mapped(change)
 
 
+def _check_joins(like: BlockTensor, x: BlockTensor | Tensor) -> None:
+    """Refuse a feature map or plane that lies elsewhere than another's blocks."""
+    same = not isinstance(x, BlockTensor) or x.layout is like.layout
+    if not same or x.shape[-2:] != like.shape[-2:]:
+        layouts = "" if same else ", of two layouts"
+        msg = f"cannot join features of shapes {list(like.shape)} and {list(x.shape)}{layouts}"
+        raise ModelError(msg)
+
+
 def _is_plane(value: Any) -> bool:
     """Return whether a plain operand has another value for each pixel or image."""
-    return isinstance(value, Tensor) and value.dim() > 0 and value.numel() != value.shape[1]
+    return isinstance(value, Tensor) and value.dim() > 1 and value.numel() != value.shape[1]
 
 
 def _for_set(value: Any, like: BlockTensor, action: Action) -> Any:
@@ -605,6 +612,8 @@ def _cat(tensors: Sequence[Any], dim: int = 0) -> BlockTensor:
         msg = f"cat along {dim} has no block-sparse form; use 1, the channels"
         raise ModelError(msg)
     like = next(x for x in tensors if isinstance(x, BlockTensor)).cut()
+    for x in tensors:
+        _check_joins(like, x)
     parts = [x.cut() if isinstance(x, BlockTensor) else sampled(x, like) for x in tensors]
     return like.mapped(lambda action: torch.cat([x.of(action) for x in parts], 1))
 
@@ -673,6 +682,7 @@ POINTWISE = {
     *(torch.relu, torch.sigmoid, torch.tanh, torch.prelu, torch.clamp),
     *(torch.add, torch.sub, torch.mul, torch.div),
     *(Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.mul, Tensor.__mul__, Tensor.__rmul__),
+    *(Tensor.sub, Tensor.div),
 }
 """Functions that treat every pixel alone."""
 
