@@ -99,6 +99,29 @@ class InputConfig:
 
 
 @dataclass(frozen=True)
+class PolicyConfig:
+    """How blocks are ranked in mode segblocks."""
+
+    score: str = _setting(
+        "learned",
+        Limits(
+            "What ranks the blocks: learned (the model's policy network), heuristic (what "
+            "shrinking the image loses), middle (rows near the middle), or random.",
+            choices=("learned", "heuristic", "middle", "random"),
+            live=False,
+        ),
+    )
+    high_fraction: float = _setting(
+        0.2,
+        Limits(
+            "Share of the blocks that are computed at full resolution, those ranked highest.",
+            low=0.0,
+            high=1.0,
+        ),
+    )
+
+
+@dataclass(frozen=True)
 class PublishConfig:
     """What goes out beside mask and stats."""
 
@@ -138,13 +161,22 @@ class Config:
         Limits("CPU threads of the network; 0 = as torch chooses.", low=0, high=1024, live=False),
     )
     block_size: int = _setting(
-        32,
-        Limits("Side of a block of the plan, a multiple of 32.", "px", 32, 512, live=False),
+        64,
+        Limits(
+            "Side of a block of the plan, a multiple of 32; where blocks are computed at half "
+            "resolution, a multiple of twice the network's largest stride (64 for the shipped).",
+            "px",
+            32,
+            512,
+            live=False,
+        ),
     )
     mode: str = _setting(
         "dense",
         Limits(
-            "How the compute of a frame is chosen: dense computes all of it.", choices=("dense",)
+            "How the compute of a frame is chosen: dense computes all of it; segblocks computes "
+            "policy.high_fraction of the blocks at full and the others at half resolution.",
+            choices=("dense", "segblocks"),
         ),
     )
     overload: str = _setting(
@@ -156,6 +188,7 @@ class Config:
         ),
     )
     input: InputConfig = field(default_factory=InputConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
 
     def __post_init__(self) -> None:

@@ -11,18 +11,22 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from seg_node.core.blocks import BlockLayout, scaled
 from seg_node.core.config import Config
-from seg_node.core.costs import dense_macs
+from seg_node.core.costs import PlanCosts
+from seg_node.core.sparse import halved, split
 from seg_node.core.timing import StageTimer
-from seg_node.core.types import ConfigError, Frame, StepReport, StepResult
+from seg_node.core.types import Action, ConfigError, Frame, StepReport, StepResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
     from torch import nn, Tensor
 
     from seg_node.core.policy import BlockPolicy
+    from seg_node.core.sparse import BlockTensor
+    from seg_node.core.types import Plan
 
 CONFIDENCE_MAX = 255
 
@@ -100,35 +104,57 @@ class Segmenter:
 
     Args:
         net: network in eval mode; moved to the config's device and precision.
-        policy: chooses the plan of each frame.
+        policies: for each mode that it can run, what chooses the plan of each frame.
         config: settings; see `reconfigure` for those that may change later.
         clock: nanoseconds that never go back.
 
     Raises:
-        ConfigError: the config asks for a device or precision that this machine lacks.
+        ConfigError: the config asks for a device or precision that this machine lacks, or a mode
+            that this network cannot run.
 
     """
 
     def __init__(
         self,
         net: nn.Module,
-        policy: BlockPolicy,
+        policies: Mapping[str, BlockPolicy],
         config: Config | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         """Move the network to its device."""
         self.config = config or Config()
         self.compute = choose_compute(self.config)
-        self.policy = policy
+        self.policies = policies
+        self.check(self.config)
         self._clock = clock
         net = net.to(self.compute.device, self.compute.dtype).eval()
         self._net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the keyword
         self._stride = cast("SegmentationNetwork", net).stride
-        self._macs: dict[tuple[int, int], int] = {}
+        self._costs: dict[tuple[int, int], PlanCosts] = {}
 
     def reconfigure(self, config: Config) -> None:
-        """Apply live settings from the next frame on; the others keep their values."""
+        """Apply live settings from the next frame on; the others keep their values.
+
+        Raises:
+            ConfigError: this network cannot run the mode; the settings stay as they were.
+
+        """
+        self.check(config)
         self.config = config
+
+    def check(self, config: Config) -> None:
+        """Refuse settings that this network cannot run.
+
+        Raises:
+            ConfigError: there is no policy for the mode.
+
+        """
+        if config.mode not in self.policies:
+            msg = (
+                f"mode is {config.mode!r}, but this model has no learned policy for it; choose a "
+                "model that has one, or set policy.score to heuristic (applies on configure)"
+            )
+            raise ConfigError(msg)
 
     def step(self, frame: Frame) -> StepResult:
         """Segment one frame.
@@ -144,26 +170,26 @@ class Segmenter:
         size = frame.image.shape[:2]
         with timer.stage("prepare"):
             image = self._prepare(frame.image)
+        config = self.config
+        policy = self.policies[config.mode]
         with timer.stage("plan"):
-            plan = self.policy.plan(frame, self.grid_shape(*size))
+            plan = policy.plan(image, config)
         with torch.inference_mode():
             with timer.stage("execute"):
-                logits = self._execute(image)
+                logits = self._execute(image, plan, config.block_size)
             with timer.stage("decide"):
                 labels, confidence = decide(
                     logits, self._stride, (image.shape[-2], image.shape[-1])
                 )
         with timer.stage("finish"):
             labels, confidence = resize_result(labels, confidence, (size[0], size[1]))
-            macs = self._dense_macs(image.shape[-2], image.shape[-1])
-        report = StepReport(timer.stages, timer.total_ns(), macs, macs)
+            costs = self._costs_of((image.shape[-2], image.shape[-1]))
+            macs = costs.macs(plan.grid, config.block_size) + policy.macs(
+                costs.size, config.block_size
+            )
+        report = StepReport(timer.stages, timer.total_ns(), macs, costs.dense)
         age_ms = np.zeros_like(plan.grid, np.uint16)
         return StepResult(labels, confidence, plan, age_ms, report)
-
-    def grid_shape(self, height: int, width: int) -> tuple[int, int]:
-        """Return blocks (gh, gw) of an image; the last row and column may stick out."""
-        side = self.config.block_size
-        return -(-height // side), -(-width // side)
 
     def warm_up(self, height: int, width: int) -> None:
         """Run one step on a black image, so that the first real frame is not slow."""
@@ -180,15 +206,28 @@ class Segmenter:
         pixels = image if image.flags.c_contiguous and image.flags.writeable else image.copy()
         return torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.compute.device)
 
-    def _execute(self, image: Tensor) -> Tensor:
-        logits: Tensor = self._net(image)
-        return logits
+    def _execute(self, image: Tensor, plan: Plan, side: int) -> Tensor:
+        """Return the logits of a plan, [1, classes, h, w] at the network's stride."""
+        if (plan.grid == Action.HIGH).all():
+            logits: Tensor = self._net(image)
+            return logits
+        if (plan.grid == Action.LOW).all():
+            return self._enlarged(self._net(halved(image)), image)
+        size = (image.shape[-2], image.shape[-1])
+        layout = BlockLayout(plan.grid[None], side, size, device=image.device)
+        blocks: BlockTensor = self._net(split(image, layout))
+        return blocks.combined()
 
-    def _dense_macs(self, height: int, width: int) -> int:
-        key = (height, width)
-        if key not in self._macs:
-            self._macs[key] = dense_macs(self._net, height, width)
-        return self._macs[key]
+    def _enlarged(self, logits: Tensor, image: Tensor) -> Tensor:
+        """Upsample what the network made of the image at half resolution."""
+        full = functional.interpolate(logits, scale_factor=2, mode="bilinear")
+        h, w = scaled((image.shape[-2], image.shape[-1]), self._stride)
+        return full[..., :h, :w]
+
+    def _costs_of(self, size: tuple[int, int]) -> PlanCosts:
+        if size not in self._costs:
+            self._costs[size] = PlanCosts(self._net, size)
+        return self._costs[size]
 
 
 def decide(

@@ -13,14 +13,19 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from seg_node.core.blocks import block_mean, quantise
-from seg_node.core.types import Action, Plan, Reason
+from seg_node.core.blocks import block_mean, grid_shape, quantise
+from seg_node.core.costs import dense_macs
+from seg_node.core.sparse import halved
+from seg_node.core.types import Action, ConfigError, IGNORE_LABEL, Plan, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import nn, Tensor
+
+    from seg_node.core.config import Config
+    from seg_node.core.pipeline import SegmentationNetwork
 
 RESAMPLING = 4
 """Factor by which `Heuristic` shrinks the image and enlarges it again, as in SegBlocks' code."""
@@ -29,31 +34,47 @@ RESAMPLING = 4
 class BlockPolicy(Protocol):
     """Chooses a plan for a frame."""
 
-    def plan(self, image: Tensor, side: int) -> Plan:
+    def plan(self, image: Tensor, config: Config) -> Plan:
         """Return the plan of one frame.
 
         Args:
             image: RGB 0..255, uint8 [1, 3, H, W], as the network will see it.
-            side: pixels on each side of a block; the grid covers the image.
+            config: settings in force; the grid covers the image in blocks of `block_size`.
 
         """
+        ...
+
+    def macs(self, size: tuple[int, int], side: int) -> int:
+        """Return the MACs of deciding for an image of a size (H, W) in blocks of a side."""
         ...
 
 
 class AllHigh:
     """Computes every block at full resolution: mode `dense`."""
 
-    def plan(self, image: Tensor, side: int) -> Plan:
+    def plan(self, image: Tensor, config: Config) -> Plan:
         """Return a grid of HIGH."""
-        return Plan(np.full(_grid_of(image, side), Action.HIGH, np.uint8), Reason.DENSE)
+        return Plan(_filled(image, config, Action.HIGH), Reason.DENSE)
+
+    def macs(self, size: tuple[int, int], side: int) -> int:  # noqa: ARG002 - nothing to decide
+        """Return 0."""
+        return 0
 
 
 class AllLow:
     """Computes every block at half resolution."""
 
-    def plan(self, image: Tensor, side: int) -> Plan:
+    def plan(self, image: Tensor, config: Config) -> Plan:
         """Return a grid of LOW."""
-        return Plan(np.full(_grid_of(image, side), Action.LOW, np.uint8), Reason.BLOCKS)
+        return Plan(_filled(image, config, Action.LOW), Reason.BLOCKS)
+
+    def macs(self, size: tuple[int, int], side: int) -> int:  # noqa: ARG002 - nothing to decide
+        """Return 0."""
+        return 0
+
+
+DENSE_ONLY: Mapping[str, BlockPolicy] = {"dense": AllHigh()}
+"""Policies of a pipeline that only computes whole frames."""
 
 
 class BlockScore(Protocol):
@@ -63,35 +84,50 @@ class BlockScore(Protocol):
         """Map an image uint8 [1, 3, H, W] to one finite score per block, [gh, gw]."""
         ...
 
+    def macs(self, size: tuple[int, int], side: int) -> int:
+        """Return the MACs of scoring an image of a size (H, W) in blocks of a side."""
+        ...
+
 
 class Ranked:
     """Gives full resolution to the blocks with the highest scores and half to the others.
 
-    The share is exact in every frame (up to quantising, which adds blocks): so the cost of a
-    frame is known before it is computed, and an operator who asks for a share gets it.
+    The share `policy.high_fraction` is exact in every frame (up to quantising, which adds
+    blocks): so the cost of a frame is known before it is computed, and an operator who asks for a
+    share gets it from the next frame on.
 
     Args:
         score: ranks the blocks.
-        high_fraction: share of HIGH blocks, 0..1; may be changed between frames.
 
     """
 
-    def __init__(self, score: BlockScore, high_fraction: float) -> None:
-        """Take score and share."""
+    def __init__(self, score: BlockScore) -> None:
+        """Take the score."""
         self.score = score
-        self.high_fraction = high_fraction
 
-    def plan(self, image: Tensor, side: int) -> Plan:
+    def plan(self, image: Tensor, config: Config) -> Plan:
         """Return a grid of HIGH and LOW."""
-        scores = self.score(image, side)
-        count = round(self.high_fraction * scores.size)
+        scores = self.score(image, config.block_size)
+        count = round(config.policy.high_fraction * scores.size)
         wanted = np.zeros(scores.shape, np.bool_)
         wanted.flat[np.argsort(-scores, axis=None, kind="stable")[:count]] = True
         high = quantise(wanted, scores)
         return Plan(np.where(high, Action.HIGH, Action.LOW).astype(np.uint8), Reason.BLOCKS)
 
+    def macs(self, size: tuple[int, int], side: int) -> int:
+        """Return the MACs of the score."""
+        return self.score.macs(size, side)
 
-class Random:
+
+class _Free:
+    """A score without convolutions."""
+
+    def macs(self, size: tuple[int, int], side: int) -> int:  # noqa: ARG002 - the same for all
+        """Return 0: convolutions and matrix products count, and there are none."""
+        return 0
+
+
+class Random(_Free):
     """Scores blocks by chance; the same for the n-th frame of every run.
 
     Args:
@@ -108,7 +144,7 @@ class Random:
         return self._generator.random(_grid_of(image, side))
 
 
-class Middle:
+class Middle(_Free):
     """Scores rows of blocks by their nearness to the middle row, where a road's far end lies."""
 
     def __call__(self, image: Tensor, side: int) -> NDArray[np.float64]:
@@ -118,7 +154,7 @@ class Middle:
         return np.repeat(rows[:, None], gw, axis=1)
 
 
-class Heuristic:
+class Heuristic(_Free):
     """Scores blocks by what shrinking the image by four and enlarging it again loses."""
 
     def __call__(self, image: Tensor, side: int) -> NDArray[np.float64]:
@@ -129,26 +165,73 @@ class Heuristic:
         return block_mean((pixels - back).abs().mean(1)[0].cpu().numpy(), side)
 
 
+class Oracle(_Free):
+    """Scores blocks by what half resolution costs them; for evaluation only, it sees the labels.
+
+    Args:
+        net: the network that is used, in eval mode; see `pipeline.SegmentationNetwork`.
+
+    Attributes:
+        labels: true class per pixel of the next frame, int64 [H, W]; 255 = void.
+
+    """
+
+    def __init__(self, net: SegmentationNetwork) -> None:
+        """Take the network."""
+        self._net = net
+        self.labels: Tensor | None = None
+
+    def __call__(self, image: Tensor, side: int) -> NDArray[np.float64]:
+        """Return cross-entropy at half minus at full resolution, averaged over each block."""
+        if self.labels is None:
+            msg = "Oracle has no labels of this frame; set `labels` first"
+            raise ConfigError(msg)
+        low, high = (self._loss(pixels, image) for pixels in (halved(image), image))
+        return block_mean((low - high).cpu().numpy(), side)
+
+    def _loss(self, pixels: Tensor, image: Tensor) -> Tensor:
+        """Return the loss of each pixel of the image, [H, W]; 0 where there is no label."""
+        with torch.inference_mode():
+            logits = self._net.head(self._net.features(pixels)).float()
+        factor = self._net.stride * round(image.shape[-1] / pixels.shape[-1])
+        full = functional.interpolate(logits, scale_factor=factor, mode="bilinear")
+        full = full[..., : image.shape[-2], : image.shape[-1]]
+        assert self.labels is not None
+        target = self.labels[None].to(full.device)
+        return functional.cross_entropy(full, target, ignore_index=IGNORE_LABEL, reduction="none")[
+            0
+        ]
+
+
 class Complexity:
     """Scores blocks by a learned network: SegBlocks' policy.
 
     Args:
-        net: maps an image [1, 3, H, W] of whole blocks and a grid (gh, gw) to logits [1, gh, gw],
-            such as `seg_node.nets.decision.ComplexityNet`.
+        net: maps an image [N, 3, H, W] of whole blocks and its grid (gh, gw) to logits
+            [N, gh, gw]; `seg_node.nets.decision.ComplexityNet`.
 
     """
 
-    def __init__(self, net: Callable[[Tensor, tuple[int, int]], Tensor]) -> None:
+    def __init__(self, net: nn.Module) -> None:
         """Take the network."""
         self._net = net
+        self._macs: dict[tuple[tuple[int, int], int], int] = {}
 
     def __call__(self, image: Tensor, side: int) -> NDArray[np.float64]:
         """Return the network's logits."""
-        grid = _grid_of(image, side)
         with torch.inference_mode():
-            logits = self._net(whole_blocks(image, side), grid)[0]
+            logits = self._net(whole_blocks(image, side), _grid_of(image, side))[0]
         scores: NDArray[np.float64] = logits.double().cpu().numpy()
         return scores
+
+    def macs(self, size: tuple[int, int], side: int) -> int:
+        """Return the MACs of the network."""
+        key = (size, side)
+        if key not in self._macs:
+            grid = grid_shape(*size, side)
+            shape = (grid[0] * side, grid[1] * side)
+            self._macs[key] = dense_macs(self._net, *shape, grid)
+        return self._macs[key]
 
 
 def whole_blocks(image: Tensor, side: int) -> Tensor:
@@ -163,4 +246,8 @@ def whole_blocks(image: Tensor, side: int) -> Tensor:
 
 
 def _grid_of(image: Tensor, side: int) -> tuple[int, int]:
-    return -(-image.shape[-2] // side), -(-image.shape[-1] // side)
+    return grid_shape(image.shape[-2], image.shape[-1], side)
+
+
+def _filled(image: Tensor, config: Config, action: Action) -> NDArray[np.uint8]:
+    return np.full(_grid_of(image, config.block_size), action, np.uint8)

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from seg_node.core.pipeline import Segmenter
-from seg_node.core.policy import AllHigh
 from seg_node.core.types import ConfigError
-from seg_node.nets.build import load_model
+from seg_node.nets.build import build_policies, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -100,7 +99,7 @@ def common(sessions: Mapping[str, Session]) -> Session:
 
 
 def _session(model: Model, config: Config) -> Session:
-    segmenter = Segmenter(model.net, AllHigh(), config)
+    segmenter = Segmenter(model.net, build_policies(model, config), config)
     dtype = str(segmenter.compute.dtype).removeprefix("torch.")
     device = f"{segmenter.compute.device} {dtype}"
     if segmenter.compute.device.type == "cpu":

@@ -16,14 +16,19 @@ import torch
 from torch import nn, Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from seg_node.core.policy import Complexity, DENSE_ONLY, Heuristic, Middle, Random, Ranked
 from seg_node.core.types import ClassInfo, ModelError
 from seg_node.nets.bisenet import BiSeNet
+from seg_node.nets.decision import ComplexityNet
 from seg_node.nets.plugin import build_plugin
 from seg_node.nets.pspnet import PSPNet, PSPNetStride8
 from seg_node.nets.swiftnet import SwiftNet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from seg_node.core.config import Config
+    from seg_node.core.policy import BlockPolicy, BlockScore
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "swiftnet18": lambda classes: SwiftNet(classes, 1.0),
@@ -33,6 +38,13 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "bisenet18": BiSeNet,
 }
 """Constructor of every network, by name; the argument is the number of classes."""
+
+SCORES: dict[str, Callable[[], BlockScore]] = {
+    "heuristic": Heuristic,
+    "middle": Middle,
+    "random": Random,
+}
+"""Ways to rank blocks that need no training, by their name in `policy.score`."""
 
 MODELS_ENV = "SEG_NODE_MODELS"
 """Environment variable that names another folder of models."""
@@ -76,6 +88,28 @@ def fold_batchnorm(net: nn.Module) -> nn.Module:
 
 
 @dataclass(frozen=True)
+class PolicyWeights:
+    """What is known of the policy network that belongs to a model.
+
+    Attributes:
+        file: weights file beside the manifest.
+        sha256: hash of that file.
+        network_sha256: hash of the network's weights that it was trained with.
+        block_size: side of the blocks that it was trained on, in pixels.
+        command: command that trained it.
+        commit: commit that trained it.
+
+    """
+
+    file: str
+    sha256: str
+    network_sha256: str
+    block_size: int
+    command: str
+    commit: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What is known of one model file.
 
@@ -91,6 +125,7 @@ class Manifest:
         command: command that trained it.
         commit: commit that trained it.
         scores: measured scores by name, such as `camvid_val_miou` (0..1).
+        policy: the policy network of mode segblocks; None if it has none.
 
     """
 
@@ -105,6 +140,7 @@ class Manifest:
     command: str
     commit: str
     scores: dict[str, float]
+    policy: PolicyWeights | None = None
 
     @staticmethod
     def read(path: Path) -> Manifest:
@@ -118,6 +154,8 @@ class Manifest:
             raw = json.loads(path.read_text())
             raw["classes"] = tuple(ClassInfo(c["name"], tuple(c["color"])) for c in raw["classes"])
             raw["training_size"] = tuple(raw["training_size"])
+            if raw.get("policy") is not None:
+                raw["policy"] = PolicyWeights(**raw["policy"])
             return Manifest(**raw)
         except (OSError, ValueError, KeyError, TypeError) as err:
             msg = f"{path} is not a model manifest: {err!r}"
@@ -132,10 +170,18 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded network with its manifest."""
+    """A loaded network with its manifest.
+
+    Attributes:
+        net: the network, in eval mode.
+        manifest: what is known of it.
+        policy: its policy network, in eval mode; None if it has none.
+
+    """
 
     net: nn.Module
     manifest: Manifest
+    policy: nn.Module | None = None
 
 
 def models_dir() -> Path:
@@ -195,12 +241,22 @@ def file_sha256(path: Path) -> str:
 
 def weights_problem(manifest: Manifest, folder: Path) -> str:
     """Return what is wrong with the weights file of a model in a folder; empty if it is intact."""
-    path = folder / manifest.file
-    if not path.is_file():
-        return f"model {manifest.name!r} needs {path}, which is missing; restore the file"
-    digest = file_sha256(path)
-    if digest != manifest.sha256:
-        return f"{path} has sha256 {digest}, its manifest says {manifest.sha256}; restore the file"
+    files = {manifest.file: manifest.sha256}
+    if manifest.policy is not None:
+        files[manifest.policy.file] = manifest.policy.sha256
+        theirs = manifest.policy.network_sha256
+        if theirs != manifest.sha256:
+            return (
+                f"the policy of model {manifest.name!r} was trained with weights {theirs}, the "
+                f"model has {manifest.sha256}; train it again"
+            )
+    for file, expected in files.items():
+        path = folder / file
+        if not path.is_file():
+            return f"model {manifest.name!r} needs {path}, which is missing; restore the file"
+        digest = file_sha256(path)
+        if digest != expected:
+            return f"{path} has sha256 {digest}, its manifest says {expected}; restore the file"
     return ""
 
 
@@ -238,9 +294,34 @@ def load_model(name: str, *, fold: bool = True) -> Model:
     if problem:
         raise ModelError(problem)
     net = build_network(manifest.network, len(manifest.classes))
-    load_weights(net, folder / manifest.file)
+    policy = None
+    if manifest.policy is not None:
+        policy = _ready(ComplexityNet(), folder / manifest.policy.file, fold=fold)
+    return Model(_ready(net, folder / manifest.file, fold=fold), manifest, policy)
+
+
+def _ready(net: nn.Module, weights: Path, *, fold: bool) -> nn.Module:
+    """Return a network with its weights, for inference."""
+    load_weights(net, weights)
     net.eval().requires_grad_(requires_grad=False)
-    return Model(fold_batchnorm(net) if fold else net, manifest)
+    return fold_batchnorm(net) if fold else net
+
+
+def build_policies(model: Model, config: Config) -> dict[str, BlockPolicy]:
+    """Return what chooses the plans of a model, for each mode that it can run.
+
+    Args:
+        model: a loaded model.
+        config: settings; `policy.score` says what ranks blocks in mode segblocks, which is left
+            out if that is the learned policy and the model has none.
+
+    """
+    policies: dict[str, BlockPolicy] = dict(DENSE_ONLY)
+    if config.policy.score != "learned":
+        policies["segblocks"] = Ranked(SCORES[config.policy.score]())
+    elif model.policy is not None:
+        policies["segblocks"] = Ranked(Complexity(model.policy))
+    return policies
 
 
 def load_weights(net: nn.Module, path: Path) -> None:

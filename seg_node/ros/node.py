@@ -27,10 +27,9 @@ from std_srvs.srv import SetBool, Trigger
 import torch
 
 from seg_node.core.pipeline import Segmenter
-from seg_node.core.policy import AllHigh
 from seg_node.core.types import SegNodeError
 from seg_node.data.image_conversion import choose_converter
-from seg_node.nets.build import load_model
+from seg_node.nets.build import build_policies, load_model
 from seg_node.ros import diagnostics
 from seg_node.ros.outputs import Outputs
 from seg_node.ros.parameters import declare_autostart, Parameters
@@ -104,7 +103,7 @@ class SegmentationNode(LifecycleNode):
         self._camera_info_subscription: Any = None
         self._last_log: dict[str, int] = {}
         self.autostart = declare_autostart(self)
-        self._settings = Parameters(self, self._is_configured, self._apply)
+        self._settings = Parameters(self, self._is_configured, self._check, self._apply)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/keyframe", self._on_keyframe)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -132,7 +131,7 @@ class SegmentationNode(LifecycleNode):
         self._converter = choose_converter(config.input.converter)
         self._model = load_model(config.model)
         manifest = self._model.manifest
-        self._segmenter = Segmenter(self._model.net, AllHigh(), config)
+        self._segmenter = Segmenter(self._model.net, build_policies(self._model, config), config)
         width, height = manifest.training_size
         self._segmenter.warm_up(height, width)
         self._outputs = Outputs(self, manifest.classes, self._warn)
@@ -279,6 +278,16 @@ class SegmentationNode(LifecycleNode):
 
     def _is_configured(self) -> bool:
         return self._state in {"inactive", "active"}
+
+    def _check(self, config: Config) -> None:
+        """Refuse what this model cannot do.
+
+        Raises:
+            ConfigError: the model has nothing for the mode.
+
+        """
+        if self._segmenter is not None:
+            self._segmenter.check(config)
 
     def _apply(self, config: Config) -> None:
         if self._segmenter is None:

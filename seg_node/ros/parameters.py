@@ -77,6 +77,7 @@ class Parameters:
     Args:
         node: the node that owns the parameters.
         is_configured: tells whether settings that apply on configure are in use.
+        check: called with a config before it is taken; raises ConfigError to refuse it.
         on_change: called with the new config after live settings changed.
 
     Raises:
@@ -85,10 +86,15 @@ class Parameters:
     """
 
     def __init__(
-        self, node: Any, is_configured: Callable[[], bool], on_change: Callable[[Config], None]
+        self,
+        node: Any,
+        is_configured: Callable[[], bool],
+        check: Callable[[Config], None],
+        on_change: Callable[[Config], None],
     ) -> None:
         """Declare all settings and take the values given at start."""
         self._is_configured = is_configured
+        self._may = check
         self._on_change = on_change
         defaults = {option.name: option for option in options(Config())}
         given = {
@@ -112,7 +118,7 @@ class Parameters:
             )
             return SetParametersResult(successful=False, reason=reason)
         try:
-            self.config.updated(mine)
+            self._may(self.config.updated(mine))
         except ConfigError as err:
             return SetParametersResult(successful=False, reason=str(err))
         return SetParametersResult(successful=True)

@@ -12,7 +12,7 @@ import torch
 
 from seg_node.core.config import Config
 from seg_node.core.pipeline import choose_compute, decide, resize_result, Segmenter
-from seg_node.core.policy import AllHigh
+from seg_node.core.policy import DENSE_ONLY
 from seg_node.core.types import Action, ConfigError, Frame, ImageError, Reason
 from seg_node.nets.build import build_network
 
@@ -35,7 +35,7 @@ def net() -> torch.nn.Module:
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (31, 33), (64, 96), (95, 127), (120, 65)])
 def test_mask_has_the_size_of_the_image(net: torch.nn.Module, height: int, width: int) -> None:
-    result = Segmenter(net, AllHigh()).step(Frame(picture(height, width)))
+    result = Segmenter(net, DENSE_ONLY).step(Frame(picture(height, width)))
     assert result.labels.shape == (height, width)
     assert result.confidence.shape == (height, width)
     assert result.labels.dtype == result.confidence.dtype == np.uint8
@@ -43,8 +43,8 @@ def test_mask_has_the_size_of_the_image(net: torch.nn.Module, height: int, width
 
 
 def test_scaled_input_still_gives_a_full_size_mask(net: torch.nn.Module) -> None:
-    full = Segmenter(net, AllHigh()).step(Frame(picture(96, 128)))
-    half = Segmenter(net, AllHigh(), Config().updated({"input.scale": 0.5})).step(
+    full = Segmenter(net, DENSE_ONLY).step(Frame(picture(96, 128)))
+    half = Segmenter(net, DENSE_ONLY, Config().updated({"input.scale": 0.5})).step(
         Frame(picture(96, 128))
     )
     assert half.labels.shape == (96, 128)
@@ -55,7 +55,7 @@ def test_labels_are_the_bare_networks_argmax_and_confidence_its_probability(
     net: torch.nn.Module,
 ) -> None:
     image = picture(64, 96)
-    result = Segmenter(net, AllHigh()).step(Frame(image))
+    result = Segmenter(net, DENSE_ONLY).step(Frame(image))
     with torch.no_grad():
         logits = net(torch.from_numpy(image).permute(2, 0, 1)[None])
         full = torch.nn.functional.interpolate(logits, size=(64, 96), mode="bilinear")
@@ -70,15 +70,15 @@ def test_two_runs_are_bit_identical_whatever_the_memory_layout(net: torch.nn.Mod
     padded[:, :90] = image
     view = padded[:, :90]
     view.flags.writeable = False
-    first = Segmenter(net, AllHigh()).step(Frame(image))
-    second = Segmenter(net, AllHigh()).step(Frame(view))
+    first = Segmenter(net, DENSE_ONLY).step(Frame(image))
+    second = Segmenter(net, DENSE_ONLY).step(Frame(view))
     assert first.labels.tobytes() == second.labels.tobytes()
     assert first.confidence.tobytes() == second.confidence.tobytes()
 
 
 def test_dense_plan_is_all_high_with_zero_age(net: torch.nn.Module) -> None:
-    result = Segmenter(net, AllHigh()).step(Frame(picture(65, 97)))
-    assert result.plan.grid.shape == (3, 4)
+    result = Segmenter(net, DENSE_ONLY).step(Frame(picture(65, 97)))
+    assert result.plan.grid.shape == (2, 2)
     assert result.plan.fraction(Action.HIGH) == 1.0
     assert result.plan.reason is Reason.DENSE
     assert not result.age_ms.any()
@@ -88,7 +88,7 @@ def test_dense_plan_is_all_high_with_zero_age(net: torch.nn.Module) -> None:
 def test_stage_times_come_from_the_given_clock(net: torch.nn.Module) -> None:
     ticks = count(0, 10)
     report = (
-        Segmenter(net, AllHigh(), clock=lambda: next(ticks)).step(Frame(picture(32, 32))).report
+        Segmenter(net, DENSE_ONLY, clock=lambda: next(ticks)).step(Frame(picture(32, 32))).report
     )
     assert list(report.stage_ns) == ["prepare", "plan", "execute", "decide", "finish"]
     assert set(report.stage_ns.values()) == {10}
@@ -96,7 +96,7 @@ def test_stage_times_come_from_the_given_clock(net: torch.nn.Module) -> None:
 
 
 def test_reconfigure_applies_from_the_next_frame(net: torch.nn.Module) -> None:
-    segmenter = Segmenter(net, AllHigh())
+    segmenter = Segmenter(net, DENSE_ONLY)
     before = segmenter.step(Frame(picture(64, 64))).report.macs
     segmenter.reconfigure(Config().updated({"input.scale": 0.5}))
     assert segmenter.step(Frame(picture(64, 64))).report.macs < before
@@ -142,8 +142,8 @@ def test_a_missing_gpu_is_refused_by_name() -> None:
 def test_bf16_agrees_with_fp32_on_most_pixels() -> None:
     torch.manual_seed(1)
     config = Config(device="cpu", precision="bf16")
-    wide = Segmenter(build_network("swiftnet18-half", CLASSES), AllHigh(), Config(device="cpu"))
+    wide = Segmenter(build_network("swiftnet18-half", CLASSES), DENSE_ONLY, Config(device="cpu"))
     torch.manual_seed(1)
-    slim = Segmenter(build_network("swiftnet18-half", CLASSES), AllHigh(), config)
+    slim = Segmenter(build_network("swiftnet18-half", CLASSES), DENSE_ONLY, config)
     image = Frame(picture(64, 64))
     assert np.mean(wide.step(image).labels == slim.step(image).labels) > 0.8

@@ -150,7 +150,7 @@ sys.exit(node.main())
 def test_signal_is_a_request_and_strikes_nothing_in_work(
     client: Client, start_node: Callable[..., NodeProcess]
 ) -> None:
-    """rclpy's own handler would end ROS below the transition, and race with the tear-down."""
+    """Rclpy's own handler would end ROS below the transition, and race with the tear-down."""
     process = start_node(program=SLOW_START)
     client.wait_for(lambda: "LOADING" in process.text, "the model to load")
     assert process.end() == 0

@@ -49,7 +49,7 @@ def test_every_setting_is_declared_with_description_and_range(front: Rig) -> Non
         ("input.scale", "half", "type"),
         ("model", "swiftnet18", "cleanup"),
         ("device", "cpu", "cleanup"),
-        ("block_size", 64, "cleanup"),
+        ("block_size", 32, "cleanup"),
         ("input.transport", "compressed", "cleanup"),
     ],
 )
@@ -62,15 +62,15 @@ def test_refusal_says_why_and_changes_nothing(
 
 
 def test_setting_for_configure_may_change_after_cleanup(rear: Rig, rgb: NDArray[np.uint8]) -> None:
-    """A smaller plan shows that the new block size is in use."""
+    """A larger plan shows that the new block size is in use."""
     from sensor_msgs.msg import Image  # noqa: PLC0415
 
-    with rear.setting("block_size", 64):
+    with rear.setting("block_size", 32):
         rear.bring_to("active")
         message = rear.picture(rgb)
         with rear.listening(Image, "plan") as seen:
             rear.insist(message, lambda: seen, "a plan")
-        assert pixels_of(seen[0]).shape == (2, 2)
+        assert pixels_of(seen[0]).shape == (3, 4)
         rear.bring_to("unconfigured")
 
 
@@ -84,8 +84,7 @@ def test_scale_applies_from_the_next_frame(
     """Masks keep the image's size; the cost falls."""
     full = front.picture(rgb)
     front.segment(full)
-    net, policy = segmenter._net, segmenter.policy
-    half = Segmenter(net, policy, Config().updated({"input.scale": 0.5}))
+    half = Segmenter(segmenter._net, segmenter.policies, Config().updated({"input.scale": 0.5}))
     with front.setting("input.scale", 0.5):
         message = front.picture(rgb)
         mask = front.segment(message)

@@ -86,13 +86,13 @@ def test_choice_lists_its_values() -> None:
 
 def test_every_setting_is_declared() -> None:
     node = StandIn()
-    assert Parameters(node, lambda: False, lambda _: None).config == Config()
+    assert Parameters(node, lambda: False, lambda _: None, lambda _: None).config == Config()
     assert set(node.descriptors) == set(OPTIONS)
 
 
 def test_values_given_at_start_are_taken() -> None:
     node = StandIn(input__scale=0.5, overload="every")
-    config = Parameters(node, lambda: False, lambda _: None).config
+    config = Parameters(node, lambda: False, lambda _: None, lambda _: None).config
     assert (config.input.scale, config.overload) == (0.5, "every")
 
 
@@ -111,19 +111,19 @@ def test_values_given_at_start_are_taken() -> None:
 )
 def test_refusal_of_rclpy_at_start_becomes_one_line(error: Exception, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        Parameters(StandIn(input__scale=error), lambda: False, lambda _: None)
+        Parameters(StandIn(input__scale=error), lambda: False, lambda _: None, lambda _: None)
     assert str(caught.value).startswith(words)
     assert "\n" not in str(caught.value)
 
 
 def test_choice_given_wrong_at_start_is_refused() -> None:
     with pytest.raises(ConfigError, match="choose one of dense"):
-        Parameters(StandIn(mode="fast"), lambda: False, lambda _: None)
+        Parameters(StandIn(mode="fast"), lambda: False, lambda _: None, lambda _: None)
 
 
 def test_live_change_is_handed_on() -> None:
     node, seen = StandIn(), list[Config]()
-    parameters = Parameters(node, lambda: True, seen.append)
+    parameters = Parameters(node, lambda: True, lambda _: None, seen.append)
     assert node.set(input__scale=0.5) == ""
     assert [config.input.scale for config in seen] == [0.5]
     assert parameters.config == seen[0]
@@ -133,7 +133,7 @@ def test_live_change_is_handed_on() -> None:
 def test_configure_only_setting_is_refused_while_configured(name: str) -> None:
     """With what to do, and whatever the value."""
     node, seen = StandIn(), list[Config]()
-    Parameters(node, lambda: True, seen.append)
+    Parameters(node, lambda: True, lambda _: None, seen.append)
     parameter = Parameter(name, value=OPTIONS[name].value)
     result = node.check([parameter])
     assert not result.successful
@@ -144,9 +144,9 @@ def test_configure_only_setting_is_refused_while_configured(name: str) -> None:
 
 def test_configure_only_setting_is_accepted_before_configure() -> None:
     node = StandIn()
-    parameters = Parameters(node, lambda: False, lambda _: None)
-    assert node.set(block_size=64) == ""
-    assert parameters.config.block_size == 64
+    parameters = Parameters(node, lambda: False, lambda _: None, lambda _: None)
+    assert node.set(block_size=32) == ""
+    assert parameters.config.block_size == 32
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_configure_only_setting_is_accepted_before_configure() -> None:
 )
 def test_refusal_names_what_is_allowed(name: str, value: Any, words: str) -> None:
     node = StandIn()
-    parameters = Parameters(node, lambda: False, lambda _: None)
+    parameters = Parameters(node, lambda: False, lambda _: None, lambda _: None)
     result = node.check([Parameter(name, value=value)])
     assert not result.successful
     assert name in result.reason
@@ -172,7 +172,7 @@ def test_refusal_names_what_is_allowed(name: str, value: Any, words: str) -> Non
 def test_parameters_of_others_are_none_of_ours() -> None:
     """`use_sim_time` and QoS overrides live on the same node."""
     node, seen = StandIn(), list[Config]()
-    Parameters(node, lambda: True, seen.append)
+    Parameters(node, lambda: True, lambda _: None, seen.append)
     assert node.set(use_sim_time=True) == ""
     assert seen == []
 
