@@ -284,7 +284,10 @@ class BlockTensor:
         image, row, column = layout.places(action)
         cut = functional.pad(plane, pad).unfold(2, span, b).unfold(3, span, b)
         tiles = cut[image, :, row, column].contiguous(memory_format=torch.channels_last)
-        return _bounded(self._done(tiles), layout.borders(action, window), outside)
+        done = self._done(tiles)
+        if done.requires_grad:  # a step may need its result for its gradient
+            done = done.clone()
+        return _bounded(done, layout.borders(action, window), outside)
 
     def _done(self, pixels: Tensor) -> Tensor:
         """Do what is pending."""
