@@ -72,6 +72,23 @@ def test_evaluate_scores_a_folder_and_writes_the_contracts_keys(
     assert set(dense["ms"]) == {"p50", "p95", "p99", "max", "mean"}
 
 
+def test_a_list_of_modes_is_run_in_its_order(
+    labelled: Path, random_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEG_NODE_MODELS", str(random_models))
+    out = labelled / "scores.json"
+    arguments = ["evaluate", f"folder:{labelled}", "--mode", "segblocks,dense"]
+    assert main([*arguments, "--set", "policy.score=middle", "--json", str(out)]) == 0
+    results = json.loads(out.read_text())
+    assert list(results["modes"]) == ["segblocks", "dense"]
+    assert results["config"]["mode"] == "segblocks,dense"
+    segblocks, dense = results["modes"].values()
+    assert segblocks["frames"] == dense["frames"] == 2
+    assert segblocks["fractions"]["low"] > 0 == dense["fractions"]["low"]
+    assert segblocks["gmac_saving"] > 0 == dense["gmac_saving"]
+    assert 0 < segblocks["agreement"]["pixel"] < 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

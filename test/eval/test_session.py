@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from seg_node.core.config import Config
@@ -54,8 +55,24 @@ def test_the_model_is_loaded_once_and_unknown_modes_before_it(
         open_sessions(config, ("dense", "fast"))
     assert loaded == []
     assert list(open_sessions(config)) == [config.mode]
-    assert list(open_sessions(config, ("dense",))) == ["dense"]
+    both = open_sessions(config.updated({"policy.score": "middle"}), ("segblocks", "dense"))
+    assert [(mode, s.config.mode) for mode, s in both.items()] == [
+        ("segblocks", "segblocks"),
+        ("dense", "dense"),
+    ]
     assert loaded == [config.model] * 2
+
+
+def test_modes_that_share_weights_do_not_disturb_each_other(config: Config) -> None:
+    ranked = config.updated({"policy.score": "middle", "policy.high_fraction": 0.5})
+    together = open_sessions(ranked, ("dense", "segblocks"))
+    apart = {mode: open_session(ranked.updated({"mode": mode})) for mode in together}
+    for sample, results in steps(StreetClip(1, 2, (128, 64)), together):
+        for mode, session in apart.items():
+            alone = session.segmenter.step(sample.frame)
+            assert np.array_equal(results[mode].labels, alone.labels)
+            assert np.array_equal(results[mode].plan.grid, alone.plan.grid)
+        assert not np.array_equal(results["dense"].plan.grid, results["segblocks"].plan.grid)
 
 
 def test_every_new_size_is_warmed_up_in_every_mode_before_its_first_frame(
