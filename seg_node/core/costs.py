@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
-import numpy as np
 import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from seg_node.core.blocks import BlockLayout, grid_shape, SETS
-from seg_node.core.sparse import halved, split
+from seg_node.core.sparse import BlockTensor
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Sequence
+
     from torch import nn
 
 
@@ -38,59 +39,46 @@ def dense_macs(net: nn.Module, height: int, width: int, *more: object) -> int:
     return counter.get_total_flops() // 2
 
 
-class PlanCosts:
-    """Exact MACs of any plan of HIGH and LOW blocks, for one network and image size.
+class MacCounter(TorchFunctionMode):
+    """Counts the MACs of what runs inside `with`, on blocks and on plain tensors alike.
 
-    Every block of a set costs the same, so two counted grids give the cost of all. Halos cost
-    nothing here: they are copied, and a convolution computes the pixels of its blocks alone.
-    Blocks that stick out of the image are computed, and counted, as a whole. Whole frames at one
-    resolution are computed, and counted, without blocks.
-
-    Args:
-        net: called as net(image), or as net(blocks) with a `BlockTensor`.
-        size: height and width of the image, in pixels.
+    It looks at shapes only and costs microseconds, so the account of a frame is what the frame
+    executed, not a model of it. Halos cost nothing: they are copied, and a convolution computes
+    the pixels of its blocks alone; blocks that stick out of the image count as a whole.
 
     Attributes:
-        size: height and width of the image, in pixels.
-        dense: MACs of the dense network.
+        macs: multiply-accumulates so far.
 
     """
 
-    def __init__(self, net: nn.Module, size: tuple[int, int]) -> None:
-        """Count the dense network; plans are counted when they occur."""
-        self.size = size
-        self.dense = dense_macs(net, *size)
-        self._net = copy.deepcopy(net).to("meta").eval()
-        self._counted: dict[tuple[int, int, int], int] = {}
+    def __init__(self) -> None:
+        """Start at zero."""
+        super().__init__()
+        self.macs = 0
 
-    def macs(self, grid: NDArray[np.uint8], side: int) -> int:
-        """Return the MACs of a plan.
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run a function and count it."""
+        result = func(*args, **(kwargs or {}))
+        if func in WEIGHTED:
+            # One weight each: [cout, cin / groups, kh, kw] of a convolution, [out, in] of a layer.
+            weights_per_output = args[1][0].numel()
+            parts = (result.high, result.low) if isinstance(result, BlockTensor) else (result,)
+            self.macs += sum(part.numel() for part in parts) * weights_per_output
+        elif func in PRODUCTS:
+            self.macs += result.numel() * args[0].shape[-1]
+        return result
 
-        Args:
-            grid: `Action` per block, uint8 [gh, gw], without REUSE.
-            side: side of a block, in pixels.
 
-        """
-        high, low = (int(np.count_nonzero(grid == action)) for action in SETS)
-        if not low:
-            return self.dense
-        if not high:
-            return self._count(0, low, side)
-        one = self._count(1, grid.size - 1, side)
-        return one + (high - 1) * (self._count(2, grid.size - 2, side) - one)
+WEIGHTED = {torch.conv1d, torch.conv2d, functional.linear}
+"""Functions whose second argument holds, for each output channel, the weights of one output."""
 
-    def _count(self, high: int, low: int, side: int) -> int:
-        """Count the MACs of a grid with so many HIGH and LOW blocks, wherever they lie."""
-        key = (high, low, side)
-        if key not in self._counted:
-            image = torch.empty((1, 3, *self.size), device="meta")
-            counter = FlopCounterMode(display=False)
-            with counter, torch.no_grad():
-                self._net(split(image, self._layout(high, low, side)) if high else halved(image))
-            self._counted[key] = counter.get_total_flops() // 2
-        return self._counted[key]
-
-    def _layout(self, high: int, low: int, side: int) -> BlockLayout:
-        actions = np.repeat(np.array(SETS, np.uint8), (high, low))
-        grid = actions.reshape(1, *grid_shape(*self.size, side))
-        return BlockLayout(grid, side, self.size, device=torch.device("meta"))
+PRODUCTS = {
+    *(torch.matmul, torch.mm, torch.bmm, torch.Tensor.matmul, torch.Tensor.__matmul__),
+}
+"""Products of matrices."""

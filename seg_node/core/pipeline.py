@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from seg_node.core.blocks import BlockLayout, scaled
 from seg_node.core.config import Config
-from seg_node.core.costs import PlanCosts
+from seg_node.core.costs import dense_macs, MacCounter
 from seg_node.core.sparse import halved, split
 from seg_node.core.timing import StageTimer
 from seg_node.core.types import Action, ConfigError, Frame, StepReport, StepResult
@@ -130,7 +130,7 @@ class Segmenter:
         net = net.to(self.compute.device, self.compute.dtype).eval()
         self._net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the keyword
         self._stride = cast("SegmentationNetwork", net).stride
-        self._costs: dict[tuple[int, int], PlanCosts] = {}
+        self._macs: dict[tuple[int, int], int] = {}
 
     def reconfigure(self, config: Config) -> None:
         """Apply live settings from the next frame on; the others keep their values.
@@ -176,18 +176,16 @@ class Segmenter:
             plan = policy.plan(image, config)
         with torch.inference_mode():
             with timer.stage("execute"):
-                logits = self._execute(image, plan, config.block_size)
+                logits, macs = self._execute(image, plan, config.block_size)
             with timer.stage("decide"):
                 labels, confidence = decide(
                     logits, self._stride, (image.shape[-2], image.shape[-1])
                 )
         with timer.stage("finish"):
             labels, confidence = resize_result(labels, confidence, (size[0], size[1]))
-            costs = self._costs_of((image.shape[-2], image.shape[-1]))
-            macs = costs.macs(plan.grid, config.block_size) + policy.macs(
-                costs.size, config.block_size
-            )
-        report = StepReport(timer.stages, timer.total_ns(), macs, costs.dense)
+            size = (image.shape[-2], image.shape[-1])
+            macs += policy.macs(size, config.block_size)
+        report = StepReport(timer.stages, timer.total_ns(), macs, self._dense_macs(image))
         age_ms = np.zeros_like(plan.grid, np.uint16)
         return StepResult(labels, confidence, plan, age_ms, report)
 
@@ -206,17 +204,21 @@ class Segmenter:
         pixels = image if image.flags.c_contiguous and image.flags.writeable else image.copy()
         return torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.compute.device)
 
-    def _execute(self, image: Tensor, plan: Plan, side: int) -> Tensor:
-        """Return the logits of a plan, [1, classes, h, w] at the network's stride."""
+    def _execute(self, image: Tensor, plan: Plan, side: int) -> tuple[Tensor, int]:
+        """Return the logits of a plan, [1, classes, h, w] at the network's stride, and its MACs.
+
+        A whole frame at one resolution takes the way without blocks.
+        """
         if (plan.grid == Action.HIGH).all():
-            logits: Tensor = self._net(image)
-            return logits
+            return self._net(image), self._dense_macs(image)
         if (plan.grid == Action.LOW).all():
-            return self._enlarged(self._net(halved(image)), image)
+            low = halved(image)
+            return self._enlarged(self._net(low), image), self._dense_macs(low)
         size = (image.shape[-2], image.shape[-1])
         layout = BlockLayout(plan.grid[None], side, size, device=image.device)
-        blocks: BlockTensor = self._net(split(image, layout))
-        return blocks.combined()
+        with MacCounter() as counter:
+            blocks: BlockTensor = self._net(split(image, layout))
+        return blocks.combined(), counter.macs
 
     def _enlarged(self, logits: Tensor, image: Tensor) -> Tensor:
         """Upsample what the network made of the image at half resolution."""
@@ -224,10 +226,11 @@ class Segmenter:
         h, w = scaled((image.shape[-2], image.shape[-1]), self._stride)
         return full[..., :h, :w]
 
-    def _costs_of(self, size: tuple[int, int]) -> PlanCosts:
-        if size not in self._costs:
-            self._costs[size] = PlanCosts(self._net, size)
-        return self._costs[size]
+    def _dense_macs(self, image: Tensor) -> int:
+        size = (image.shape[-2], image.shape[-1])
+        if size not in self._macs:
+            self._macs[size] = dense_macs(self._net, *size)
+        return self._macs[size]
 
 
 def decide(

@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from seg_node.core.config import Config
+from seg_node.core.config import Config, Value
 from seg_node.core.pipeline import choose_compute, decide, resize_result, Segmenter
-from seg_node.core.policy import DENSE_ONLY
+from seg_node.core.policy import AllLow, DENSE_ONLY, Heuristic, Ranked
 from seg_node.core.types import Action, ConfigError, Frame, ImageError, Reason
 from seg_node.nets.build import build_network
 
@@ -147,3 +148,106 @@ def test_bf16_agrees_with_fp32_on_most_pixels() -> None:
     slim = Segmenter(build_network("swiftnet18-half", CLASSES), DENSE_ONLY, config)
     image = Frame(picture(64, 64))
     assert np.mean(wide.step(image).labels == slim.step(image).labels) > 0.8
+
+
+BLOCKS: dict[str, Value] = {"mode": "segblocks", "block_size": 64, "policy.high_fraction": 0.5}
+
+
+def blocks_segmenter(net: torch.nn.Module, **settings: Value) -> Segmenter:
+    policies = {**DENSE_ONLY, "segblocks": Ranked(Heuristic())}
+    return Segmenter(net, policies, Config().updated({**BLOCKS, **settings}))
+
+
+def test_segblocks_computes_the_share_that_is_asked_and_says_what_it_cost(
+    net: torch.nn.Module,
+) -> None:
+    """Law 7 for a whole step: the report is what a counter sees."""
+    segmenter = blocks_segmenter(net)
+    frame = Frame(picture(128, 256))
+    segmenter.step(frame)  # counts once per size
+    with FlopCounterMode(display=False) as counter:
+        result = segmenter.step(frame)
+    assert result.plan.fraction(Action.HIGH) == 0.5
+    assert result.plan.fraction(Action.LOW) == 0.5
+    assert result.plan.reason == Reason.BLOCKS
+    assert result.labels.shape == (128, 256)
+    assert result.report.macs == counter.get_total_flops() // 2
+    assert 0.5 < result.report.macs / result.report.dense_macs < 0.7
+
+
+def test_live_share_moves_the_next_frame(net: torch.nn.Module) -> None:
+    segmenter = blocks_segmenter(net)
+    frame = Frame(picture(128, 256))
+    before = segmenter.step(frame)
+    segmenter.reconfigure(segmenter.config.updated({"policy.high_fraction": 0.25}))
+    after = segmenter.step(frame)
+    assert after.plan.fraction(Action.HIGH) == 0.25
+    assert after.report.macs < before.report.macs
+
+
+def test_all_blocks_high_is_the_dense_step(net: torch.nn.Module) -> None:
+    """Law 1 for the whole step, and all LOW is the dense step at half scale (law 3)."""
+    frame = Frame(picture(100, 150))
+    full = blocks_segmenter(net, **{"policy.high_fraction": 1.0}).step(frame)
+    dense = Segmenter(net, DENSE_ONLY).step(frame)
+    np.testing.assert_array_equal(full.labels, dense.labels)
+    np.testing.assert_array_equal(full.confidence, dense.confidence)
+    assert full.report.macs == dense.report.macs
+
+
+def test_no_block_high_is_the_half_resolution_image_enlarged(net: torch.nn.Module) -> None:
+    image = picture(128, 192)
+    policies = {**DENSE_ONLY, "segblocks": AllLow()}
+    segmenter = Segmenter(net, policies, Config().updated(BLOCKS))
+    result = segmenter.step(Frame(image))
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    with torch.no_grad():
+        logits = net(torch.nn.functional.avg_pool2d(pixels, 2))
+        for factor in (2.0, 4.0):
+            logits = torch.nn.functional.interpolate(logits, scale_factor=factor, mode="bilinear")
+    assert (result.labels == logits[0].argmax(0).numpy()).mean() > 0.999
+    assert result.report.macs == pytest.approx(result.report.dense_macs / 4, rel=0.01)
+
+
+def test_blocks_of_full_resolution_are_the_dense_ones_far_from_the_others(
+    net: torch.nn.Module,
+) -> None:
+    """The right half is HIGH; far from the border between the halves it is nearly dense."""
+
+    class Right:
+        def __call__(self, image: torch.Tensor, side: int) -> NDArray[np.float64]:
+            return np.tile(np.arange(image.shape[-1] // side, dtype=float), (2, 1))
+
+        def macs(self, size: tuple[int, int], side: int) -> int:  # noqa: ARG002 - nothing to decide
+            return 0
+
+    frame = Frame(picture(128, 512))
+    policies = {**DENSE_ONLY, "segblocks": Ranked(Right())}
+    mixed = Segmenter(net, policies, Config().updated(BLOCKS)).step(frame)
+    dense = Segmenter(net, DENSE_ONLY).step(frame)
+    same = mixed.labels == dense.labels
+    assert same[:, 320:].mean() > same[:, :192].mean()
+
+
+def test_mode_without_a_policy_is_refused_and_changes_nothing(net: torch.nn.Module) -> None:
+    segmenter = Segmenter(net, DENSE_ONLY)
+    blocks = Config().updated(BLOCKS)
+    with pytest.raises(ConfigError, match="mode is 'segblocks', but this model has no learned"):
+        segmenter.reconfigure(blocks)
+    assert segmenter.config.mode == "dense"
+    with pytest.raises(ConfigError, match=r"policy\.score"):
+        Segmenter(net, DENSE_ONLY, blocks)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (20, 31), (63, 65), (129, 64)])
+def test_blocks_larger_than_the_image_and_odd_sizes_are_padded(
+    net: torch.nn.Module, height: int, width: int
+) -> None:
+    result = blocks_segmenter(net).step(Frame(picture(height, width)))
+    assert result.labels.shape == (height, width)
+    assert result.plan.grid.shape == (-(-height // 64), -(-width // 64))
+
+
+def test_block_size_that_cannot_be_halved_is_refused_by_name(net: torch.nn.Module) -> None:
+    with pytest.raises(ConfigError, match=r"block_size is 32, but LOW blocks .* multiple of 64"):
+        blocks_segmenter(net, block_size=32).step(Frame(picture(128, 128)))
