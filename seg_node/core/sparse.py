@@ -403,7 +403,12 @@ def split(image: Tensor, layout: BlockLayout, background: Background | None = No
 def halved(plane: Tensor) -> Tensor:
     """Average pixels two by two, [N, C, h, w]; an odd last row or column stands alone."""
     wide = plane if plane.is_floating_point() else plane.float()
-    return functional.avg_pool2d(wide, 2, ceil_mode=True, count_include_pad=False)
+    if wide.shape[-2] % 2 or wide.shape[-1] % 2:
+        return functional.avg_pool2d(wide, 2, ceil_mode=True, count_include_pad=False)
+    # Many times faster than pooling where the memory is in channels_last, as images are.
+    rows = wide[..., ::2, :], wide[..., 1::2, :]
+    corners = [row[..., start::2] for row in rows for start in (0, 1)]
+    return (corners[0] + corners[1] + corners[2] + corners[3]) * 0.25
 
 
 # ---- torch functions ---------------------------------------------------------------------------

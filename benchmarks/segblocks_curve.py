@@ -1,0 +1,191 @@
+"""Accuracy against the share of blocks at full resolution, for every way to rank them.
+
+    PYTHONPATH=. python benchmarks/segblocks_curve.py camvid:DIR --model NAME \
+        --json benchmarks/results/segblocks_curve.json --out docs/pictures/segblocks_curve.png
+
+Every labelled frame goes through the same network at every share with every ranking, so that all
+points see the same frames. `oracle` ranks by what half resolution costs, seen from the labels: it
+is no policy, but the best that a ranking of this kind could do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+import torch
+
+from seg_node.core.config import Config
+from seg_node.core.pipeline import Segmenter
+from seg_node.core.policy import (
+    BlockScore,
+    Complexity,
+    DENSE_ONLY,
+    Heuristic,
+    Middle,
+    Oracle,
+    Random,
+    Ranked,
+)
+from seg_node.data.datasets import open_source
+from seg_node.eval.metrics import ConfusionMatrix
+from seg_node.eval.progress import progress
+from seg_node.eval.results import versions
+from seg_node.nets.build import load_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from seg_node.core.types import StepResult
+    from seg_node.data.sources import Sample
+    from seg_node.nets.build import Model
+
+FRACTIONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+
+
+class Point:
+    """One share with one ranking: what it costs and what it reaches."""
+
+    def __init__(self, segmenter: Segmenter, classes: int) -> None:
+        """Start without frames."""
+        self.segmenter = segmenter
+        self.confusion = ConfusionMatrix(classes)
+        self.macs: list[float] = []
+        self.high: list[float] = []
+
+    def add(self, sample: Sample) -> None:
+        """Run and score one frame."""
+        result: StepResult = self.segmenter.step(sample.frame)
+        assert sample.labels is not None
+        self.confusion.update(sample.labels, result.labels)
+        self.macs.append(result.report.macs / result.report.dense_macs)
+        self.high.append(float(np.mean(result.plan.grid == 2)))  # noqa: PLR2004 - Action.HIGH
+
+    def entry(self) -> dict[str, Any]:
+        """Return the point as it goes into the file."""
+        return {
+            "high": float(np.mean(self.high)),
+            "macs_of_dense": float(np.mean(self.macs)),
+            "miou": self.confusion.dataset_miou(),
+        }
+
+
+def rankings(model: Model) -> dict[str, BlockScore]:
+    """Return every way to rank blocks that this model has."""
+    scores: dict[str, BlockScore] = {
+        "random": Random(),
+        "middle": Middle(),
+        "heuristic": Heuristic(),
+        "oracle": Oracle(model.net),  # type: ignore[arg-type]  # every network has that face
+    }
+    if model.policy is not None:
+        scores["learned"] = Complexity(model.policy)
+    return scores
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Run all points over all frames."""
+    model = load_model(args.model)
+    classes = len(model.manifest.classes)
+    base = Config().updated(
+        {"model": args.model, "mode": "segblocks", "block_size": args.block_size}
+    )
+    scores = rankings(model)
+    points = {
+        (name, fraction): Point(
+            Segmenter(
+                model.net,
+                {**DENSE_ONLY, "segblocks": Ranked(score)},
+                base.updated({"policy.high_fraction": fraction}),
+            ),
+            classes,
+        )
+        for name, score in scores.items()
+        for fraction in args.fractions
+    }
+    source = open_source(args.data, split=args.split)
+    frames = 0
+    with progress("curve", -(-len(source) // args.stride)) as bar:
+        for sample in source.every(args.stride):
+            if sample.labels is None:
+                continue
+            oracle = scores["oracle"]
+            assert isinstance(oracle, Oracle)
+            oracle.labels = torch.from_numpy(sample.labels.astype(np.int64))
+            run_all(points.values(), sample)
+            frames += 1
+            bar(frames)
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for (name, _), point in points.items():
+        curves.setdefault(name, []).append(point.entry())
+    return {
+        "data": f"{args.data.split(':')[0]} {args.split}, every {args.stride}. frame",
+        "model": {"name": model.manifest.name, "sha256": model.manifest.sha256},
+        "block_size": args.block_size,
+        "frames": frames,
+        "versions": versions(),
+        "curves": curves,
+    }
+
+
+def run_all(points: Iterable[Point], sample: Sample) -> None:
+    """Run one frame through all points."""
+    for point in points:
+        point.add(sample)
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Plot accuracy against cost."""
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for name, points in result["curves"].items():
+        axes.plot(
+            [100 * p["macs_of_dense"] for p in points],
+            [100 * p["miou"] for p in points],
+            marker="o",
+            markersize=3,
+            label=name,
+            linestyle="--" if name == "oracle" else "-",
+        )
+    axes.set_xlabel("MACs, % of dense")
+    axes.set_ylabel("mIoU, %")
+    axes.set_title(f"{result['model']['name']}, {result['data']}, {result['frames']} frames")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Measure, write and draw."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("data", help="named data with labels, such as camvid:DIR")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--stride", type=int, default=1, help="every n-th frame")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--block-size", type=int, default=64)
+    parser.add_argument(
+        "--fractions",
+        type=lambda text: tuple(map(float, text.split(","))),
+        default=FRACTIONS,
+        help="shares of HIGH blocks, comma list",
+    )
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="picture, *.png")
+    args = parser.parse_args()
+    result = measure(args)
+    args.json.write_text(json.dumps(result, indent=1) + "\n")
+    for name, points in result["curves"].items():
+        line = "  ".join(f"{p['macs_of_dense']:.3f}:{p['miou']:.4f}" for p in points)
+        print(f"{name:10s} {line}")
+    if args.out:
+        draw(result, args.out)
+
+
+if __name__ == "__main__":
+    main()
