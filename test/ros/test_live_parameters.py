@@ -74,6 +74,39 @@ def test_setting_for_configure_may_change_after_cleanup(rear: Rig, rgb: NDArray[
         rear.bring_to("unconfigured")
 
 
+def test_blocks_follow_the_live_share(rear: Rig, rgb: NDArray[np.uint8]) -> None:
+    """Mode and share change from the next frame on; ~/plan shows the grid, ~/stats the cost."""
+    from sensor_msgs.msg import Image  # noqa: PLC0415
+
+    def plan_of(fraction: float) -> tuple[list[int], float]:
+        assert rear.set("policy.high_fraction", fraction) == ""
+        message = rear.picture(rgb)
+        with rear.listening(Image, "plan") as seen:
+            rear.insist(message, lambda: seen, "a plan")
+        return sorted(pixels_of(seen[-1]).ravel().tolist()), float(
+            rear.stats(stamp_of(seen[-1]))["gmac"]
+        )
+
+    with rear.setting("policy.score", "heuristic"), rear.setting("policy.high_fraction", 0.2):
+        rear.bring_to("active")
+        with rear.setting("mode", "segblocks"):
+            half, half_cost = plan_of(0.5)
+            quarter, quarter_cost = plan_of(0.25)
+        rear.bring_to("unconfigured")
+    assert half == [1, 1, 2, 2]
+    assert quarter == [1, 1, 1, 2]
+    assert quarter_cost < half_cost
+
+
+def test_mode_without_a_policy_is_refused_with_the_fix(rear: Rig, rgb: NDArray[np.uint8]) -> None:
+    """The model of this rig has no learned policy; the node goes on in its mode."""
+    rear.bring_to("active")
+    assert "policy.score" in rear.set("mode", "segblocks")
+    assert rear.get("mode") == "dense"
+    rear.segment(rear.picture(rgb))
+    rear.bring_to("unconfigured")
+
+
 def test_block_size_must_be_a_multiple_of_32(rear: Rig) -> None:
     assert "multiple of 32" in rear.set("block_size", 40)
 
