@@ -19,7 +19,7 @@ import torch
 from seg_node.nets.build import build_network
 from seg_node.train.batches import Batch
 from seg_node.train.losses import segmentation_loss
-from seg_node.train.segmenter import make_optimizer
+from seg_node.train.optimizers import make_optimizer
 from seg_node.train.settings import SegmentTraining
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}

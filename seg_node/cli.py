@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING
 import seg_node
 from seg_node.core.config import Config, options
 from seg_node.core.types import ConfigError, SegNodeError
-from seg_node.train.arguments import add_label_arguments, add_segment_arguments
+from seg_node.train.arguments import (
+    add_label_arguments,
+    add_policy_arguments,
+    add_segment_arguments,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from seg_node.core.config import Value
+    from seg_node.train.command import SegmentJob
+    from seg_node.train.policy_command import PolicyJob
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells report it."""
@@ -77,17 +83,29 @@ def demo(args: argparse.Namespace) -> int:
     return run_demo(wishes)
 
 
-def train(args: argparse.Namespace) -> int:
+def train_segment(args: argparse.Namespace) -> int:
     """Train a network on labelled data; --resume continues a run that was stopped."""
-    from seg_node.eval.progress import noted_interrupt, progress
     from seg_node.train.arguments import segment_request
     from seg_node.train.command import SegmentJob
 
-    request = segment_request(args)
-    job = SegmentJob(request)
+    return _train(SegmentJob(segment_request(args)))
+
+
+def train_policy(args: argparse.Namespace) -> int:
+    """Train what chooses the blocks of mode segblocks, with its network or --frozen."""
+    from seg_node.train.arguments import policy_request
+    from seg_node.train.policy_command import PolicyJob
+
+    return _train(PolicyJob(policy_request(args)))
+
+
+def _train(job: SegmentJob | PolicyJob) -> int:
+    """Run a training under a bar; Ctrl-C leaves a checkpoint."""
+    from seg_node.eval.progress import noted_interrupt, progress
+
     if sys.stderr.isatty():  # the bar tells it, and log.jsonl keeps it
         logging.getLogger("seg_node.train.journal").setLevel(logging.WARNING)
-    steps = request.settings.steps
+    steps = job.request.settings.steps
     shown = progress("training", steps, "steps", quiet=job.share.rank > 0)
     with noted_interrupt() as interrupt, shown as tell:
 
@@ -97,7 +115,7 @@ def train(args: argparse.Namespace) -> int:
                 raise KeyboardInterrupt
 
         for manifest in job.run(on_step):
-            print(request.out / f"{manifest.name}.json")
+            print(job.request.out / f"{manifest.name}.json")
     return 0
 
 
@@ -274,9 +292,10 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", type=Path, help="also write the results to this file")
     _add_settings(verb, mode=MODES)
 
-    verb = _verb(verbs, "train", train)
-    verb.add_argument("task", choices=["segment"], help="what to train")
-    add_segment_arguments(verb)
+    verb = verbs.add_parser("train", help="Train on labelled data.")
+    tasks = verb.add_subparsers(required=True, metavar="TASK")
+    add_segment_arguments(_verb(tasks, "segment", train_segment))
+    add_policy_arguments(_verb(tasks, "policy", train_policy))
 
     verb = _verb(verbs, "label", label)
     add_label_arguments(verb)

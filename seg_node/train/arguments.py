@@ -1,10 +1,11 @@
-"""The command line of `seg_node train segment` and `label`; settings bring their own flags."""
+"""The command line of `seg_node train` and `label`; settings bring their own flags."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
+from seg_node.train.policy_settings import PolicyTraining
 from seg_node.train.settings import SegmentTraining
 
 if TYPE_CHECKING:
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
     from seg_node.core.config import Limits
     from seg_node.train.label import LabelRequest
-    from seg_node.train.request import SegmentRequest
+    from seg_node.train.request import PolicyRequest, SegmentRequest
+    from seg_node.train.settings import Training
 
 SCALE_MIN, SCALE_MAX = 0.1, 8.0
 """Resize factors that `label` accepts."""
@@ -26,21 +28,41 @@ def names(text: str) -> tuple[str, ...]:
 def add_segment_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `segment_request` reads."""
     add = parser.add_argument
+    _add_data(parser)
+    add("--model", default="swiftnet18-half", help="network, or module:function of your own")
+    add("--name", default="", help="name of the model that is written (default: the network's)")
+    add("--init", default="", help="model to start from; other classes get a fresh head")
+    add("--widen", default="", help="narrower model to start from (Net2Net)")
+    _add_settings(parser, SegmentTraining())
+
+
+def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `policy_request` reads."""
+    add = parser.add_argument
+    _add_data(parser)
+    add("--model", default="swiftnet18-half", help="model to start from: a name or manifest")
+    add("--name", default="", help="name of the model that is written (default: the same)")
+    _add_settings(parser, PolicyTraining())
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    """Add what every training reads."""
+    add = parser.add_argument
     add("--data", required=True, type=names, help="labelled data, comma-separated")
     add("--split", default="train", help="split of the data (default: train)")
     add("--image", help="image topic of bags")
     add("--mask", help="topic of bags with the masks of these images (mono8 class ids)")
     add("--unlabelled", type=names, default=(), help="data that only the teacher labels")
     add("--validation", default="", help="data scored now and then (split val)")
-    add("--model", default="swiftnet18-half", help="network, or module:function of your own")
-    add("--name", default="", help="name of the model that is written (default: the network's)")
     add("--teacher", type=names, default=(), help="models whose soft labels are learned too")
-    add("--init", default="", help="model to start from; other classes get a fresh head")
-    add("--widen", default="", help="narrower model to start from (Net2Net)")
     add("--out", type=Path, required=True, help="folder of the run")
     add("--resume", action="store_true", help="continue the run in --out, if there is one")
+
+
+def _add_settings(parser: argparse.ArgumentParser, settings: Training) -> None:
+    """Add a flag for every setting."""
     group = parser.add_argument_group("settings")
-    for name, default, limits in SegmentTraining().described():
+    for name, default, limits in settings.described():
         _add_setting(group, name, default, limits)
 
 
@@ -65,23 +87,46 @@ def segment_request(args: argparse.Namespace) -> SegmentRequest:
     """
     from seg_node.train.request import SegmentRequest  # noqa: PLC0415 - --help needs no torch
 
-    settings = {name: getattr(args, name) for name, _, _ in SegmentTraining().described()}
     return SegmentRequest(
-        data=args.data,
-        out=args.out,
+        **_data_of(args),
         network=args.model,
-        name=args.name,
-        split=args.split,
-        topic=args.image,
-        mask_topic=args.mask,
-        unlabelled=args.unlabelled,
-        validation=args.validation,
-        teachers=args.teacher,
         init=args.init,
         widen=args.widen,
-        resume=args.resume,
-        settings=SegmentTraining(**settings),
+        settings=SegmentTraining(**_values_of(args, SegmentTraining())),
     )
+
+
+def policy_request(args: argparse.Namespace) -> PolicyRequest:
+    """Return what the command line asks for.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    """
+    from seg_node.train.request import PolicyRequest  # noqa: PLC0415 - --help needs no torch
+
+    settings = PolicyTraining(**_values_of(args, PolicyTraining()))
+    return PolicyRequest(**_data_of(args), model=args.model, settings=settings)
+
+
+def _values_of(args: argparse.Namespace, settings: Training) -> dict[str, Any]:
+    return {name: getattr(args, name) for name, _, _ in settings.described()}
+
+
+def _data_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what every training is asked for: fields of `TrainRequest`."""
+    return {
+        "data": args.data,
+        "out": args.out,
+        "name": args.name,
+        "split": args.split,
+        "topic": args.image,
+        "mask_topic": args.mask,
+        "unlabelled": args.unlabelled,
+        "validation": args.validation,
+        "teachers": args.teacher,
+        "resume": args.resume,
+    }
 
 
 def add_label_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from seg_node.core.types import IGNORE_LABEL
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from seg_node.train.settings import SegmentTraining
+    from seg_node.train.settings import Training
 
 PADDING_GREY = 114
 SOFT_STRIDE = 4
@@ -42,7 +42,7 @@ class Picture:
 
 
 def augment(
-    picture: Picture, how: SegmentTraining, crop: tuple[int, int], rng: np.random.Generator
+    picture: Picture, how: Training, crop: tuple[int, int], rng: np.random.Generator
 ) -> Picture:
     """Scale, crop to (width, height) padding with void, flip, and disturb the colours.
 

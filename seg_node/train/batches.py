@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Generic, TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from seg_node.train.settings import SegmentTraining
+    from seg_node.train.settings import Training
+
+Settings = TypeVar("Settings", bound="Training")
+"""Which training's hyper-parameters."""
 
 STREET_SEED_OFFSET = 1_000_000
 """Training streets use seeds from here up; smaller seeds stay unseen for demos and tests."""
@@ -111,7 +114,7 @@ class Pools:
     soft_classes: int = 0
 
 
-class BatchMaker:
+class BatchMaker(Generic[Settings]):
     """Makes the batch of any step of a run.
 
     Args:
@@ -124,7 +127,7 @@ class BatchMaker:
 
     """
 
-    def __init__(self, pools: Pools, config: SegmentTraining, share: Share | None = None) -> None:
+    def __init__(self, pools: Pools, config: Settings, share: Share | None = None) -> None:
         """Keep the pools."""
         self.pools = pools
         self.config = config
@@ -138,7 +141,7 @@ class BatchMaker:
     def __call__(self, step: int) -> Batch:
         """Return the batch of one step."""
         config = self.config
-        low = np.random.default_rng((config.seed, step, 3)).random() < config.low_share
+        low = np.random.default_rng((config.seed, step, 3)).random() < config.halved_share
         mine = range(self.share.rank, config.batch, self.share.world)
         made = [self._sample(step, slot) for slot in mine]
         images = _stack([picture.image.transpose(2, 0, 1) for picture in made])

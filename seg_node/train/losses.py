@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from seg_node.train.batches import Batch
-    from seg_node.train.settings import SegmentTraining
+    from seg_node.train.settings import Training
 
 MIN_KEPT = 1 / 16
 """Smallest share of pixels that `ohem` keeps (BiSeNet's choice)."""
+LABEL_STEP = 2
+"""Labels are compared at every so many-th pixel of each axis."""
 KNOWN = 0.5
 """Sum of soft probabilities from which on a soft label counts as known."""
 
@@ -125,8 +127,13 @@ def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 
+def sampled_labels(labels: Tensor, phase: int) -> Tensor:
+    """Return every second label of each axis, [N, H/2, W/2]; see `segmentation_loss`."""
+    return labels[:, phase & 1 :: LABEL_STEP, (phase >> 1) & 1 :: LABEL_STEP]
+
+
 def segmentation_loss(
-    logits: Tensor, batch: Batch, weights: Tensor, config: SegmentTraining, phase: int = 0
+    logits: Tensor, batch: Batch, weights: Tensor, config: Training, phase: int = 0
 ) -> Tensor:
     """Return the whole loss of a batch: labels, Jaccard, teacher.
 
@@ -142,7 +149,7 @@ def segmentation_loss(
         phase: any integer; its last two bits choose the row and column offset.
 
     """
-    labels = batch.labels[:, phase & 1 :: 2, (phase >> 1) & 1 :: 2]
+    labels = sampled_labels(batch.labels, phase)
     full = resize_logits(logits, (labels.shape[-2], labels.shape[-1]))
     log_probability = full.log_softmax(1)
     if config.loss == "ohem":

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from seg_node.train.classes import describe
-from seg_node.train.settings import SegmentTraining
+from seg_node.train.policy_settings import PolicyTraining
+from seg_node.train.settings import SegmentTraining, Training
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from seg_node.core.types import ClassInfo
@@ -18,22 +20,19 @@ HIDDEN = ("--data", "--unlabelled", "--teacher", "--init", "--widen")
 
 
 @dataclass(frozen=True)
-class SegmentRequest:
-    """What to train, on what, from what.
+class TrainRequest:
+    """What to train on, and where: common to all trainings.
 
     Attributes:
         data: named data with labels.
         out: folder of the run, with checkpoint and log.
-        network: name of a network, or `module:function`.
-        name: name of the model that is written; empty for the network's.
+        name: name of the model that is written; empty for that of the network or model.
         split: split of the data to train on.
         topic: image topic of bags.
         mask_topic: topic of bags with the masks.
         unlabelled: named data without labels, for the teachers.
         validation: named data scored now and then (split `val`); empty for none.
         teachers: models whose soft labels are learned beside the true ones.
-        init: model whose weights to start from; empty for fresh ones.
-        widen: narrower model whose function the network computes at first; empty for none.
         resume: continue the run in `out`, if there is one.
         settings: hyper-parameters.
 
@@ -41,7 +40,6 @@ class SegmentRequest:
 
     data: tuple[str, ...]
     out: Path
-    network: str = "swiftnet18-half"
     name: str = ""
     split: str = "train"
     topic: str | None = None
@@ -49,16 +47,53 @@ class SegmentRequest:
     unlabelled: tuple[str, ...] = ()
     validation: str = ""
     teachers: tuple[str, ...] = ()
+    resume: bool = False
+    settings: Training = field(default_factory=Training)
+
+
+@dataclass(frozen=True)
+class SegmentRequest(TrainRequest):
+    """What network to train, from what.
+
+    Attributes:
+        network: name of a network, or `module:function`.
+        init: model whose weights to start from; empty for fresh ones.
+        widen: narrower model whose function the network computes at first; empty for none.
+
+    """
+
+    network: str = "swiftnet18-half"
     init: str = ""
     widen: str = ""
-    resume: bool = False
     settings: SegmentTraining = field(default_factory=SegmentTraining)
+
+
+@dataclass(frozen=True)
+class PolicyRequest(TrainRequest):
+    """What model to train a policy for.
+
+    Attributes:
+        model: the model, by name or manifest.
+
+    """
+
+    model: str = "swiftnet18-half"
+    settings: PolicyTraining = field(default_factory=PolicyTraining)
 
 
 def identity(request: SegmentRequest, classes: tuple[ClassInfo, ...]) -> dict[str, str]:
     """Return what else makes a run this run; it must not change when the run is resumed."""
     return {
         "network": request.network,
+        **data_identity(request, classes),
+        "init": request.init,
+        "widen": request.widen,
+    }
+
+
+def data_identity(request: TrainRequest, classes: tuple[ClassInfo, ...]) -> dict[str, str]:
+    """Return what a run is trained on."""
+    return {
         "data": ",".join(request.data),
         "split": request.split,
         "image": request.topic or "",
@@ -66,34 +101,46 @@ def identity(request: SegmentRequest, classes: tuple[ClassInfo, ...]) -> dict[st
         "classes": describe(classes),
         "unlabelled": ",".join(request.unlabelled),
         "teachers": ",".join(request.teachers),
-        "init": request.init,
-        "widen": request.widen,
     }
 
 
 def command_line(request: SegmentRequest) -> str:
     """Return the command of a run; paths, which differ between machines, become DIR."""
+    start = {
+        "--init": (request.init,) if request.init else (),
+        "--widen": (request.widen,) if request.widen else (),
+    }
+    return _command("segment", request, request.network, start)
 
-    def hide(spec: str) -> str:
-        kind, colon, rest = spec.partition(":")
-        if not colon:
-            return spec.rpartition("/")[2]
-        return spec if rest.isdigit() else f"{kind}:DIR"
 
+def policy_command_line(request: PolicyRequest) -> str:
+    """Return the command of a run; paths, which differ between machines, become DIR."""
+    return _command("policy", request, _hidden(request.model), {})
+
+
+def _hidden(spec: str) -> str:
+    kind, colon, rest = spec.partition(":")
+    if not colon:
+        return spec.rpartition("/")[2]
+    return spec if rest.isdigit() else f"{kind}:DIR"
+
+
+def _command(
+    task: str, request: TrainRequest, model: str, start: Mapping[str, tuple[str, ...]]
+) -> str:
     named = {
         "--data": request.data,
         "--split": (request.split,) if request.split != "train" else (),
         "--image": (request.topic,) if request.topic else (),
         "--mask": (request.mask_topic,) if request.mask_topic else (),
-        "--model": (request.network,),
+        "--model": (model,),
         "--unlabelled": request.unlabelled,
         "--teacher": request.teachers,
-        "--init": (request.init,) if request.init else (),
-        "--widen": (request.widen,) if request.widen else (),
+        **start,
     }
-    words = ["seg_node train segment"]
+    words = [f"seg_node train {task}"]
     for flag, specs in named.items():
-        shown = map(hide, specs) if flag in HIDDEN else specs
+        shown = map(_hidden, specs) if flag in HIDDEN else specs
         words += [f"{flag} {','.join(shown)}"] if specs else []
     for item in fields(request.settings):
         value = getattr(request.settings, item.name)

@@ -17,97 +17,89 @@ CROP_MULTIPLE = 16
 MANY = 1_000_000_000
 
 
-def _setting(
+def setting(
     default: Any,
     doc: str,
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
+    """Return a field of a dataclass of settings, with its meaning and range."""
     limits = Limits(doc, low=low, high=high, choices=choices)
     return field(default=default, metadata={"limits": limits})
 
 
 @dataclass(frozen=True)
-class SegmentTraining:
-    """Hyper-parameters of one run; all of them are written beside the weights.
+class Training:
+    """Hyper-parameters that all trainings on labelled frames share.
+
+    All of them are written into the checkpoint: a run is resumed as itself or refused.
 
     Raises:
         ConfigError: a value is out of its range.
 
     """
 
-    steps: int = _setting(5000, "Optimiser steps.", 1, MANY)
-    batch: int = _setting(8, "Samples in a step, over all processes.", 1, 65536)
-    crop_width: int = _setting(448, "Width of the training crop in pixels.", 32, 8192)
-    crop_height: int = _setting(320, "Height of the training crop in pixels.", 32, 8192)
-    early_steps: int = _setting(
-        0, "Steps at the start with crops of 3/4 of each side, rounded to 32 pixels.", 0, MANY
-    )
+    steps: int = setting(5000, "Optimiser steps.", 1, MANY)
+    batch: int = setting(8, "Samples in a step, over all processes.", 1, 65536)
+    crop_width: int = setting(448, "Width of the training crop in pixels.", 32, 8192)
+    crop_height: int = setting(320, "Height of the training crop in pixels.", 32, 8192)
 
-    optimizer: str = _setting("adamw", "Update rule.", choices=("adamw", "sgd"))
-    learning_rate: float = _setting(2e-3, "Peak of the learning rate.", 1e-8, 10.0)
-    weight_decay: float = _setting(1e-2, "Decay of convolution weights only.", 0.0, 10.0)
-    momentum: float = _setting(0.9, "Momentum of sgd.", 0.0, 1.0)
-    schedule: str = _setting("cosine", "Fall of the learning rate.", choices=("cosine", "poly"))
-    warmup: int = _setting(
-        150, "Steps of linear warm-up; never more than a tenth of all.", 0, MANY
-    )
-    clip_norm: float = _setting(5.0, "Largest norm of the gradient.", 1e-6, 1e9)
-    average: float = _setting(
+    optimizer: str = setting("adamw", "Update rule.", choices=("adamw", "sgd"))
+    learning_rate: float = setting(2e-3, "Peak of the learning rate.", 1e-8, 10.0)
+    weight_decay: float = setting(1e-2, "Decay of convolution weights only.", 0.0, 10.0)
+    momentum: float = setting(0.9, "Momentum of sgd.", 0.0, 1.0)
+    schedule: str = setting("cosine", "Fall of the learning rate.", choices=("cosine", "poly"))
+    warmup: int = setting(150, "Steps of linear warm-up; never more than a tenth of all.", 0, MANY)
+    clip_norm: float = setting(5.0, "Largest norm of the gradient.", 1e-6, 1e9)
+    average: float = setting(
         0.998,
         "Decay per step of the shipped average of the weights; less in the beginning.",
         0.0,
         1.0,
     )
-    precision: str = _setting(
+    precision: str = setting(
         "fp32", "Number format of convolutions (bf16: autocast).", choices=("fp32", "bf16")
     )
 
-    loss: str = _setting(
+    loss: str = setting(
         "ce", "Cross entropy over all pixels, or over the hardest (ohem).", choices=("ce", "ohem")
     )
-    ohem_threshold: float = _setting(
+    ohem_threshold: float = setting(
         0.7, "Pixels whose true class has less than this probability are hard.", 0.0, 1.0
     )
-    softness: float = _setting(
+    softness: float = setting(
         1.1, "Flatness of the class weights 1/ln(softness + share) of ce; 0: none.", 0.0, 1e6
     )
-    jaccard: float = _setting(0.5, "Weight of the soft Jaccard loss.", 0.0, 100.0)
-    distill: float = _setting(
+    jaccard: float = setting(0.5, "Weight of the soft Jaccard loss.", 0.0, 100.0)
+    distill: float = setting(
         1.0, "Weight of the divergence from the teacher, where there is one.", 0.0, 100.0
     )
 
-    scale_min: float = _setting(0.5, "Smallest random resize factor.", 0.05, 20.0)
-    scale_max: float = _setting(2.0, "Largest random resize factor.", 0.05, 20.0)
-    flip: float = _setting(0.5, "Probability of a horizontal flip.", 0.0, 1.0)
-    jitter: float = _setting(
+    scale_min: float = setting(0.5, "Smallest random resize factor.", 0.05, 20.0)
+    scale_max: float = setting(2.0, "Largest random resize factor.", 0.05, 20.0)
+    flip: float = setting(0.5, "Probability of a horizontal flip.", 0.0, 1.0)
+    jitter: float = setting(
         0.4, "Largest relative change of brightness, contrast and saturation.", 0.0, 1.0
     )
-    blur: float = _setting(0.1, "Probability of a Gaussian blur.", 0.0, 1.0)
-    jpeg: float = _setting(0.1, "Probability of a JPEG round trip.", 0.0, 1.0)
-    paste: float = _setting(
+    blur: float = setting(0.1, "Probability of a Gaussian blur.", 0.0, 1.0)
+    jpeg: float = setting(0.1, "Probability of a JPEG round trip.", 0.0, 1.0)
+    paste: float = setting(
         0.0, "Probability that small classes of another frame are pasted in.", 0.0, 1.0
     )
-    low_share: float = _setting(
-        0.0, "Share of steps whose images are halved: mixed-resolution training.", 0.0, 1.0
-    )
-    low_norms: bool = _setting(
-        default=False, doc="BatchNorm of their own for halved images; writes two models."
-    )
-    street_share: float = _setting(0.0, "Probability of a rendered street as sample.", 0.0, 1.0)
-    streets: int = _setting(300, "Number of different rendered streets.", 0, 100_000)
-    unlabelled_share: float = _setting(
+    street_share: float = setting(0.0, "Probability of a rendered street as sample.", 0.0, 1.0)
+    streets: int = setting(300, "Number of different rendered streets.", 0, 100_000)
+    unlabelled_share: float = setting(
         0.1, "Probability of an unlabelled frame as sample, where there are any.", 0.0, 1.0
     )
 
-    seed: int = _setting(0, "Seed of weights, batches and augmentation.", 0, MANY)
-    deterministic: bool = _setting(
+    seed: int = setting(0, "Seed of weights, batches and augmentation.", 0, MANY)
+    deterministic: bool = setting(
         default=False, doc="Refuse operations whose result depends on the order of threads."
     )
-    workers: int = _setting(1, "Threads that prepare batches, in each process.", 1, 256)
-    checkpoint_every: int = _setting(100, "Steps between checkpoints.", 1, MANY)
-    validate_every: int = _setting(500, "Steps between validations.", 1, MANY)
+    workers: int = setting(1, "Threads that prepare batches, in each process.", 1, 256)
+    checkpoint_every: int = setting(100, "Steps between checkpoints.", 1, MANY)
+    validate_every: int = setting(500, "Steps between validations.", 1, MANY)
 
     def __post_init__(self) -> None:
         """Check every value, and pairs that depend on each other."""
@@ -127,20 +119,20 @@ class SegmentTraining:
         if self.street_share > 0.0 and self.streets == 0:
             msg = f"street_share is {self.street_share} of 0 streets; raise streets"
             raise ConfigError(msg)
-        if self.low_norms and self.low_share in (0.0, 1.0):
-            msg = f"low_norms needs halved and full images; low_share is {self.low_share}"
-            raise ConfigError(msg)
 
     def described(self) -> Iterator[tuple[str, Any, Limits]]:
         """Yield name, value and limits of every setting."""
         for item in fields(self):
             yield item.name, getattr(self, item.name), item.metadata["limits"]
 
-    def crop_at(self, step: int) -> tuple[int, int]:
+    @property
+    def halved_share(self) -> float:
+        """Return the share of steps whose images are halved."""
+        return 0.0
+
+    def crop_at(self, step: int) -> tuple[int, int]:  # noqa: ARG002 - subclasses may vary it
         """Return (width, height) of the crop at a step, in pixels."""
-        if step >= self.early_steps:
-            return self.crop_width, self.crop_height
-        return tuple(max(32, round(side * 0.75 / 32) * 32) for side in self.crop)  # type: ignore[return-value]  # two sides
+        return self.crop
 
     @property
     def crop(self) -> tuple[int, int]:
@@ -156,3 +148,41 @@ class SegmentTraining:
         if self.schedule == "poly":
             return self.learning_rate * math.pow(1.0 - progress, 0.9)
         return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class SegmentTraining(Training):
+    """Hyper-parameters of `train segment`.
+
+    Raises:
+        ConfigError: a value is out of its range.
+
+    """
+
+    early_steps: int = setting(
+        0, "Steps at the start with crops of 3/4 of each side, rounded to 32 pixels.", 0, MANY
+    )
+    low_share: float = setting(
+        0.0, "Share of steps whose images are halved: mixed-resolution training.", 0.0, 1.0
+    )
+    low_norms: bool = setting(
+        default=False, doc="BatchNorm of their own for halved images; writes two models."
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value, and pairs that depend on each other."""
+        super().__post_init__()
+        if self.low_norms and self.low_share in (0.0, 1.0):
+            msg = f"low_norms needs halved and full images; low_share is {self.low_share}"
+            raise ConfigError(msg)
+
+    @property
+    def halved_share(self) -> float:
+        """Return the share of steps whose images are halved."""
+        return self.low_share
+
+    def crop_at(self, step: int) -> tuple[int, int]:
+        """Return (width, height) of the crop at a step, in pixels."""
+        if step >= self.early_steps:
+            return self.crop
+        return tuple(max(32, round(side * 0.75 / 32) * 32) for side in self.crop)  # type: ignore[return-value]  # two sides

@@ -32,7 +32,7 @@ def halves(count: int = 3, *, soft: bool = False) -> list[Picture]:
     return [Picture(image, labels, taught if soft else None) for _ in range(count)]
 
 
-def batches(config: SegmentTraining = TINY) -> BatchMaker:
+def batches(config: SegmentTraining = TINY) -> BatchMaker[SegmentTraining]:
     """Return a maker of batches of `halves`."""
     return BatchMaker(Pools(halves()), config)
 

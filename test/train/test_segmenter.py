@@ -15,14 +15,11 @@ from seg_node.data.sources import FrameRef, Sample
 from seg_node.nets.build import fold_batchnorm
 from seg_node.train import checkpoint as checkpoints
 from seg_node.train.batches import Pools
+from seg_node.train.optimizers import parameter_groups, warming_average
 from seg_node.train.pictures import Pool
 from seg_node.train.resolution import merge_norms, ResolutionNorm
-from seg_node.train.segmenter import (
-    parameter_groups,
-    Run,
-    SegmentTrainer,
-    warming_average,
-)
+from seg_node.train.segmenter import SegmentTrainer
+from seg_node.train.trainer import Run
 from test.train.samples import batches, halves, network, TINY
 
 if TYPE_CHECKING:
