@@ -26,9 +26,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from seg_node.core.background import Background, Recorder
 from seg_node.core.blocks import block_mean, BlockLayout, to_pixels
 from seg_node.core.policy import Heuristic, Oracle
-from seg_node.core.sparse import Background, halved, Recorder, split
+from seg_node.core.sparse import split
+from seg_node.core.tiles import halved
 from seg_node.core.types import Action
 from seg_node.data.datasets import open_source
 from seg_node.eval.metrics import ConfusionMatrix

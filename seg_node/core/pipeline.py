@@ -14,7 +14,8 @@ from torch.nn import functional
 from seg_node.core.blocks import BlockLayout, scaled
 from seg_node.core.config import Config
 from seg_node.core.costs import dense_macs, MacCounter
-from seg_node.core.sparse import halved, split
+from seg_node.core.sparse import split
+from seg_node.core.tiles import halved
 from seg_node.core.timing import StageTimer
 from seg_node.core.types import Action, ConfigError, Frame, StepReport, StepResult
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from seg_node.core.blocks import block_mean, grid_shape, quantise
 from seg_node.core.costs import dense_macs
-from seg_node.core.sparse import halved
+from seg_node.core.tiles import halved
 from seg_node.core.types import Action, ConfigError, IGNORE_LABEL, Plan, Reason
 
 if TYPE_CHECKING:

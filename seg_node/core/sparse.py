@@ -25,15 +25,24 @@ from typing import Any, cast, TYPE_CHECKING
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from seg_node.core.blocks import scale_of, scaled, Window
+from seg_node.core.tiles import (
+    as_rows,
+    bounded,
+    convolved_as_matrix,
+    enlarged,
+    follow,
+    halved,
+    none_like,
+)
 from seg_node.core.types import Action, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from seg_node.core.blocks import BlockLayout, Border
+    from seg_node.core.background import Background
+    from seg_node.core.blocks import BlockLayout
 
 MATRIX_SIDE = 4
 """Blocks of at most so many output pixels a side are convolved as one matrix product.
@@ -41,53 +50,6 @@ MATRIX_SIDE = 4
 A batch of tiny images costs the convolutions of CPU backends up to twice the time of the product;
 larger blocks cost more to lay out as a matrix than that gains (benchmarks/sparse_layer.py).
 """
-
-
-class Background:
-    """What REUSE blocks show to their neighbours: the planes that operations read, in order.
-
-    A network runs once on the whole frame under a `Recorder`, at full or half resolution; the
-    same network, run on blocks, then finds for its n-th operation of this kind the n-th plane.
-    """
-
-    def __init__(self) -> None:
-        """Start without planes."""
-        self.planes: list[Tensor] = []
-
-
-class Recorder(TorchFunctionMode):
-    """Fills a `Background` while a dense network runs inside `with`.
-
-    Args:
-        background: where the planes go.
-
-    """
-
-    def __init__(self, background: Background) -> None:
-        """Take the background."""
-        super().__init__()
-        self._background = background
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Note the input of every operation that looks beyond the pixel."""
-        if _looks_around(func, args, kwargs or {}):
-            self._background.planes.append(args[0])
-        return func(*args, **(kwargs or {}))
-
-
-def _looks_around(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Return whether an operation on a plane reads more than the pixel that it writes."""
-    if func is torch.conv2d:
-        return bool(args[1].shape[-1] > 1)
-    if func is functional.interpolate:  # pooled context is resized to a size, planes by a factor
-        return kwargs.get("scale_factor") is not None
-    return func in {functional.max_pool2d, functional.adaptive_avg_pool2d, Tensor.mean}
 
 
 @dataclass(frozen=True)
@@ -273,7 +235,7 @@ class BlockTensor:
         """Cut the blocks of one set out of its plane, and do what is pending to their pixels."""
         plane, layout = self.of(action), self.layout
         if not layout.count(action):
-            return self._done(_none_like(plane))
+            return self._done(none_like(plane))
         b = layout.block_side(action, window.stride)
         beyond = [
             grid * b - side
@@ -287,7 +249,7 @@ class BlockTensor:
         done = self._done(tiles)
         if done.requires_grad:  # a step may need its result for its gradient
             done = done.clone()
-        return _bounded(done, layout.borders(action, window), outside)
+        return bounded(done, layout.borders(action, window), outside)
 
     def _done(self, pixels: Tensor) -> Tensor:
         """Do what is pending."""
@@ -309,9 +271,9 @@ class BlockTensor:
         """
         tiles = self.of(action)
         if not len(tiles):
-            return _none_like(tiles)
+            return none_like(tiles)
         rows = self.layout.rows(action, window)
-        out = _as_rows(tiles).index_select(0, rows.own)
+        out = as_rows(tiles).index_select(0, rows.own)
         if len(rows.other_at):
             out.index_copy_(0, rows.other_at, self._other_rows(action, rows.other))
         if len(rows.plane_at):
@@ -320,14 +282,14 @@ class BlockTensor:
                 raise ModelError(msg)
             if scale_of(action) > self.layout.background:
                 plane = halved(plane)
-            shown = _as_rows(plane).index_select(0, rows.plane)
+            shown = as_rows(plane).index_select(0, rows.plane)
             out.index_copy_(0, rows.plane_at, shown.to(out.dtype))
         around = out.view(len(tiles), rows.span, rows.span, -1).permute(0, 3, 1, 2)
-        return _bounded(around, self.layout.borders(action, window), outside)
+        return bounded(around, self.layout.borders(action, window), outside)
 
     def _other_rows(self, action: Action, rows: Tensor) -> Tensor:
         """Return pixels of the other set, averaged over those that fall into one pixel."""
-        other = _as_rows(self.of(Action.LOW if action == Action.HIGH else Action.HIGH))
+        other = as_rows(self.of(Action.LOW if action == Action.HIGH else Action.HIGH))
         found = other.index_select(0, rows.flatten())
         return found if rows.shape[1] == 1 else found.view(*rows.shape, -1).mean(1)
 
@@ -367,7 +329,7 @@ class BlockTensor:
         if not smooth:
             return self.low.repeat_interleave(2, 2).repeat_interleave(2, 3)
         window = Window(self.stride, self.full, 1, 1)
-        return _enlarged(self._gathered(Action.LOW, window, None, base), 2)
+        return enlarged(self._gathered(Action.LOW, window, None, base), 2)
 
     def context(self) -> Tensor:
         """Return the whole plane [N, C, h, w] from which pooled context is computed."""
@@ -396,69 +358,21 @@ def split(image: Tensor, layout: BlockLayout, background: Background | None = No
         msg = f"the layout is for {layout.images} images of {layout.size}, not {list(image.shape)}"
         raise ModelError(msg)
     planes = None if background is None else iter(background.planes)
-    low = halved(image) if layout.count(Action.LOW) else _none_like(image)
+    low = halved(image) if layout.count(Action.LOW) else none_like(image)
     return BlockTensor(layout, 1, layout.size, image, low, whole=True, background=planes)
 
 
-def halved(plane: Tensor) -> Tensor:
-    """Average pixels two by two, [N, C, h, w]; an odd last row or column stands alone."""
-    wide = plane if plane.is_floating_point() else plane.float()
-    if wide.shape[-2] % 2 or wide.shape[-1] % 2:
-        return functional.avg_pool2d(wide, 2, ceil_mode=True, count_include_pad=False)
-    # Many times faster than pooling where the memory is in channels_last, as images are.
-    rows = wide[..., ::2, :], wide[..., 1::2, :]
-    corners = [row[..., start::2] for row in rows for start in (0, 1)]
-    return (corners[0] + corners[1] + corners[2] + corners[3]) * 0.25
-
-
 # ---- torch functions ---------------------------------------------------------------------------
-
-
-def _as_rows(x: Tensor) -> Tensor:
-    """Return [K, C, h, w] as a matrix [K * h * w, C]; free of copies in channels_last."""
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-
-
-def _bounded(tiles: Tensor, borders: list[Border], outside: float | None) -> Tensor:
-    """Give the pixels outside the image their value, in place.
-
-    Args:
-        tiles: blocks with the pixels around them, [K, C, span, span].
-        borders: where they leave the image.
-        outside: the value; None for that of the nearest pixel inside.
-
-    """
-    for border in borders:
-        view = tiles.movedim(2 + border.axis, 1)
-        for part, nearest in (
-            (slice(0, border.first), border.first),
-            (slice(border.end, None), border.end - 1),
-        ):
-            if part.start != part.stop and part.start != view.shape[1]:
-                inside = view[border.blocks, nearest, None] if outside is None else outside
-                view[border.blocks, part] = inside
-    return tiles
-
-
-def _none_like(x: Tensor) -> Tensor:
-    """Return no blocks of as many channels, [0, C, 1, 1]."""
-    return x.new_empty((0, x.shape[1], 1, 1))
-
-
-def _enlarged(around: Tensor, factor: int) -> Tensor:
-    """Upsample blocks that have one pixel around them bilinearly, and cut that pixel off."""
-    wide = functional.interpolate(around, scale_factor=factor, mode="bilinear")
-    return wide[..., factor:-factor, factor:-factor]
 
 
 def _pointwise(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> BlockTensor:
     """Apply a function that treats every pixel alone to each set of blocks."""
-    kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
     operands = [arg for arg in args if isinstance(arg, BlockTensor)]
     if len(operands) == 1 and operands[0].whole and not any(map(_is_plane, args)):
         at = next(i for i, arg in enumerate(args) if arg is operands[0])  # == is for pixels
+        kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
 
         def step(pixels: Tensor) -> Tensor:
             done: Tensor = func(*args[:at], pixels, *args[at + 1 :], **kwargs)
@@ -507,9 +421,9 @@ def sampled(plane: Tensor, like: BlockTensor) -> BlockTensor:
     """Cut a plain plane [N, C, h, w], of the finest resolution, into blocks like another's."""
     layout = like.layout
     if layout.finest == scale_of(Action.LOW):
-        high, low = _none_like(plane), plane
+        high, low = none_like(plane), plane
     else:
-        high, low = plane, halved(plane) if layout.count(Action.LOW) else _none_like(plane)
+        high, low = plane, halved(plane) if layout.count(Action.LOW) else none_like(plane)
     return replace(like, high=high, low=low, whole=True).cut()
 
 
@@ -542,22 +456,10 @@ def _conv2d(  # noqa: PLR0913, PLR0917 - the arguments of torch.conv2d
             return tiles.new_empty((0, len(weight), 1, 1))
         side = x.layout.block_side(action, x.stride * step)
         if side <= MATRIX_SIDE and groups == 1 and kernel > 1:
-            return _convolved_as_matrix(tiles, weight, bias, (step, dilation[0], side))
+            return convolved_as_matrix(tiles, weight, bias, (step, dilation[0], side))
         return functional.conv2d(tiles, weight, bias, step, 0, dilation, groups)
 
     return around.mapped(change, stride=x.stride * step, full=full)
-
-
-def _convolved_as_matrix(
-    tiles: Tensor, weight: Tensor, bias: Tensor | None, form: tuple[int, int, int]
-) -> Tensor:
-    """Convolve small blocks as one product of all their neighbourhoods with the weights."""
-    step, dilation, side = form
-    span = dilation * (weight.shape[-1] - 1) + 1
-    taps = tiles.unfold(2, span, step).unfold(3, span, step)[..., ::dilation, ::dilation]
-    matrix = taps.permute(0, 2, 3, 4, 5, 1).reshape(len(tiles) * side * side, -1)
-    product = functional.linear(matrix, weight.permute(0, 2, 3, 1).flatten(1), bias)
-    return product.view(len(tiles), side, side, -1).permute(0, 3, 1, 2)
 
 
 def _max_pool2d(  # noqa: PLR0913, PLR0917 - the arguments of torch's max_pool2d
@@ -603,7 +505,7 @@ def _interpolate(  # noqa: PLR0913, PLR0917 - the arguments of torch's interpola
 
     def change(action: Action) -> Tensor:
         tiles = around.of(action)
-        return _enlarged(tiles, factor) if len(tiles) else tiles
+        return enlarged(tiles, factor) if len(tiles) else tiles
 
     full = (x.full[0] * factor, x.full[1] * factor)
     return around.mapped(change, stride=x.stride // factor, full=full)
@@ -652,22 +554,8 @@ def _batch_norm(  # noqa: PLR0913, PLR0917 - the arguments of torch's batch_norm
         return functional.batch_norm(tiles, running_mean, running_var, weight, bias, eps=eps)
 
     if training and running_mean is not None and running_var is not None:
-        _follow(x, running_mean, running_var, momentum)
+        follow((x.high, x.low), running_mean, running_var, momentum)
     return x.mapped(change)
-
-
-@torch.no_grad()
-def _follow(x: BlockTensor, mean: Tensor, var: Tensor, momentum: float) -> None:
-    """Move running statistics towards those of both sets."""
-    sets = [tiles for tiles in (x.high, x.low) if len(tiles)]
-    counts = [tiles.numel() // tiles.shape[1] for tiles in sets]
-    total = sum(counts)
-    shares = [(count / total, tiles) for count, tiles in zip(counts, sets, strict=True)]
-    new_mean = sum(share * tiles.mean((0, 2, 3)) for share, tiles in shares)
-    new_var = sum(share * tiles.var((0, 2, 3), correction=0) for share, tiles in shares)
-    mean.lerp_(cast("Tensor", new_mean).to(mean.dtype), momentum)
-    unbiased = cast("Tensor", new_var) * (total / max(1, total - 1))
-    var.lerp_(unbiased.to(var.dtype), momentum)
 
 
 def _dropout2d(

@@ -10,7 +10,8 @@ import torch
 from torch import nn, Tensor
 
 from seg_node.core.blocks import BlockLayout, grid_shape
-from seg_node.core.sparse import halved, split
+from seg_node.core.sparse import split
+from seg_node.core.tiles import halved
 from seg_node.core.types import Action
 from seg_node.train.learner import Learner
 from seg_node.train.losses import segmentation_loss

@@ -11,8 +11,9 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
+from seg_node.core.background import Background, Recorder
 from seg_node.core.blocks import BlockLayout, grid_shape
-from seg_node.core.sparse import Background, BlockTensor, known_functions, Recorder, split
+from seg_node.core.sparse import BlockTensor, known_functions, split
 from seg_node.core.types import Action, ConfigError, ModelError
 from seg_node.nets.build import build_network, fold_batchnorm, NETWORKS
 from test.core.slow_blocks import averaged

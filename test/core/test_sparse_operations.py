@@ -11,8 +11,9 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
+from seg_node.core.background import Background, Recorder
 from seg_node.core.blocks import BlockLayout, grid_shape, scaled
-from seg_node.core.sparse import Background, BlockTensor, Recorder, split
+from seg_node.core.sparse import BlockTensor, split
 from seg_node.core.types import Action
 from test.core.slow_blocks import averaged, half, SlowBlocks
 
