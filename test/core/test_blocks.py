@@ -284,15 +284,16 @@ def test_every_pixel_of_every_window_has_its_origin(  # noqa: PLR0913, PLR0917 -
         assert words == {"own", "other", "plane", "outside"}
 
 
-def test_rows_of_pixels_outside_still_point_into_the_sets() -> None:
+@pytest.mark.parametrize("size", [(20, 22), (15, 13)])  # the second cut by more than a block
+def test_rows_of_pixels_outside_still_point_into_the_sets(size: tuple[int, int]) -> None:
     layout = BlockLayout(random_grids((2, 3, 3), 8), 8, (20, 22))
     pixels = {action: layout.count(action) * (8 // scale_of(action)) ** 2 for action in Action}
     for action, other in ((Action.HIGH, Action.LOW), (Action.LOW, Action.HIGH)):
-        rows = layout.rows(action, Window(1, (20, 22), 3, 3))
+        rows = layout.rows(action, Window(1, size, 3, 3))
         for indices, end in (
             (rows.own, pixels[action]),
             (rows.other, pixels[other]),
-            (rows.plane, 2 * np.prod(scaled((20, 22), scale_of(action)))),
+            (rows.plane, 2 * np.prod(scaled(size, scale_of(action)))),
         ):
             assert 0 <= int(indices.min()) <= int(indices.max()) < end
 
