@@ -329,6 +329,10 @@ class BlockTensor:
         if not smooth:
             return self.low.repeat_interleave(2, 2).repeat_interleave(2, 3)
         window = Window(self.stride, self.full, 1, 1)
+        if base is None and self.layout.count(Action.REUSE):
+            base = self.low.new_zeros((self.layout.images, self.low.shape[1], *self.full))
+        if base is not None and self.layout.background == scale_of(Action.LOW):
+            base = halved(base)
         return enlarged(self._gathered(Action.LOW, window, None, base), 2)
 
     def context(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, TYPE_CHECKING
 
@@ -220,6 +221,21 @@ def test_low_blocks_are_enlarged_smoothly_across_their_borders_or_repeated() -> 
         near = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
         near(x.combined(), case.slow.combined())
         near(x.combined(smooth=False), case.slow.seen_by_high())
+
+
+@pytest.mark.parametrize("background", [1, 2])
+@pytest.mark.parametrize("is_black", [False, True])
+def test_reuse_blocks_show_the_base_and_low_blocks_blend_into_it(
+    background: int,
+    is_black: bool,  # noqa: FBT001 - a case
+) -> None:
+    for size, side in PLACES:
+        case = Case((HIGH, LOW, REUSE), background, size, side)
+        base = torch.zeros_like(case.slow.high) if is_black else case.plane(STRIDE)
+        plain = replace(case.slow, back=base)
+        x: Any = case.run(lambda x, _: x, base)
+        found = x.combined(base=None if is_black else base)
+        torch.testing.assert_close(found, plain.combined(), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["conv3", "upsampling by 2"])
