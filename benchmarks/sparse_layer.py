@@ -141,11 +141,12 @@ class Operands:
 
     def as_form(self, matrix_side: int, turn: int) -> Any:
         """Run the layer at the fraction of the goal, in one form whatever its side."""
-        chosen, sparse.MATRIX_SIDE = sparse.MATRIX_SIDE, matrix_side
+        chosen = sparse.MATRIX_SIDE, sparse.MATRIX_CHANNELS
+        sparse.MATRIX_SIDE, sparse.MATRIX_CHANNELS = matrix_side, 0
         try:
             return self.sparse(GOAL_FRACTION, turn)
         finally:
-            sparse.MATRIX_SIDE = chosen
+            sparse.MATRIX_SIDE, sparse.MATRIX_CHANNELS = chosen
 
 
 def timed(run: Callable[[int], object], turn: int) -> float:

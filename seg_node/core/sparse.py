@@ -45,11 +45,15 @@ if TYPE_CHECKING:
     from seg_node.core.blocks import BlockLayout
 
 MATRIX_SIDE = 4
-"""Blocks of at most so many output pixels a side are convolved as one matrix product.
+"""Blocks of at most so many output pixels a side may be convolved as one matrix product.
 
-A batch of tiny images costs the convolutions of CPU backends up to twice the time of the product;
-larger blocks cost more to lay out as a matrix than that gains (benchmarks/sparse_layer.py).
+A batch of tiny images costs the convolutions of CPU backends more than the product does; larger
+blocks, and few channels, cost more to lay out as a matrix than that gains
+(benchmarks/sparse_layer.py).
 """
+
+MATRIX_CHANNELS = 128
+"""And only with at least so many input channels."""
 
 
 @dataclass(frozen=True)
@@ -459,7 +463,8 @@ def _conv2d(  # noqa: PLR0913, PLR0917 - the arguments of torch.conv2d
         if not len(tiles):
             return tiles.new_empty((0, len(weight), 1, 1))
         side = x.layout.block_side(action, x.stride * step)
-        if side <= MATRIX_SIDE and groups == 1 and kernel > 1:
+        dense_enough = groups == 1 and weight.shape[1] >= MATRIX_CHANNELS
+        if side <= MATRIX_SIDE and dense_enough and kernel > 1:
             return convolved_as_matrix(tiles, weight, bias, (step, dilation[0], side))
         return functional.conv2d(tiles, weight, bias, step, 0, dilation, groups)
 

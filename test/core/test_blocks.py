@@ -298,6 +298,13 @@ def test_rows_of_pixels_outside_still_point_into_the_sets(size: tuple[int, int])
             assert 0 <= int(indices.min()) <= int(indices.max()) < end
 
 
+def test_rows_of_a_block_that_was_cut_off_still_point_into_its_set() -> None:
+    grids = np.full((1, 3, 3), Action.LOW, np.uint8)
+    grids[0, 2, 2] = Action.HIGH
+    rows = BlockLayout(grids, 8, (20, 22)).rows(Action.LOW, Window(1, (15, 13), 1, 1))
+    assert 0 <= int(rows.other.min()) <= int(rows.other.max()) < 8 * 8
+
+
 def test_layers_of_a_stride_share_one_list() -> None:
     layout = BlockLayout(random_grids((1, 2, 3), 0), 64, (75, 131))
     first = layout.rows(Action.HIGH, Window(4, (19, 33), 1, 1))

@@ -14,6 +14,7 @@ from torch.nn import functional
 from seg_node.core.background import Background, Recorder
 from seg_node.core.blocks import BlockLayout, grid_shape
 from seg_node.core.sparse import BlockTensor, known_functions, split
+from seg_node.core.tiles import convolved_as_matrix
 from seg_node.core.types import Action, ConfigError, ModelError
 from seg_node.nets.build import build_network, fold_batchnorm, NETWORKS
 from test.core.slow_blocks import averaged
@@ -356,3 +357,29 @@ def test_a_block_size_that_the_network_cannot_halve_is_refused() -> None:
     layout = BlockLayout(mixed_grids((1, 2, 3), (HIGH, LOW)), 32, (64, 96))
     with pytest.raises(ConfigError, match="block_size is 32, but LOW blocks"):
         lively("swiftnet18-half")(split(picture(1, 3, 64, 96), layout))
+
+
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
+def test_both_forms_of_a_convolution_agree(
+    monkeypatch: pytest.MonkeyPatch, stride: int, dilation: int
+) -> None:
+    """Small blocks of many channels are one matrix product, here with few channels as well."""
+    generator = torch.Generator().manual_seed(2)
+    image = torch.rand(2, 3, 48, 80, generator=generator, dtype=torch.float64)
+    grids = np.random.default_rng(4).integers(1, 3, (2, 3, 5)).astype(np.uint8)
+    layer = nn.Conv2d(3, 4, 3, stride, dilation, dilation).double()
+    ran: list[int] = []
+
+    def product(*args: Any) -> Tensor:
+        ran.append(1)
+        return convolved_as_matrix(*args)
+
+    monkeypatch.setattr("seg_node.core.sparse.convolved_as_matrix", product)
+    outcomes = []
+    for channels in (4, 0):
+        monkeypatch.setattr("seg_node.core.sparse.MATRIX_CHANNELS", channels)
+        monkeypatch.setattr("seg_node.core.sparse.MATRIX_SIDE", 16)
+        with torch.no_grad():
+            outcomes.append(layer(split(image, BlockLayout(grids, 16, (48, 80)))).combined())
+    assert len(ran) == 2  # HIGH and LOW, in the second round
+    torch.testing.assert_close(outcomes[0], outcomes[1], atol=1e-12, rtol=0)
