@@ -22,7 +22,7 @@ from seg_node.core.types import CAMVID_CLASSES, ConfigError, ModelError
 from seg_node.data.image_conversion import encode_png
 from seg_node.nets.build import file_sha256, load_model, Manifest
 from seg_node.train.arguments import add_policy_arguments, policy_request
-from seg_node.train.policy_command import train_policy
+from seg_node.train.policy_command import PolicyJob, train_policy
 from seg_node.train.policy_settings import PolicyTraining
 from seg_node.train.request import policy_command_line, PolicyRequest
 from test.train.samples import halves
@@ -111,11 +111,13 @@ def test_a_policy_of_another_network_is_refused(
     assert (random_models / f"{trained}.json").exists()
 
 
-def test_blocks_that_the_network_cannot_have_are_refused(tmp_path: Path, trained: str) -> None:
+def test_blocks_that_the_network_cannot_have_are_refused_at_the_start(
+    tmp_path: Path, trained: str
+) -> None:
     request = replace(request_for(tmp_path, block_size=32), model=trained)
     text = "block_size is 32, but LOW blocks of this network need a multiple of 64 pixels"
     with pytest.raises(ConfigError, match=text):
-        train_policy(request)
+        PolicyJob(request)
 
 
 def test_data_of_other_classes_are_refused(tmp_path: Path, trained: str) -> None:
