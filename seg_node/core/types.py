@@ -77,6 +77,28 @@ class Reason(Enum):
 
 
 @dataclass(frozen=True)
+class Motion:
+    """Where the content of a frame was in an earlier frame of the same camera.
+
+    Attributes:
+        flow: backward flow (x, y), float32 [h, w, 2], in pixels of this array: what is at p was
+            at p + flow(p). The array covers the whole image, at its size or coarser; corner
+            pixels lie on corner pixels (`align_corners=True`).
+        valid: where the flow is known, bool [h, w]; elsewhere the content was outside the earlier
+            image or hidden in it, or was coded anew.
+        intra: where a codec coded the content anew instead of moving it, bool [h, w]; never valid.
+            None where no codec is involved.
+        since_ns: stamp of the earlier frame.
+
+    """
+
+    flow: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    intra: NDArray[np.bool_] | None = None
+    since_ns: int = 0
+
+
+@dataclass(frozen=True)
 class Frame:
     """One camera image.
 
@@ -85,6 +107,7 @@ class Frame:
         stamp_ns: header stamp in nanoseconds.
         frame_id: coordinate frame of the camera, copied to every output.
         camera: name of the camera; memory is kept per camera.
+        motion: motion since the frame before, where the stream carries it, as video codecs do.
 
     """
 
@@ -92,6 +115,7 @@ class Frame:
     stamp_ns: int = 0
     frame_id: str = ""
     camera: str = ""
+    motion: Motion | None = None
 
     def __post_init__(self) -> None:
         """Refuse anything but uint8 [H, W, 3] with at least one pixel.

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, TYPE_CHECKING
 
-from seg_node.core.types import ConfigError, DataError
+from seg_node.core.types import ConfigError, DataError, Motion
 from seg_node.data.datasets import estimate_rate, open_source, StreetClip
 from seg_node.data.image_conversion import encode_png
 from seg_node.eval.boundary import BoundaryScore
@@ -20,7 +20,7 @@ from seg_node.eval.replay import describe_source, source_notes, source_path
 from seg_node.eval.results import count_frame, make_results, ModeRecord, write_json
 from seg_node.eval.session import common, open_sessions, steps
 from seg_node.eval.tables import score_tables, show
-from seg_node.eval.temporal import BackwardMotion, MotionEstimator, TemporalConsistency
+from seg_node.eval.temporal import MotionEstimator, TemporalConsistency
 from seg_node.eval.worst import WorstFrames
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class _Scores:
         data: str,
         sample: Sample,
         results: Mapping[str, StepResult],
-        motion: BackwardMotion | None,
+        motion: Motion | None,
     ) -> None:
         """Count one frame of `data`, with its motion where that is known exactly."""
         scores = count_frame(self.records, data, sample, results)
@@ -237,15 +237,15 @@ def check_classes(source: Source, classes: tuple[ClassInfo, ...]) -> None:
             raise DataError(msg)
 
 
-def _exact_motion(source: Source, stride: int) -> Callable[[int], BackwardMotion] | None:
+def _exact_motion(source: Source, stride: int) -> Callable[[int], Motion] | None:
     """Return what tells the motion of the n-th frame since the one before; None if nobody can."""
     if not isinstance(source, StreetClip) or stride != 1:
         return None
     street = source.street
 
-    def motion(index: int) -> BackwardMotion:
+    def motion(index: int) -> Motion:
         frame = street.render(index)
-        return BackwardMotion(frame.flow, ~frame.occluded)
+        return Motion(frame.flow, ~frame.occluded)
 
     return motion
 

@@ -7,13 +7,12 @@ over pixels that both frames show. Definition: docs/metrics.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from seg_node.core.types import IGNORE_LABEL
+from seg_node.core.types import IGNORE_LABEL, Motion
 from seg_node.eval.metrics import ConfusionMatrix
 
 if TYPE_CHECKING:
@@ -33,20 +32,6 @@ MIN_SIDE = 12
 """Smallest image side in pixels whose motion OpenCV can estimate in every shape of image."""
 _SLACK, _SLACK_PX2 = 0.01, 0.5
 """Tolerance of the forward-backward check (Sundaram et al., ECCV 2010): share, and pixels^2."""
-
-
-@dataclass(frozen=True)
-class BackwardMotion:
-    """Where every pixel was in the frame before.
-
-    Attributes:
-        flow: pixel p was at p + flow(p), (x, y) in pixels, float32 [H, W, 2].
-        visible: whether the point was visible there, bool [H, W].
-
-    """
-
-    flow: NDArray[np.float32]
-    visible: NDArray[np.bool_]
 
 
 class TemporalConsistency:
@@ -69,7 +54,7 @@ class TemporalConsistency:
         self._estimator = estimator or MotionEstimator()
 
     def update(
-        self, frame: Frame, prediction: NDArray[np.uint8], motion: BackwardMotion | None = None
+        self, frame: Frame, prediction: NDArray[np.uint8], motion: Motion | None = None
     ) -> None:
         """Count one frame.
 
@@ -93,7 +78,7 @@ class TemporalConsistency:
                 return
             motion = self._estimator.motion(before[0], frame)
         warped = warp_labels(before[1], motion.flow)
-        known = motion.visible & (warped != IGNORE_LABEL)
+        known = motion.valid & (warped != IGNORE_LABEL)
         share = float(known.mean())
         if share < MIN_VISIBLE:
             self._cuts += 1
@@ -172,9 +157,9 @@ class MotionEstimator:
         """Prepare; nothing is known of any image yet."""
         # OpenCV's stub does not know that the flow to continue from may be None.
         self._dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        self._latest: tuple[Frame, Frame, BackwardMotion] | None = None
+        self._latest: tuple[Frame, Frame, Motion] | None = None
 
-    def motion(self, before: Frame, frame: Frame) -> BackwardMotion:
+    def motion(self, before: Frame, frame: Frame) -> Motion:
         """Return the motion since the frame before, of the same size.
 
         Asked again for the same two frames, it remembers.
@@ -185,11 +170,11 @@ class MotionEstimator:
             self._latest = latest
         return latest[2]
 
-    def _estimate(self, before: NDArray[np.uint8], image: NDArray[np.uint8]) -> BackwardMotion:
+    def _estimate(self, before: NDArray[np.uint8], image: NDArray[np.uint8]) -> Motion:
         old, new = (cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (before, image))
         backward = np.asarray(self._dis.calc(new, old, None), np.float32)
         forward = np.asarray(self._dis.calc(old, new, None), np.float32)
-        return BackwardMotion(backward, consistent(backward, forward))
+        return Motion(backward, consistent(backward, forward))
 
 
 def _origin(flow: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

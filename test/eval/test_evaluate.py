@@ -14,7 +14,7 @@ import pytest
 
 from seg_node.cli import main
 from seg_node.core.config import Config
-from seg_node.core.types import CAMVID_CLASSES, ClassInfo, ConfigError, DataError
+from seg_node.core.types import CAMVID_CLASSES, ClassInfo, ConfigError, DataError, Motion
 from seg_node.data.datasets import StreetClip
 from seg_node.data.sources import Source
 from seg_node.eval.boundary import BoundaryScore
@@ -23,7 +23,7 @@ from seg_node.eval.evaluate import evaluate, run_evaluate, Selection
 from seg_node.eval.metrics import ConfusionMatrix
 from seg_node.eval.replay import replay
 from seg_node.eval.session import open_sessions
-from seg_node.eval.temporal import BackwardMotion, TemporalConsistency
+from seg_node.eval.temporal import TemporalConsistency
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -94,7 +94,7 @@ def test_scores_are_those_of_the_masks(
         calibration.update(truth.labels, labels, result.confidence)
         images.append(matrix.update(truth.labels, labels))
         boundary.update(truth.labels, labels)
-        motion = BackwardMotion(truth.flow, ~truth.occluded)
+        motion = Motion(truth.flow, ~truth.occluded)
         temporal.update(sample.frame, labels, motion)
     entry = dense["modes"]["dense"]
     assert entry["miou"] == matrix.dataset_miou()

@@ -32,10 +32,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seg_node.core.types import Frame
+    from seg_node.core.types import Frame, Motion
     from seg_node.data.datasets import Sample
     from seg_node.eval.session import Session
-    from seg_node.eval.temporal import BackwardMotion
 
 SIZE = (96, 64)
 FRAMES = 3
@@ -122,7 +121,7 @@ def test_the_data_are_read_and_their_motion_is_estimated_once_for_all_modes(
 
     def noted(
         self: MotionEstimator, before: NDArray[np.uint8], image: NDArray[np.uint8]
-    ) -> BackwardMotion:
+    ) -> Motion:
         estimated.append(image)
         return estimate(self, before, image)
 

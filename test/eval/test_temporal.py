@@ -8,10 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from seg_node.core.types import Frame
+from seg_node.core.types import Frame, Motion
 from seg_node.data.street import Street
 from seg_node.eval.temporal import (
-    BackwardMotion,
     consistent,
     MAX_STEP_NS,
     TemporalConsistency,
@@ -24,10 +23,10 @@ if TYPE_CHECKING:
 STEP_NS = MAX_STEP_NS // 2
 
 
-def still(height: int, width: int) -> BackwardMotion:
+def still(height: int, width: int) -> Motion:
     """Return no motion and no occlusion."""
     flow = np.zeros((height, width, 2), np.float32)
-    return BackwardMotion(flow, np.ones((height, width), np.bool_))
+    return Motion(flow, np.ones((height, width), np.bool_))
 
 
 def moved(x: float, y: float, height: int = 6, width: int = 8) -> NDArray[np.float32]:
@@ -81,7 +80,7 @@ def test_flicker_of_a_hand_counted_case() -> None:
 def test_occluded_pixels_do_not_count() -> None:
     score = TemporalConsistency(3)
     motion = still(1, 4)
-    motion.visible[0, 1] = False
+    motion.valid[0, 1] = False
     for index, prediction in enumerate(([[0, 0, 1, 1]], [[0, 1, 1, 1]])):
         score.update(frame(index, 1, 4), np.array(prediction, np.uint8), motion)
     assert score.consistency() == 1.0
@@ -122,8 +121,8 @@ def test_truth_of_the_street_follows_its_exact_motion() -> None:
     street = Street(3, 96, 72)
     right, wrong, unmoved = (TemporalConsistency(11) for _ in range(3))
     for item in street.frames(4):
-        right.update(item.frame, item.labels, BackwardMotion(item.flow, ~item.occluded))
-        wrong.update(item.frame, item.labels, BackwardMotion(-item.flow, ~item.occluded))
+        right.update(item.frame, item.labels, Motion(item.flow, ~item.occluded))
+        wrong.update(item.frame, item.labels, Motion(-item.flow, ~item.occluded))
         unmoved.update(item.frame, item.labels, still(72, 96))
     figures = [score.consistency() for score in (right, wrong, unmoved)]
     assert figures[0] is not None
