@@ -14,6 +14,7 @@ from torch.nn import functional
 from seg_node.core.blocks import BlockLayout, scaled
 from seg_node.core.config import Config
 from seg_node.core.costs import dense_macs, MacCounter
+from seg_node.core.masks import decide, resize_result
 from seg_node.core.sparse import split
 from seg_node.core.tiles import halved
 from seg_node.core.timing import StageTimer
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from seg_node.core.policy import BlockPolicy
     from seg_node.core.sparse import BlockTensor
     from seg_node.core.types import Plan
-
-CONFIDENCE_MAX = 255
 
 
 class SegmentationNetwork(Protocol):
@@ -232,40 +231,3 @@ class Segmenter:
         if size not in self._macs:
             self._macs[size] = dense_macs(self._net, *size)
         return self._macs[size]
-
-
-def decide(
-    logits: Tensor, stride: int, size: tuple[int, int]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Upsample logits to pixels and choose the class of most probability.
-
-    Args:
-        logits: [1, classes, h, w].
-        stride: image pixels per logit, on each axis.
-        size: image size (H, W), at most stride times (h, w).
-
-    Returns:
-        class id, uint8 [H, W], and its probability times 255, uint8 [H, W].
-
-    """
-    # Planes of one class each make the reductions over classes several times faster on CPU.
-    full = functional.interpolate(
-        logits.float().contiguous(), scale_factor=stride, mode="bilinear", align_corners=False
-    )[..., : size[0], : size[1]]
-    best, labels = full.max(1)
-    probability = torch.exp(best - full.logsumexp(1))
-    confidence = (probability * CONFIDENCE_MAX).round().to(torch.uint8)
-    return labels[0].to(torch.uint8).cpu().numpy(), confidence[0].cpu().numpy()
-
-
-def resize_result(
-    labels: NDArray[np.uint8], confidence: NDArray[np.uint8], size: tuple[int, int]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Resize labels (nearest) and confidence (bilinear) to the image's size (H, W)."""
-    if labels.shape == size:
-        return labels, confidence
-    target = (size[1], size[0])
-    return (
-        np.asarray(cv2.resize(labels, target, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8),
-        np.asarray(cv2.resize(confidence, target, interpolation=cv2.INTER_LINEAR), np.uint8),
-    )

@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from seg_node.core.config import Config, Value
-from seg_node.core.pipeline import choose_compute, decide, resize_result, Segmenter
+from seg_node.core.pipeline import choose_compute, Segmenter
 from seg_node.core.policy import AllLow, DENSE_ONLY, Heuristic, Ranked
 from seg_node.core.types import Action, ConfigError, Frame, ImageError, Reason
 from seg_node.nets.build import build_network
@@ -101,26 +101,6 @@ def test_reconfigure_applies_from_the_next_frame(net: torch.nn.Module) -> None:
     before = segmenter.step(Frame(picture(64, 64))).report.macs
     segmenter.reconfigure(Config().updated({"input.scale": 0.5}))
     assert segmenter.step(Frame(picture(64, 64))).report.macs < before
-
-
-def test_decide_maps_the_feature_pixel_to_its_own_square_of_pixels() -> None:
-    logits = torch.zeros(1, 3, 4, 5)
-    logits[0, 2, 1, 3] = 20.0
-    labels, confidence = decide(logits, 4, (16, 20))
-    rows, columns = np.nonzero(labels == 2)
-    # Feature pixel (1, 3) covers rows 4..7 and columns 12..15; interpolation spreads evenly.
-    assert (rows.mean(), columns.mean()) == (5.5, 13.5)
-    assert confidence[5, 13] > 250
-    assert confidence[15, 0] == round(255 / 3)
-
-
-def test_resize_keeps_class_ids_and_never_invents_one() -> None:
-    labels = np.array([[0, 10], [10, 0]], np.uint8)
-    confidence = np.full((2, 2), 100, np.uint8)
-    big, smooth = resize_result(labels, confidence, (6, 8))
-    assert big.shape == smooth.shape == (6, 8)
-    assert set(np.unique(big)) == {0, 10}
-    assert (big[0, 0], big[0, -1], big[-1, 0], big[-1, -1]) == (0, 10, 10, 0)
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3), (4, 4), (4, 4, 4)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seg_node.core.pipeline import decide
+from seg_node.core.masks import decide
 from seg_node.eval.metrics import ConfusionMatrix
 from seg_node.train.augment import Picture
 from seg_node.train.resolution import merge_norms, ResolutionNorm, split_norms

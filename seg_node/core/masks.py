@@ -1,0 +1,82 @@
+"""Logits become a mask: the class of each pixel, and how probable it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    Mask = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+CONFIDENCE_MAX = 255
+_LEAST = 1e-30
+"""Sums of exponentials below this are as good as zero; what is divided by them is, too."""
+
+
+def decide(logits: Tensor, stride: int, size: tuple[int, int]) -> Mask:
+    """Upsample logits to pixels and choose the class of most probability.
+
+    Args:
+        logits: [1, classes, h, w].
+        stride: image pixels per logit, on each axis.
+        size: image size (H, W), at most stride times (h, w).
+
+    Returns:
+        class id, uint8 [H, W], and its probability times 255, uint8 [H, W].
+
+    """
+    # The largest logit of each feature pixel becomes zero: no exponential of them can overflow.
+    planes = (logits - logits.amax(1, keepdim=True)).float().contiguous()
+    on_cpu = logits.device.type == "cpu"
+    labels, confidence = (_decide_plane_by_plane if on_cpu else _decide_at_once)(planes, stride)
+    return labels[: size[0], : size[1]], confidence[: size[0], : size[1]]
+
+
+def _decide_at_once(planes: Tensor, stride: int) -> Mask:
+    """Return class and probability of every pixel by reductions over the classes."""
+    full = functional.interpolate(planes, scale_factor=stride, mode="bilinear")
+    best, labels = full.max(1)
+    share = torch.exp(best - full.logsumexp(1)) * CONFIDENCE_MAX
+    return labels[0].to(torch.uint8).cpu().numpy(), share[0].round().to(torch.uint8).cpu().numpy()
+
+
+def _decide_plane_by_plane(planes: Tensor, stride: int) -> Mask:
+    """Return class and probability of every pixel, one class after the other.
+
+    Two planes of pixels are held instead of one per class, which would leave the CPU's caches:
+    half the time of torch's reductions over classes.
+    """
+    first, *others = planes[0].numpy()
+    size = (first.shape[1] * stride, first.shape[0] * stride)
+    best = cv2.resize(first, size, interpolation=cv2.INTER_LINEAR)
+    total = cv2.exp(best)
+    labels = np.zeros(best.shape, np.uint8)
+    for index, plane in enumerate(others, start=1):
+        full = cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
+        np.copyto(
+            labels, np.uint8(index), where=cv2.compare(full, best, cv2.CMP_GT).view(np.bool_)
+        )
+        best = cv2.max(full, best)
+        total = cv2.add(total, cv2.exp(full))
+    share = cv2.divide(cv2.exp(best), np.maximum(total, _LEAST))
+    return labels, np.asarray(cv2.convertScaleAbs(share, alpha=CONFIDENCE_MAX), np.uint8)
+
+
+def resize_result(
+    labels: NDArray[np.uint8], confidence: NDArray[np.uint8], size: tuple[int, int]
+) -> Mask:
+    """Resize labels (nearest) and confidence (bilinear) to the image's size (H, W)."""
+    if labels.shape == size:
+        return labels, confidence
+    target = (size[1], size[0])
+    return (
+        np.asarray(cv2.resize(labels, target, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8),
+        np.asarray(cv2.resize(confidence, target, interpolation=cv2.INTER_LINEAR), np.uint8),
+    )
