@@ -96,6 +96,7 @@ class PolicyWeights:
         sha256: hash of that file.
         network_sha256: hash of the network's weights that it was trained with.
         block_size: side of the blocks that it was trained on, in pixels.
+        channels: channels of its layers.
         command: command that trained it.
         commit: commit that trained it.
 
@@ -105,6 +106,7 @@ class PolicyWeights:
     sha256: str
     network_sha256: str
     block_size: int
+    channels: int
     command: str
     commit: str
 
@@ -296,7 +298,9 @@ def load_model(name: str, *, fold: bool = True) -> Model:
     net = build_network(manifest.network, len(manifest.classes))
     policy = None
     if manifest.policy is not None:
-        policy = _ready(ComplexityNet(), folder / manifest.policy.file, fold=fold)
+        policy = _ready(
+            ComplexityNet(manifest.policy.channels), folder / manifest.policy.file, fold=fold
+        )
     return Model(_ready(net, folder / manifest.file, fold=fold), manifest, policy)
 
 

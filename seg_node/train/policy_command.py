@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from seg_node.nets.build import Model
     from seg_node.train.policy import Validate
+    from seg_node.train.policy_settings import PolicyTraining
     from seg_node.train.request import PolicyRequest
     from seg_node.train.trainer import OnStep
 
@@ -61,7 +62,7 @@ class PolicyJob:
         device = choose_device()
         refuse_impossible(request, device)
         self.base = load_model(request.model, fold=False)
-        pair = start_pair(self.base, request.settings.block_size, request.settings.seed)
+        pair = start_pair(self.base, request.settings)
         data = TrainingData(request)
         self._refuse_other_classes(data)
         pools = data.pools(device, self.share)
@@ -121,6 +122,7 @@ class PolicyJob:
             sha256=save_weights(pair.policy, request.out / file),
             network_sha256=model.sha256,
             block_size=request.settings.block_size,
+            channels=request.settings.policy_channels,
             command=command,
             commit="",
         )
@@ -153,32 +155,38 @@ def train_policy(request: PolicyRequest, on_step: OnStep | None = None) -> list[
     return PolicyJob(request).run(on_step)
 
 
-def start_pair(model: Model, side: int, seed: int) -> Pair:
+def start_pair(model: Model, settings: PolicyTraining) -> Pair:
     """Return a model's network with its policy, or with a fresh one where it has none.
 
     Args:
         model: loaded without folding.
-        side: side of the blocks in pixels.
-        seed: of a fresh policy.
+        settings: side of the blocks, and seed and channels of a fresh policy.
 
     Raises:
         ConfigError: the network cannot have LOW blocks of this side, or the model's policy
-            was trained on blocks of another side.
+            has blocks of another side or another number of channels.
         ModelError: the network does not run on blocks.
 
     """
+    side = settings.block_size
     # One block of each kind, without numbers, fails as the first step would.
     images = torch.empty((1, 3, side, 2 * side), device="meta")
     grid = np.array([[[Action.HIGH, Action.LOW]]], np.uint8)
     run_blocks(copy.deepcopy(model.net).to("meta"), images, grid, side)
     known = model.manifest.policy
     if model.policy is None or known is None:
-        torch.manual_seed(seed)
-        return Pair(model.net, ComplexityNet())
+        torch.manual_seed(settings.seed)
+        return Pair(model.net, ComplexityNet(settings.policy_channels))
     if known.block_size != side:
         msg = (
             f"the policy of model {model.manifest.name!r} knows blocks of {known.block_size} "
             f"pixels, block_size is {side}; use {known.block_size}, or a model without a policy"
+        )
+        raise ConfigError(msg)
+    if known.channels != settings.policy_channels:
+        msg = (
+            f"the policy of model {model.manifest.name!r} has {known.channels} channels, "
+            f"policy_channels is {settings.policy_channels}; use {known.channels}"
         )
         raise ConfigError(msg)
     return Pair(model.net, model.policy)

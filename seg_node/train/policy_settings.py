@@ -33,6 +33,9 @@ class PolicyTraining(Training):
     size_weight: float = setting(
         1.0, "Weight of the distance to the target in the reward of every block.", 0.0, 1000.0
     )
+    policy_channels: int = setting(
+        64, "Channels of the policy network; 64 in the paper, 32 cost a third.", 1, 1024
+    )
     policy_rate: float = setting(4e-4, "Peak of the policy's learning rate.", 1e-8, 10.0)
     random_share: float = setting(
         0.0, "Share of steps with a random share of random HIGH blocks, for any policy.", 0.0, 1.0

@@ -49,7 +49,7 @@ def write_folder(root: Path, names: Sequence[str] = CLASSES) -> str:
 
 def request_for(tmp_path: Path, **settings: Any) -> PolicyRequest:
     data = write_folder(tmp_path / "data")
-    chosen = replace(TINY, steps=2, random_share=0.0, **settings)
+    chosen = replace(TINY, steps=2, random_share=0.0, policy_channels=16, **settings)
     return PolicyRequest((data,), tmp_path / "run", settings=chosen)
 
 
@@ -64,6 +64,7 @@ def test_a_model_gets_a_policy_and_evaluates_with_it(tmp_path: Path, trained: st
     assert manifest.policy is not None
     assert manifest.policy.network_sha256 == manifest.sha256 != base.manifest.sha256
     assert manifest.policy.block_size == 64
+    assert manifest.policy.channels == 16
     assert manifest.policy.command.startswith("seg_node train policy --data folder:DIR --model")
     assert manifest.command == f"{base.manifest.command}; {manifest.policy.command}"
     scores = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
@@ -95,6 +96,9 @@ def test_a_frozen_network_ships_as_the_file_that_it_was(tmp_path: Path, trained:
     sides = replace(request.settings, block_size=128, crop_height=128)
     with pytest.raises(ConfigError, match="knows blocks of 64 pixels, block_size is 128"):
         train_policy(replace(other, out=tmp_path / "sides", settings=sides))
+    wider = replace(request.settings, policy_channels=24)
+    with pytest.raises(ConfigError, match="has 16 channels, policy_channels is 24; use 16"):
+        train_policy(replace(other, out=tmp_path / "wider", settings=wider))
 
 
 def test_a_policy_of_another_network_is_refused(
