@@ -14,11 +14,15 @@ import math
 from pathlib import Path
 import subprocess
 import sys
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import torch
 
-from seg_node.nets.build import load_model, Manifest, save_weights
+from seg_node.nets.build import load_model
+from seg_node.nets.weights import save_weights
+
+if TYPE_CHECKING:
+    from seg_node.nets.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ("miou", "pixel_accuracy")

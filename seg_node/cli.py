@@ -137,7 +137,7 @@ def label(args: argparse.Namespace) -> int:
 
 def models(args: argparse.Namespace) -> int:
     """List the shipped models and check their hashes, or print the card of one."""
-    from seg_node.nets.build import list_models, model_card, models_dir, weights_problem
+    from seg_node.nets.manifest import list_models, model_card, models_dir, weights_problem
 
     if args.card:
         _print_markdown(model_card(args.card))

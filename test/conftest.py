@@ -38,7 +38,9 @@ def random_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch  # noqa: PLC0415
 
     from seg_node.core.types import CAMVID_CLASSES  # noqa: PLC0415
-    from seg_node.nets.build import build_network, Manifest, save_weights  # noqa: PLC0415
+    from seg_node.nets.build import build_network  # noqa: PLC0415
+    from seg_node.nets.manifest import Manifest  # noqa: PLC0415
+    from seg_node.nets.weights import save_weights  # noqa: PLC0415
 
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(7)

@@ -23,7 +23,7 @@ from seg_node.demo.judge import mask_fault, problems
 from seg_node.demo.page import render_page
 from seg_node.demo.process import node_environment, NodeDiedError, NodeProcess
 from seg_node.demo.run import fitting_scale, node_parameters, run_demo, Wishes
-from seg_node.nets.build import Manifest
+from seg_node.nets.manifest import Manifest
 from seg_node.ros.domain import choose_domain, domain_is_free, private_environment
 from seg_node.ros.recorded import RecordedMask
 from seg_node.ros.transport import local_environment, VARIABLE

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from seg_node.core.types import ClassInfo
     from seg_node.data.datasets import Sample, Source
     from seg_node.demo.clip import Clip, Sent
-    from seg_node.nets.build import Manifest
+    from seg_node.nets.manifest import Manifest
     from seg_node.ros.recorded import RecordedMask, RecordedStatus
 
 SHEET = "contact_sheet.png"

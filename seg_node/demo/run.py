@@ -31,7 +31,7 @@ from seg_node.eval.outputs import prepare_out, RESULTS
 from seg_node.eval.progress import EXIT_INTERRUPTED, noted_interrupt, progress
 from seg_node.eval.replay import source_path
 from seg_node.eval.results import write_json
-from seg_node.nets.build import find_manifest
+from seg_node.nets.manifest import find_manifest
 from seg_node.ros.domain import private_environment
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from seg_node.core.config import Value
     from seg_node.data.datasets import Sample, Source
     from seg_node.eval.progress import Interrupt
-    from seg_node.nets.build import Manifest
+    from seg_node.nets.manifest import Manifest
 
 COMMAND = "demo"
 DEMO_SETTINGS: dict[str, Value] = {"input.stale_s": 5.0, "overload": "every"}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from seg_node.data.datasets import Sample
     from seg_node.eval.boundary import BoundaryScore
     from seg_node.eval.temporal import TemporalConsistency
-    from seg_node.nets.build import Manifest
+    from seg_node.nets.manifest import Manifest
 
 NS_PER_MS = 1e6
 DENSE = "dense"

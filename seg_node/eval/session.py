@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from seg_node.core.config import Config
     from seg_node.core.types import StepResult
     from seg_node.data.datasets import Sample
-    from seg_node.nets.build import Manifest, Model
+    from seg_node.nets.build import Model
+    from seg_node.nets.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from seg_node.ros.messages import make_status, NS_PER_MS
 
 if TYPE_CHECKING:
     from seg_node.core.config import Config
-    from seg_node.nets.build import Manifest
+    from seg_node.nets.manifest import Manifest
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 WINDOW_NS = 5_000_000_000

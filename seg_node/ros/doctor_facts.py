@@ -182,7 +182,7 @@ def converter_note() -> str:
 
 def models() -> Models:
     """Return every model that is found, its file's hash compared with its manifest."""
-    from seg_node.nets.build import file_sha256, list_models, models_dir  # noqa: PLC0415 - torch
+    from seg_node.nets.manifest import file_sha256, list_models, models_dir  # noqa: PLC0415 - torch
 
     try:
         folder, manifests = models_dir(), list_models()

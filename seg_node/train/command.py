@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from seg_node.core.types import ConfigError
-from seg_node.nets.build import Manifest, save_weights
+from seg_node.nets.manifest import Manifest
+from seg_node.nets.weights import save_weights
 from seg_node.train import start
 from seg_node.train.batches import BatchMaker, label_counts
 from seg_node.train.distributed import choose_device, join, leave

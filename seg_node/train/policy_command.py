@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from seg_node.core.types import Action, ConfigError, ModelError
-from seg_node.nets.build import find_manifest, load_model, Manifest, PolicyWeights, save_weights
+from seg_node.nets.build import load_model
 from seg_node.nets.decision import ComplexityNet
+from seg_node.nets.manifest import find_manifest, Manifest, PolicyWeights
+from seg_node.nets.weights import save_weights
 from seg_node.train.batches import BatchMaker, label_counts
 from seg_node.train.classes import describe, same_classes
 from seg_node.train.distributed import choose_device, join

@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 import torch
 
 from seg_node.core.types import ModelError
-from seg_node.nets.build import build_network, find_manifest, load_model, load_weights
+from seg_node.nets.build import build_network, load_model
+from seg_node.nets.manifest import find_manifest
 from seg_node.nets.swiftnet import SwiftNet
+from seg_node.nets.weights import load_weights
 from seg_node.train.classes import same_classes
 from seg_node.train.widen import widen
 

@@ -12,19 +12,10 @@ import torch
 from torch import nn
 
 from seg_node.core.types import ModelError
-from seg_node.nets.build import (
-    build_network,
-    file_sha256,
-    find_manifest,
-    fold_batchnorm,
-    list_models,
-    load_model,
-    load_weights,
-    Manifest,
-    models_dir,
-    save_weights,
-)
+from seg_node.nets.build import build_network, fold_batchnorm, load_model
+from seg_node.nets.manifest import file_sha256, find_manifest, list_models, Manifest, models_dir
 from seg_node.nets.resnet import conv_bn
+from seg_node.nets.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
     from pathlib import Path

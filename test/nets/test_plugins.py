@@ -13,7 +13,9 @@ import torch
 
 from seg_node.core.config import Config
 from seg_node.core.types import CAMVID_CLASSES, Frame, ModelError
-from seg_node.nets.build import build_network, load_model, Manifest, save_weights
+from seg_node.nets.build import build_network, load_model
+from seg_node.nets.manifest import Manifest
+from seg_node.nets.weights import save_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,8 @@ from seg_node.core.config import Config
 from seg_node.data.datasets import CamVid, StreetClip
 from seg_node.eval.evaluate import evaluate, Selection
 from seg_node.eval.session import open_sessions
-from seg_node.nets.build import list_models, load_model
+from seg_node.nets.build import load_model
+from seg_node.nets.manifest import list_models
 
 NAMES = [manifest.name for manifest in list_models()]
 

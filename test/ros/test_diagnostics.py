@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from seg_node.core.config import Config
-from seg_node.nets.build import Manifest
+from seg_node.nets.manifest import Manifest
 from seg_node.ros import diagnostics
 from seg_node.ros.diagnostics import (
     compute_status,

@@ -14,7 +14,7 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 import pytest
 
-from seg_node.nets.build import MODELS_ENV
+from seg_node.nets.manifest import MODELS_ENV
 from seg_node.ros import doctor, doctor_facts, transport
 from seg_node.ros.doctor import Level
 from seg_node.ros.doctor_facts import ModelFile, Models, Network, Ros, Software

@@ -20,7 +20,8 @@ import torch
 from seg_node.cli import main
 from seg_node.core.types import CAMVID_CLASSES, ConfigError, ModelError
 from seg_node.data.image_conversion import encode_png
-from seg_node.nets.build import file_sha256, load_model, Manifest
+from seg_node.nets.build import load_model
+from seg_node.nets.manifest import file_sha256, Manifest
 from seg_node.train.arguments import add_policy_arguments, policy_request
 from seg_node.train.policy_command import PolicyJob, train_policy
 from seg_node.train.policy_settings import PolicyTraining
