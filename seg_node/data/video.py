@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from av.video.reformatter import ColorRange
 import numpy as np
 
 from seg_node.core.types import DataError, Frame
+from seg_node.data.codec_vectors import EXPORT, turned
+from seg_node.data.stream_vectors import StreamVectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
     from typing_extensions import Self
+
+LOG = logging.getLogger(__name__)
 
 _NS_PER_S = 1_000_000_000
 _FALLBACK_RATE_HZ = 30.0
@@ -80,7 +85,7 @@ class VideoReader:
         self.height, self.width = _upright(first).shape[:2]
         self.damaged = 0
 
-    def frames(self, start_ns: int = 0) -> Iterator[Frame]:
+    def frames(self, start_ns: int = 0, *, motion: bool = False) -> Iterator[Frame]:
         """Decode the file in display order.
 
         A frame's stamp is its presentation time; where that is missing or does not grow, the
@@ -93,6 +98,10 @@ class VideoReader:
                 sought in; otherwise, and for 0, at its start. The caller must look at the stamp
                 of the first frame: seeking may land too late, and is exact only in files whose
                 frames all carry their times.
+            motion: give each frame the motion since the frame before that the stream's vectors
+                state (see `codec_vectors`). It costs time: decoding keeps to one picture at a
+                time. A frame after a lost one, and the first, carry none; nor do all frames of
+                a stream whose vectors cannot be used, which the log says once.
 
         Yields:
             Frames with the file's stem as camera and `camera` as frame_id.
@@ -108,9 +117,13 @@ class VideoReader:
             stream = _video_stream(container, self.path)
             if start_ns > 0:
                 _seek(container, stream, start_ns)
-            for picture in self._decode(container, stream):
+            vectors = self._vectors(stream) if motion else None
+            for picture in self._decode(container, stream, vectors):
                 previous_ns = _after(previous_ns, _stamp_ns(picture), period_ns)
-                yield Frame(_upright(picture), previous_ns, _FRAME_ID, self.path.stem)
+                moved = vectors.motion(picture, previous_ns) if vectors else None
+                if moved is not None:
+                    moved = turned(moved, _quarters(picture))
+                yield Frame(_upright(picture), previous_ns, _FRAME_ID, self.path.stem, moved)
 
     def stamps_ns(self) -> tuple[int, ...]:
         """Return the stamps that `frames` will give, in nanoseconds; nothing is decoded.
@@ -145,15 +158,28 @@ class VideoReader:
     ) -> None:
         """Do nothing: a file is open only while `frames` runs."""
 
-    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    def _vectors(self, stream: VideoStream) -> StreamVectors:
+        """Make the decoder of a stream export its vectors, and follow them."""
+        context = stream.codec_context
+        context.options = {**context.options, **EXPORT}
+        stream.thread_type = "SLICE"
+        return StreamVectors(
+            context.name, lambda text: LOG.warning("%s: %s", self.path, text), context.extradata
+        )
+
+    def _decode(
+        self, container: InputContainer, stream: VideoStream, vectors: StreamVectors | None = None
+    ) -> Iterator[VideoFrame]:
         """Yield what decodes and count in `damaged` what does not."""
         shown = hidden = errors = 0
-        for pictures, hides, fails in _batches(container, stream):
+        for pictures, hides, fails in _batches(container, stream, vectors):
             hidden += hides
             errors += fails
             for picture in pictures:
                 if picture.is_corrupt:
                     errors += 1
+                    if vectors:
+                        vectors.lost()
                 else:
                     shown += 1
                     yield picture
@@ -318,7 +344,7 @@ def _estimate_count(container: InputContainer, stream: VideoStream, rate_hz: flo
 
 
 def _batches(
-    container: InputContainer, stream: VideoStream
+    container: InputContainer, stream: VideoStream, vectors: StreamVectors | None
 ) -> Iterator[tuple[list[VideoFrame], int, int]]:
     """Yield, packet by packet: decoded frames, frames not to be shown, errors."""
     packets = container.demux(stream)
@@ -335,12 +361,25 @@ def _batches(
             return
         if packet.is_corrupt:
             # The last packet of a cut-off file: the decoder would make up the missing part.
+            _tell(vectors, packet, shows=False)
             yield [], 0, 1
             continue
+        _tell(vectors, packet, shows=not packet.is_discard)
         try:
             yield packet.decode(), int(packet.is_discard), 0
         except av.FFmpegError:
+            _tell(vectors, packet, shows=False)
             yield [], 0, 1
+
+
+def _tell(vectors: StreamVectors | None, packet: Packet[VideoStream], *, shows: bool) -> None:
+    """Tell the vectors of a packet, and whether a picture of it will be shown."""
+    if vectors is None:
+        return
+    if shows:
+        vectors.expect(bytes(packet), packet.pts)
+    else:
+        vectors.broken()
 
 
 def _packet_stamps(container: InputContainer, stream: VideoStream) -> Iterator[int | None]:
@@ -376,4 +415,9 @@ def _after(previous_ns: int | None, stamp_ns: int | None, period_ns: int) -> int
 def _upright(picture: VideoFrame) -> NDArray[np.uint8]:
     """Return RGB uint8 [H, W, 3], turned as the file asks (phones film lying down)."""
     rgb = picture.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-    return np.ascontiguousarray(np.rot90(rgb, round(picture.rotation / 90) % 4))
+    return np.ascontiguousarray(np.rot90(rgb, _quarters(picture)))
+
+
+def _quarters(picture: VideoFrame) -> int:
+    """Return how many quarter turns against the clock the file asks for, 0 to 3."""
+    return round(picture.rotation / 90) % 4

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from seg_node.core.types import DataError
+from seg_node.data.encode import encode_clip, Encoding
+from seg_node.data.street import Street
 from seg_node.data.video import VideoReader, VideoWriter
 
 if TYPE_CHECKING:
@@ -258,3 +260,103 @@ def test_writer_refuses_what_it_cannot_write(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DataError, match="cannot write"):
         VideoWriter(tmp_path / "file" / "a.mp4", 25).write(noise())
+
+
+def street_images(count: int) -> list[NDArray[np.uint8]]:
+    """Return frames of a street that moves."""
+    return [x.frame.image for x in Street(3, 160, 96, 30.0).frames(count)]
+
+
+def test_frames_carry_motion_when_asked(tmp_path: Path) -> None:
+    """The flow leads to the frame before, whose stamp it names; by default there is none."""
+    path = encode_clip(street_images(8), tmp_path / "clip.mp4", Encoding(quality=8))
+    with VideoReader(path) as reader:
+        assert [x.motion for x in reader.frames()] == [None] * 8
+        frames = list(reader.frames(motion=True))
+    assert frames[0].motion is None
+    for before, frame in itertools.pairwise(frames):
+        motion = frame.motion
+        assert motion is not None
+        assert motion.since_ns == before.stamp_ns
+        row, column = np.indices(motion.valid.shape, dtype=np.float32)
+        x, y = column + motion.flow[..., 0], row + motion.flow[..., 1]
+        moved = cv2.remap(before.image, x, y, cv2.INTER_LINEAR)
+        moved_error = cv2.absdiff(moved, frame.image)[motion.valid].mean()
+        assert moved_error < 0.6 * cv2.absdiff(before.image, frame.image)[motion.valid].mean()
+
+
+@pytest.mark.parametrize("encoding", [Encoding("h265"), Encoding(b_frames=2)])
+def test_without_usable_vectors_the_log_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, encoding: Encoding
+) -> None:
+    path = encode_clip(street_images(8), tmp_path / "clip.mp4", encoding)
+    with VideoReader(path) as reader:
+        assert [x.motion for x in reader.frames(motion=True)][3:] == [None] * 5
+    (record,) = caplog.records
+    assert "clip.mp4: frames carry no codec motion" in record.message
+
+
+def test_no_motion_reaches_over_a_lost_picture(tmp_path: Path) -> None:
+    """The decoder shows what follows a missing packet without a word; its motion is dropped."""
+    path = encode_clip(street_images(9), tmp_path / "clip.mp4", Encoding())
+    cut = tmp_path / "cut.mp4"
+    with av.open(str(path)) as source, av.open(str(cut), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for index, packet in enumerate(source.demux(source.streams.video[0])):
+            if packet.size and index != 4:
+                packet.stream = stream
+                target.mux(packet)
+    with VideoReader(cut) as reader:
+        frames = list(reader.frames(motion=True))
+    assert [x.motion is None for x in frames] == [True, *[False] * 3, True, *[False] * 3]
+    assert frames[5].motion is not None
+    assert frames[5].motion.since_ns == frames[4].stamp_ns
+
+
+def test_no_motion_reaches_over_damage(tmp_path: Path) -> None:
+    """A frame after one that could not be decoded has no motion, wherever the damage lies."""
+    path = encode_clip(street_images(12), tmp_path / "clip.mp4", Encoding(keyint=50))
+    data = bytearray(path.read_bytes())
+    with VideoReader(path) as reader:
+        stamps = [x.stamp_ns for x in reader.frames()]
+    half = len(data) * 3 // 5
+    data[half : half + 1500] = bytes(1500)
+    path.write_bytes(data)
+    with VideoReader(path) as reader:
+        frames = list(reader.frames(motion=True))
+        assert reader.damaged > 0
+    shown = [x.stamp_ns for x in frames]
+    for before, frame in itertools.pairwise(frames):
+        if stamps.index(frame.stamp_ns) - stamps.index(before.stamp_ns) > 1:
+            assert frame.motion is None
+        elif frame.motion is not None:
+            assert frame.motion.since_ns == before.stamp_ns
+    assert sum(x.motion is not None for x in frames) > 3
+    assert shown != stamps
+
+
+def test_motion_is_turned_with_the_picture(tmp_path: Path) -> None:
+    """A phone that lies on its side: what moved along x moves along y."""
+    wide = np.random.default_rng(0).integers(0, 256, (24, 48, 1), np.uint8)
+    wide = wide.repeat(4, axis=0).repeat(4, axis=1).repeat(3, axis=2)
+    path = tmp_path / "phone.mp4"
+    with av.open(str(path), "w") as container:
+        options = {"bf": "0", "refs": "1", "g": "50"}
+        stream = container.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        stream.set_display_rotation(90)
+        for shift in (0, 4, 8):  # the picture moves 4 to the left
+            image = np.ascontiguousarray(wide[:, shift : shift + 160])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    with VideoReader(path) as reader:
+        frames = list(reader.frames(motion=True))
+    motion = frames[2].motion
+    assert motion is not None
+    assert motion.flow.shape == (*frames[2].image.shape[:2], 2) == (160, 96, 2)
+    up = frames[1].image.astype(int), frames[2].image.astype(int)
+    flow = np.median(motion.flow[motion.valid], axis=0)
+    shifted = np.roll(up[0], (-round(flow[1]), -round(flow[0])), axis=(0, 1))
+    assert abs(flow[1]) == 4
+    assert flow[0] == 0
+    assert np.abs(shifted - up[1])[20:-20].mean() < 5
