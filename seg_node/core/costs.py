@@ -72,6 +72,8 @@ class MacCounter(TorchFunctionMode):
             self.macs += sum(part.numel() for part in parts) * weights_per_output
         elif func in PRODUCTS:
             self.macs += result.numel() * args[0].shape[-1]
+        elif func in ADDED_PRODUCTS:
+            self.macs += result.numel() * args[1].shape[-1]
         return result
 
 
@@ -82,3 +84,6 @@ PRODUCTS = {
     *(torch.matmul, torch.mm, torch.bmm, torch.Tensor.matmul, torch.Tensor.__matmul__),
 }
 """Products of matrices."""
+
+ADDED_PRODUCTS = {torch.addmm, torch.baddbmm}
+"""Products of the second and third argument that are added to the first."""

@@ -79,3 +79,11 @@ def test_products_of_plain_tensors_count() -> None:
         torch.zeros(2, 7, 5) @ torch.zeros(2, 5, 3)
         torch.relu(torch.zeros(9, 9))
     assert counter.macs == 7 * 5 * 3 + 2 * 7 * 5 * 3
+
+
+def test_products_that_are_added_to_something_count_whatever_they_are_added_to() -> None:
+    with MacCounter() as counter:
+        torch.addmm(torch.zeros(1, 3), torch.zeros(7, 5), torch.zeros(5, 3))
+        total = torch.zeros(2, 7, 3)
+        torch.baddbmm(total, torch.zeros(2, 7, 5), torch.zeros(2, 5, 3), out=total)
+    assert counter.macs == 7 * 5 * 3 + 2 * 7 * 5 * 3

@@ -1,0 +1,257 @@
+"""Fusion equals plain local attention, forward and backward, and costs what the papers count."""
+
+from __future__ import annotations
+
+from math import exp
+from typing import Any
+
+import pytest
+import torch
+from torch import nn, Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from seg_node.core import fusion
+from seg_node.core.costs import dense_macs, MacCounter
+from seg_node.core.fusion import enlarge, Fusion, local_attention, macs
+from seg_node.core.tiles import halved
+from seg_node.core.types import ModelError
+from seg_node.nets.build import build_network
+from test.core.slow_attention import slow_attention
+
+SIZES = [(1, 1), (5, 2), (2, 5), (9, 11)]
+"""Smaller than a window, narrower than its radius, flatter than its radius, larger."""
+
+
+def planes(*shape: int, seed: int = 0) -> list[Tensor]:
+    """Return base, queries, keys and values in float64."""
+    torch.manual_seed(seed)
+    return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(4)]
+
+
+def holes(n: int, h: int, w: int) -> Tensor:
+    """Return valid pixels at random, with a corner in which no window of 3 sees one."""
+    valid = torch.rand(n, 1, h, w, generator=torch.Generator().manual_seed(1)) > 0.4
+    valid[0, :, : h // 2 + 1, : w // 2 + 1] = False
+    return valid
+
+
+def lively(channels: int) -> Fusion:
+    """Return a fusion whose weights are all at work, as after training."""
+    torch.manual_seed(5)
+    net = Fusion(channels)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return net.requires_grad_(requires_grad=False)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("window", [1, 3, 7])
+@pytest.mark.parametrize("size", SIZES)
+def test_attention_and_its_gradients_equal_the_plain_ones(
+    size: tuple[int, int], window: int, monkeypatch: pytest.MonkeyPatch, *, masked: bool
+) -> None:
+    monkeypatch.setattr(fusion, "PIXELS", 30)  # several strips, with and without borders
+    operands = planes(2, 3, *size)
+    base, *others = operands
+    valid = holes(2, *size) if masked else None
+    found = local_attention(base, (others[0], others[1], others[2]), valid, window)
+    expected = slow_attention(base, (others[0], others[1], others[2]), valid, window)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    slope = torch.randn_like(found)
+    slopes = torch.autograd.grad(found, operands, slope)
+    for mine, plain in zip(slopes, torch.autograd.grad(expected, operands, slope), strict=True):
+        torch.testing.assert_close(mine, plain, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_are_those_of_finite_differences(*, masked: bool) -> None:
+    valid = holes(1, 4, 5) if masked else None
+
+    def attend(base: Tensor, *operands: Tensor) -> Tensor:
+        queries, keys, values = operands
+        return local_attention(base, (queries, keys, values), valid, 3)
+
+    assert torch.autograd.gradcheck(attend, planes(1, 2, 4, 5))
+
+
+def test_outside_the_image_is_logit_zero_and_value_zero() -> None:
+    """One pixel alone: of the 49 positions that it looks at, 48 are outside."""
+    base, queries, keys, values = (torch.full((1, 1, 1, 1), x) for x in (10.0, 2.0, 0.5, 7.0))
+    found = local_attention(base, (queries, keys, values), None, 7)
+    assert found.item() == pytest.approx(10 + 7 * exp(1) / (exp(1) + 48))
+
+
+def test_each_pixel_takes_what_matches_it_from_where_it_lies() -> None:
+    """Keys and queries name the pixels; each query names the pixel 2 to the right, 1 below."""
+    names = torch.eye(8 * 9).view(8, 9, -1).permute(2, 0, 1)[None] * 30
+    values = torch.arange(72.0).view(1, 1, 8, 9).expand_as(names)
+    queries = names.roll((-1, -2), (2, 3))
+    found = local_attention(torch.zeros_like(names), (queries, names, values), None, 7)
+    expected = values[..., 1:, 2:]
+    torch.testing.assert_close(found[..., :-1, :-2], expected, rtol=0, atol=1e-3)
+
+
+def test_logits_are_not_scaled_and_the_fused_features_are_added_to_low() -> None:
+    """The whole of step 7, from its parts."""
+    net = lively(4)
+    low, memory = torch.randn(2, 1, 4, 6, 5)
+    operands = (net.query(low), net.key(memory), net.value(memory))
+    torch.testing.assert_close(net(low, memory), slow_attention(low, operands, None, 7))
+
+
+def test_memory_that_is_not_valid_is_never_looked_at() -> None:
+    net, valid = lively(4), holes(2, 12, 13)
+    low, memory = torch.randn(2, 2, 4, 12, 13)
+    first = net(low, memory, valid)
+    changed = torch.where(valid, memory, memory * 100 + 1)
+    assert torch.equal(net(low, changed, valid), first)
+    assert not torch.allclose(net(low, changed), first)
+
+
+def test_low_features_stay_where_nothing_valid_is_near() -> None:
+    net = lively(4)
+    low, memory = torch.randn(2, 1, 4, 12, 20)
+    valid = torch.ones(1, 1, 12, 20, dtype=torch.bool)
+    valid[..., 8:] = False
+    found = net(low, memory, valid)
+    assert torch.equal(found[..., 11:], low[..., 11:])
+    assert (found[..., :11] != low[..., :11]).all()
+
+
+def test_memory_valid_everywhere_is_as_if_nothing_was_said() -> None:
+    net = lively(4)
+    low, memory = torch.randn(2, 1, 4, 9, 8)
+    valid = torch.ones(1, 1, 9, 8, dtype=torch.bool)
+    torch.testing.assert_close(net(low, memory, valid), net(low, memory))
+
+
+def test_a_new_fusion_changes_nothing_and_learns_all_the_same() -> None:
+    """Low features lack what the memory has, one pixel away: a few steps find it."""
+    torch.manual_seed(0)
+    net = Fusion(8)
+    memory = torch.randn(1, 8, 16, 16)
+    whole = memory.roll(1, -1)
+    low = whole * 0.5
+    assert torch.equal(net(low, memory), low)
+    optimizer = torch.optim.Adam(net.parameters(), 0.03)
+    losses = []
+    for _ in range(40):
+        loss = (net(low, memory) - whole).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_rounds_the_result_but_not_the_logits(*, autocast: bool) -> None:
+    net = lively(32)
+    low, memory = torch.randn(2, 1, 32, 9, 8)
+    exact = net(low, memory)
+    if autocast:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = net(low, memory)
+        assert found.dtype == torch.float32
+    else:
+        found = net.to(torch.bfloat16)(low.bfloat16(), memory.bfloat16())
+        assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), exact, rtol=0.05, atol=0.1)
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's stub
+    """Keeps the size in numbers of the largest tensor that is made."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's stub
+        self.numbers = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run and look at what is stored, not at views of it."""
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            stored = result.untyped_storage().nbytes() // result.element_size()
+            self.numbers = max(self.numbers, stored)
+        return result
+
+
+def test_windows_are_never_copied_forward_or_backward() -> None:
+    base, queries, keys, values = planes(1, 64, 30, 40)
+    with Largest() as largest:
+        fused = local_attention(base, (queries, keys, values), None, 7)
+        assert largest.numbers <= 1.6 * base.numel()  # a plane with its margin
+        fused.sum().backward()  # type: ignore[no-untyped-call]  # torch's stub
+    assert largest.numbers <= 1.6 * base.numel()
+    with Largest() as largest:
+        slow_attention(base, (queries, keys, values), None, 7)
+    assert largest.numbers >= 49 * base.numel()
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "gmac"),
+    [
+        (64, (720, 960), 5.5),
+        (256, (90, 120), 0.35),
+        (512, (128, 256), 2.1),
+        (256, (128, 256), 1.05),
+    ],
+)
+def test_macs_are_those_of_the_papers(channels: int, size: tuple[int, int], gmac: float) -> None:
+    """The four rows of AR-Seg (papers.md, section 2c)."""
+    assert macs(size, channels) / 1e9 == pytest.approx(gmac, rel=0.02)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("size", [(1, 2), (33, 70)])
+def test_law_7_what_is_stated_is_what_runs(size: tuple[int, int], *, masked: bool) -> None:
+    """Nothing is multiplied in vain, and both counters see every product."""
+    net = Fusion(16)
+    plane = torch.randn(1, 16, *size)
+    valid = holes(1, *size) if masked else None
+    with FlopCounterMode(display=False) as operators, torch.no_grad(), MacCounter() as counter:
+        net(plane, plane, valid)
+    assert counter.macs == operators.get_total_flops() // 2 == macs(size, 16)
+
+
+@pytest.mark.parametrize(("network", "percent"), [("pspnet18", 67.0), ("bisenet18", 67.6)])
+def test_arseg_saves_what_the_paper_says(network: str, percent: float) -> None:
+    """960x720, one HIGH frame of 12, the others LOW and fused (papers.md, section 2c)."""
+    with torch.device("meta"):
+        net: Any = build_network(network, 12)
+    high, low = dense_macs(net, 720, 960), dense_macs(net, 360, 480)
+    fused = low + macs((720 // net.stride, 960 // net.stride), net.feature_channels)
+    saved = 1 - (high + 11 * fused) / (12 * high)
+    assert 100 * saved == pytest.approx(percent, abs=0.5)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (71, 69)])
+def test_law_3_without_fusion_all_low_is_the_network_on_the_half_image_enlarged(
+    size: tuple[int, int],
+) -> None:
+    torch.manual_seed(2)
+    net: Any = build_network("swiftnet18-half", 5).eval().double()
+    image = torch.randint(0, 256, (1, 3, *size)).double()
+    h, w = (-(-length // net.stride) for length in size)
+    with torch.no_grad():
+        found = net.head(enlarge(net.features(halved(image)), (h, w)))
+        wide = nn.functional.interpolate(net(halved(image)), scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(found, wide[..., :h, :w], rtol=1e-9, atol=1e-9)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    net = Fusion(4)
+    plane = torch.zeros(1, 4, 6, 8)
+    with pytest.raises(ModelError, match=r"\[1, 4, 3, 4\].*\[1, 4, 6, 8\].*enlarge"):
+        net(plane[..., :3, :4], plane)
+    for valid in (torch.ones(1, 1, 6, 8), torch.ones(1, 6, 8, dtype=torch.bool)):
+        with pytest.raises(ModelError, match=r"valid of fusion is torch\.\w+ \[1, .*torch.bool"):
+            net(plane, plane, valid)
+    with pytest.raises(ModelError, match=r"\[1, 4, 6, 8\] are not half of \[6, 8\]"):
+        enlarge(plane, (6, 8))
+    with pytest.raises(ModelError, match="window of fusion is 4"):
+        Fusion(4, 4)
