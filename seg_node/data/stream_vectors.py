@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from seg_node.data.codec_vectors import VectorTrack
 from seg_node.data.h264 import Link, PictureOrder
+from seg_node.data.hevc import hevc_link
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,7 @@ class StreamVectors:
 
         """
         self._order = PictureOrder(extradata) if codec == "h264" else None
+        self._read = hevc_link if codec == "hevc" else _any_link
         self._track = VectorTrack(codec, note)
         self._links: dict[int | None, Link] = {}
         self._gap = False
@@ -45,7 +47,7 @@ class StreamVectors:
             pts: its presentation time, which its picture will carry.
 
         """
-        link = self._order.take(data) if self._order else Link.NEXT
+        link = self._order.take(data) if self._order else self._read(data)
         if link is Link.NONE:
             return link
         if self._gap:
@@ -60,9 +62,11 @@ class StreamVectors:
         self._gap = True
 
     def lost(self) -> None:
-        """Note that the decoder was emptied, or withholds the picture it gave last."""
+        """Expect nothing: the decoder was emptied, or the picture it gave last is withheld."""
         self._links.clear()
         self._track.lost()
+        if self._order:
+            self._order.forget()
 
     def motion(self, picture: av.VideoFrame, stamp_ns: int) -> Motion | None:
         """Return the motion since the picture of the call before; see `VectorTrack.follow`.
@@ -75,3 +79,7 @@ class StreamVectors:
         link = self._links.pop(picture.pts, Link.NEXT)
         connected = link in {Link.NEXT, Link.KEY}
         return self._track.follow(picture, stamp_ns, connected=connected)
+
+
+def _any_link(data: bytes) -> Link:
+    return Link.NEXT if data else Link.NONE

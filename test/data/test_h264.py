@@ -91,6 +91,39 @@ def test_all_kinds_of_headers_are_read(
     assert links(packets[:2] + packets[3:]) == [KEY, NEXT, GAP, NEXT, NEXT]
 
 
+def exp(*numbers: int) -> str:
+    """Write Exp-Golomb numbers."""
+    return "".join(f"{x + 1:b}".zfill(2 * (x + 1).bit_length() - 1) for x in numbers)
+
+
+def unit(head: int, bits: str) -> bytes:
+    """Write a NAL unit as Annex B, escape bytes put in."""
+    bits += "1"
+    bits += "0" * (-len(bits) % 8)
+    payload = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    for last in range(4):
+        payload = payload.replace(bytes([0, 0, last]), bytes([0, 0, 3, last]))
+    return b"\0\0\1" + bytes([head]) + payload
+
+
+@pytest.mark.parametrize("lists", ["0" * 12, "1" + exp(1, 2) * 8 + "1" + exp(16) + "0" * 10])
+@pytest.mark.parametrize("order", [exp(0, 4), exp(2), exp(1) + "1" + exp(0, 0, 2, 5, 5)])
+def test_headers_that_x264_never_writes(lists: str, order: str) -> None:
+    """4:4:4 in separate planes, escaped bytes, scaling lists, other picture order counts."""
+    head = f"{244:08b}" + "0" * 16 + exp(0, 3) + "1" + exp(0, 0) + "0" + "1" + lists
+    sets = unit(0x67, head + exp(12) + order + exp(3) + "0") + unit(0x68, exp(0, 0))
+
+    def picture(kind: int, number: int) -> bytes:
+        return unit(kind, exp(0, 5, 0) + "01" + f"{number:016b}" + "0" * 40)
+
+    order_of = PictureOrder()
+    numbers = [order_of.take(sets + picture(0x65, 0)), *[
+        order_of.take(picture(0x61, x)) for x in (1, 2, 4, 5)
+    ]]  # fmt: skip
+    assert numbers == [KEY, NEXT, NEXT, GAP, NEXT]
+    assert order_of.references == 3
+
+
 def test_a_refreshing_stream_may_be_entered_at_a_recovery_point(
     images: list[NDArray[np.uint8]],
 ) -> None:
