@@ -1,0 +1,343 @@
+"""Where things were: motion from a codec's vectors or estimated from the images, step by step.
+
+Motion to the keyframe is composed of the motions from frame to frame. Measured
+(`benchmarks/results/motion_sources.json`), that beats estimating it between the two frames at
+every distance above one, by points where they lie far apart, and starting an estimate between the
+two from the composed one brings nothing more. AR-Seg accumulates its codec vectors alike.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, NamedTuple, TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+
+from seg_node.core.blocks import grid_shape
+from seg_node.core.types import ConfigError, DataError, Motion
+from seg_node.core.warp import nearest, origin, pull, pull_mask, rescale
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from seg_node.core.types import Frame
+
+SOURCES = ("auto", "codec", "flow", "none")
+"""Values of `motion.source`: codec vectors where a frame carries them and else estimated flow,
+only vectors, only flow, or no motion at all."""
+
+WORK_PIXELS = 480 * 360
+"""Most pixels of the grey images that motion is estimated and distortion measured on.
+
+CamVid's 480x360 scores a point more at distance 5 than a quarter of its pixels.
+"""
+
+UNKNOWN_DISTORTION = 64.0
+"""Distortion of a pixel whose motion is unknown, in grey levels.
+
+The worst that content explained by nothing shows: unrelated pictures differ by 45 in the median.
+"""
+
+MAX_GAP_NS = 1_000_000_000
+"""Longest time between two frames whose motion is followed; at 1 Hz a car is elsewhere."""
+
+CUT = 0.4
+"""Difference of a frame from the moved frame before, relative to contrast: more is a cut.
+
+Neighbours of all clips at hand stay below 0.18, with one frame lost between them below 0.24;
+unrelated pictures, each moved to explain the other as well as it can, reach 0.41 and more.
+"""
+
+CUT_UNMOVED = 0.55
+"""The same without any motion: neighbours reach 0.40, unrelated pictures 0.59 and more."""
+
+_MIN_CONTRAST = 8.0
+"""Grey levels; below it, noise in the dark would look like a cut."""
+
+_MIN_SIDE = 12
+"""Smallest side in pixels that OpenCV estimates motion on in every shape of image."""
+
+
+class Lost(Enum):
+    """Why a frame cannot be followed back to the keyframe, so that it must become one (law 8)."""
+
+    FIRST = "there is no earlier frame"
+    CAMERA = "the image's size, frame_id or camera is another one"
+    GAP = "time jumped: backwards, or too far ahead to follow the motion"
+    SCENE_CUT = "the scene was cut: the earlier frame, moved, does not explain this one"
+    NO_VECTORS = "the stream carries no motion vectors for this frame"
+    INTRA = "the codec coded the whole frame anew"
+    DROPPED = "the motion vectors refer to a frame that was dropped"
+
+
+def compose(later: Motion, earlier: Motion) -> Motion:
+    """Join two motions into one, as AR-Seg accumulates vectors, but without rounding to pixels.
+
+    Args:
+        later: from frame t to frame t - 1.
+        earlier: from frame t - 1 to frame k; of the same pixel grid.
+
+    Returns:
+        Motion from frame t to frame k: valid where both steps are, intra where the content was
+        coded anew on the way.
+
+    Raises:
+        DataError: the pixel grids differ.
+
+    """
+    if later.flow.shape != earlier.flow.shape:
+        msg = (
+            f"motions of {list(later.flow.shape[:2])} and {list(earlier.flow.shape[:2])} pixels "
+            "cannot be joined: fit one to the other first"
+        )
+        raise DataError(msg)
+    flow = later.flow + pull(earlier.flow, later.flow)
+    valid = later.valid & pull_mask(earlier.valid, later.flow)
+    intra = later.intra
+    if earlier.intra is not None:
+        moved = pull_mask(earlier.intra, later.flow)
+        intra = moved if intra is None else intra | moved
+    return Motion(np.asarray(flow, np.float32), valid, intra, earlier.since_ns)
+
+
+def fit(motion: Motion, size: tuple[int, int]) -> Motion:
+    """Bring a motion to another pixel grid (h, w): flow bilinearly, masks by the nearest pixel."""
+    if motion.valid.shape == size:
+        return motion
+    flow = rescale(torch.from_numpy(motion.flow)[None], size)[0].numpy()
+    intra = None if motion.intra is None else nearest(motion.intra, size)
+    valid = nearest(motion.valid, size)
+    return Motion(flow, valid, intra, motion.since_ns)
+
+
+def work_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an RGB image [H, W, 3] in grey, reduced to at most `WORK_PIXELS`, uint8 [h, w]."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    scale = (WORK_PIXELS / grey.size) ** 0.5
+    if scale < 1:
+        height, width = (max(1, round(scale * length)) for length in grey.shape)
+        grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(grey, np.uint8)
+
+
+class FlowEstimator:
+    """Estimates motion with OpenCV's DIS (Kroeger et al., ECCV 2016), preset ultrafast.
+
+    The presets fast and medium cost several times as much; fast scores lower, medium by less than
+    half a point higher. Milliseconds of all: `benchmarks/results/motion_sources.json`.
+
+    Args:
+        preset: OpenCV's number of another preset.
+
+    """
+
+    def __init__(self, preset: int = cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST) -> None:
+        """Prepare; nothing is known of any image yet."""
+        # OpenCV's stub does not know that the flow to continue from may be None.
+        self._dis: Any = cv2.DISOpticalFlow.create(preset)
+
+    def estimate(
+        self, before: NDArray[np.uint8], image: NDArray[np.uint8], since_ns: int = 0
+    ) -> Motion:
+        """Estimate the motion between two grey images of one size, as `work_image` makes them.
+
+        Args:
+            before: the earlier image, uint8 [h, w], of any size.
+            image: the present one, likewise.
+            since_ns: stamp of the earlier one.
+
+        Returns:
+            Motion [h, w], valid where it leads into the earlier image. Content that was hidden
+            there is not recognised: `block_distortion` sees it. A second estimate, back again,
+            would tell some of it at twice the cost, and calls much of every plain road unknown.
+
+        """
+        height, width = image.shape
+        old, new = (_enlarged(x) for x in (before, image))
+        flow = np.asarray(self._dis.calc(new, old, None), np.float32)[:height, :width]
+        flow = np.ascontiguousarray(flow)
+        x, y = origin(flow)
+        inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+        return Motion(flow, inside, since_ns=since_ns)
+
+
+def block_distortion(
+    image: NDArray[np.uint8], earlier: NDArray[np.uint8], motion: Motion, side: int
+) -> NDArray[np.float32]:
+    """Return how badly an earlier image, moved, explains the present one, block by block.
+
+    Both are compared as `work_image` makes them.
+
+    Args:
+        image: the present image, RGB, uint8 [H, W, 3].
+        earlier: the earlier one, of the same size.
+        motion: from the present one to the earlier one.
+        side: side B of a block, in pixels of the images.
+
+    Returns:
+        Mean absolute difference of grey levels, 0..255, of each block, float32 [gh, gw]; a pixel
+        whose motion is not valid counts as `UNKNOWN_DISTORTION`.
+
+    """
+    present, old = work_image(image), work_image(earlier)
+    fitted = fit(motion, (present.shape[0], present.shape[1]))
+    difference = cv2.absdiff(present, pull(old, fitted.flow)).astype(np.float32)
+    difference[~fitted.valid] = UNKNOWN_DISTORTION
+    starts = block_starts((image.shape[0], image.shape[1]), side, difference.shape)
+    total, pixels = (
+        np.add.reduceat(np.add.reduceat(x, starts[0], axis=0), starts[1], axis=1)
+        for x in (difference, np.ones_like(difference))
+    )
+    return np.asarray(total / pixels, np.float32)
+
+
+def block_starts(
+    size: tuple[int, int], side: int, plane: tuple[int, ...]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the first row of each row of blocks in a plane that covers the image, and columns.
+
+    Args:
+        size: of the image (H, W), in pixels.
+        side: side B of a block, in pixels of the image.
+        plane: shape [h, w] of the plane; where it is coarser than the blocks, starts repeat.
+
+    """
+    rows, columns = (
+        np.minimum(np.arange(count) * side * pixels // length, pixels - 1).astype(np.intp)
+        for count, length, pixels in zip(grid_shape(*size, side), size, plane, strict=True)
+    )
+    return rows, columns
+
+
+class _Seen(NamedTuple):
+    """A frame and its grey work image."""
+
+    frame: Frame
+    grey: NDArray[np.uint8]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the work image."""
+        return self.grey.shape[0], self.grey.shape[1]
+
+
+class MotionTracker:
+    """Follows the frames of one camera back to the newest full computation.
+
+    Call `start` with every frame that is computed in full and `track` with every other, in the
+    order of their stamps; where `track` answers `Lost`, the frame must be computed in full.
+    Motion comes at the size of `work_image`. Another source is another tracker.
+
+    Args:
+        source: one of `SOURCES`. A codec's vectors are used where they lead to the frame of the
+            call before. With `auto`, frames without, and frames that the codec coded anew, are
+            estimated.
+
+    Raises:
+        ConfigError: there is no such source.
+
+    """
+
+    def __init__(self, source: str = "auto") -> None:
+        """Start without a frame."""
+        if source not in SOURCES:
+            msg = f"motion.source is {source!r}; choose one of {', '.join(SOURCES)}"
+            raise ConfigError(msg)
+        self.source = source
+        self._estimator = FlowEstimator()
+        self._latest: _Seen | None = None  # the frame that motion is followed from
+        self._newest: _Seen | None = None  # also one that could not be followed
+        self._motion: Motion | None = None
+
+    def start(self, frame: Frame) -> None:
+        """Make this frame the one that later frames are followed back to."""
+        self._latest = self._see(frame)
+        self._motion = still(self._latest.size, frame.stamp_ns)
+
+    def track(self, frame: Frame) -> Motion | Lost:
+        """Return the motion from this frame to the frame of `start`, or why there is none."""
+        latest, motion = self._latest, self._motion
+        if latest is None or motion is None:
+            return Lost.FIRST
+        jump = jumped(latest.frame, frame)
+        if jump is not None:
+            return jump
+        vectors = _vectors(frame, latest.frame.stamp_ns)
+        if self.source == "codec" and isinstance(vectors, Lost):
+            return vectors
+        seen = self._see(frame)
+        step = self._step(latest, seen, vectors)
+        limit = CUT_UNMOVED if self.source == "none" else CUT
+        if unlike(seen.grey, pull(latest.grey, step.flow)) > limit:
+            return Lost.SCENE_CUT
+        self._latest, self._motion = seen, compose(step, motion)
+        return self._motion
+
+    def _step(self, latest: _Seen, seen: _Seen, vectors: Motion | Lost) -> Motion:
+        """Return the motion from one frame to the one before, at the size of their grey images."""
+        since_ns = latest.frame.stamp_ns
+        if self.source == "none":
+            return still(seen.size, since_ns)
+        if self.source == "flow" or isinstance(vectors, Lost):
+            return self._estimator.estimate(latest.grey, seen.grey, since_ns)
+        return fit(vectors, seen.size)
+
+    def _see(self, frame: Frame) -> _Seen:
+        """Reduce the image of a frame; that of the newest one is remembered."""
+        if self._newest is None or self._newest.frame is not frame:
+            self._newest = _Seen(frame, work_image(frame.image))
+        return self._newest
+
+
+def still(size: tuple[int, int], since_ns: int = 0) -> Motion:
+    """Return no motion, known everywhere, of a pixel grid (h, w)."""
+    return Motion(np.zeros((*size, 2), np.float32), np.ones(size, np.bool_), since_ns=since_ns)
+
+
+def jumped(before: Frame, frame: Frame) -> Lost | None:
+    """Return why a frame cannot follow the one before, whatever they show; None if it can."""
+    if not same_view(before, frame):
+        return Lost.CAMERA
+    if not 0 <= frame.stamp_ns - before.stamp_ns <= MAX_GAP_NS:
+        return Lost.GAP
+    return None
+
+
+def unlike(image: NDArray[np.uint8], moved: NDArray[np.uint8]) -> float:
+    """Return the mean absolute difference of two grey images relative to their contrast.
+
+    Contrast is the larger of their standard deviations, at least 8 grey levels.
+    """
+    contrast = max(_MIN_CONTRAST, *(float(cv2.meanStdDev(x)[1][0, 0]) for x in (image, moved)))
+    return float(cv2.mean(cv2.absdiff(image, moved))[0]) / contrast
+
+
+def same_view(one: Frame, other: Frame) -> bool:
+    """Return whether two frames are of the same camera, frame_id and image size."""
+    return (one.camera, one.frame_id, one.image.shape) == (
+        other.camera,
+        other.frame_id,
+        other.image.shape,
+    )
+
+
+def _vectors(frame: Frame, since_ns: int) -> Motion | Lost:
+    """Return the motion that a frame carries, or why it does not lead to the frame before."""
+    motion = frame.motion
+    if motion is None:
+        return Lost.NO_VECTORS
+    if motion.intra is not None and motion.intra.all():
+        return Lost.INTRA
+    if motion.since_ns != since_ns:
+        return Lost.DROPPED
+    return motion
+
+
+def _enlarged(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Repeat the last row and column of an image too small for OpenCV's estimator."""
+    down, right = (max(0, _MIN_SIDE - length) for length in grey.shape)
+    if not (down or right):
+        return grey
+    return np.asarray(cv2.copyMakeBorder(grey, 0, down, 0, right, cv2.BORDER_REPLICATE), np.uint8)
