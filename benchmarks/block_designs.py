@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from seg_node.core.background import Background, Recorder
 from seg_node.core.blocks import block_mean, BlockLayout, to_pixels
-from seg_node.core.policy import Heuristic, Oracle
+from seg_node.core.scores import Heuristic, Oracle
 from seg_node.core.sparse import split
 from seg_node.core.tiles import halved
 from seg_node.core.types import Action

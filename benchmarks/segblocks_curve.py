@@ -21,16 +21,8 @@ import torch
 
 from seg_node.core.config import Config
 from seg_node.core.pipeline import Segmenter
-from seg_node.core.policy import (
-    BlockScore,
-    Complexity,
-    DENSE_ONLY,
-    Heuristic,
-    Middle,
-    Oracle,
-    Random,
-    Ranked,
-)
+from seg_node.core.policy import Ranked, UNTRAINED
+from seg_node.core.scores import BlockScore, Complexity, Heuristic, Middle, Oracle, Random
 from seg_node.data.datasets import open_source
 from seg_node.eval.metrics import ConfusionMatrix
 from seg_node.eval.progress import progress
@@ -99,7 +91,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         (name, fraction): Point(
             Segmenter(
                 model.net,
-                {**DENSE_ONLY, "segblocks": Ranked(score)},
+                {**UNTRAINED, "segblocks": Ranked(score)},
                 base.updated({"policy.high_fraction": fraction}),
             ),
             classes,

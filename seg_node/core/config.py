@@ -122,6 +122,21 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
+class MotionConfig:
+    """How remembered features find to where things are now."""
+
+    source: str = _setting(
+        "auto",
+        Limits(
+            "Where motion comes from: codec (the vectors of a compressed video), flow (estimated "
+            "from the images), none (as if nothing moved), or auto (codec where the stream "
+            "carries vectors, else flow).",
+            choices=("auto", "codec", "flow", "none"),
+        ),
+    )
+
+
+@dataclass(frozen=True)
 class PublishConfig:
     """What goes out beside mask and stats."""
 
@@ -175,8 +190,29 @@ class Config:
         "dense",
         Limits(
             "How the compute of a frame is chosen: dense computes all of it; segblocks computes "
-            "policy.high_fraction of the blocks at full and the others at half resolution.",
-            choices=("dense", "segblocks"),
+            "policy.high_fraction of the blocks at full and the others at half resolution; warp "
+            "computes every keyframe_interval-th frame and moves its result to the frames "
+            "between; arseg computes those at half resolution, sharpened by what was moved.",
+            choices=("dense", "segblocks", "warp", "arseg"),
+        ),
+    )
+    keyframe_interval: int = _setting(
+        12,
+        Limits(
+            "In modes warp and arseg one of so many frames is computed in full.",
+            "frames",
+            low=1,
+            high=1000,
+        ),
+    )
+    max_age_ms: float = _setting(
+        2000.0,
+        Limits(
+            "No pixel of a mask rests on a full computation that is older; a frame is computed "
+            "in full before.",
+            "ms",
+            0.0,
+            60000.0,
         ),
     )
     overload: str = _setting(
@@ -189,6 +225,7 @@ class Config:
     )
     input: InputConfig = field(default_factory=InputConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    motion: MotionConfig = field(default_factory=MotionConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
 
     def __post_init__(self) -> None:

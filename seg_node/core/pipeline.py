@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import time
 from typing import cast, Protocol, TYPE_CHECKING
 
@@ -14,7 +14,9 @@ from torch.nn import functional
 from seg_node.core.blocks import BlockLayout, scaled
 from seg_node.core.config import Config
 from seg_node.core.costs import dense_macs, MacCounter
+from seg_node.core.history import History
 from seg_node.core.masks import decide, resize_result
+from seg_node.core.policy import NOTHING
 from seg_node.core.sparse import split
 from seg_node.core.tiles import halved
 from seg_node.core.timing import StageTimer
@@ -29,6 +31,15 @@ if TYPE_CHECKING:
     from seg_node.core.policy import BlockPolicy
     from seg_node.core.sparse import BlockTensor
     from seg_node.core.types import Plan
+
+LACKS = {
+    "segblocks": "no learned policy for it; choose a model that has one, or set policy.score to "
+    "heuristic (applies on configure)",
+    "arseg": "no half-resolution branch for it; choose a model that has one, or mode warp",
+}
+"""What a model lacks that cannot run a mode, and what to do about it."""
+
+WARM_UP_CAMERA = "warm-up"
 
 
 class SegmentationNetwork(Protocol):
@@ -102,10 +113,15 @@ def choose_compute(config: Config) -> Compute:
 class Segmenter:
     """Turns frames into masks, one `step` at a time.
 
+    It remembers the newest full computation of each camera, where the mode has a use for it.
+
     Args:
         net: network in eval mode; moved to the config's device and precision.
         policies: for each mode that it can run, what chooses the plan of each frame.
         config: settings; see `reconfigure` for those that may change later.
+        low: half-resolution branch in eval mode, called with the image at half resolution, the
+            remembered features and where they are valid; `seg_node.nets.low.LowBranch`. None for
+            modes without LOW frames that are sharpened by memory.
         clock: nanoseconds that never go back.
 
     Raises:
@@ -119,6 +135,7 @@ class Segmenter:
         net: nn.Module,
         policies: Mapping[str, BlockPolicy],
         config: Config | None = None,
+        low: nn.Module | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         """Move the network to its device."""
@@ -127,10 +144,16 @@ class Segmenter:
         self.policies = policies
         self.check(self.config)
         self._clock = clock
-        net = net.to(self.compute.device, self.compute.dtype).eval()
-        self._net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the keyword
-        self._stride = cast("SegmentationNetwork", net).stride
+        self._net = self._placed(net)
+        self._low = None if low is None else self._placed(low)
+        self._face = cast("SegmentationNetwork", self._net)
         self._macs: dict[tuple[int, int], int] = {}
+        self._histories: dict[str, History] = {}
+
+    def _placed(self, net: nn.Module) -> nn.Module:
+        net = net.to(self.compute.device, self.compute.dtype).eval()
+        placed: nn.Module = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the keyword
+        return placed
 
     def reconfigure(self, config: Config) -> None:
         """Apply live settings from the next frame on; the others keep their values.
@@ -150,11 +173,17 @@ class Segmenter:
 
         """
         if config.mode not in self.policies:
-            msg = (
-                f"mode is {config.mode!r}, but this model has no learned policy for it; choose a "
-                "model that has one, or set policy.score to heuristic (applies on configure)"
-            )
+            msg = f"mode is {config.mode!r}, but this model has {LACKS[config.mode]}"
             raise ConfigError(msg)
+
+    def reset(self) -> None:
+        """Forget all earlier frames: the next one of every camera is computed in full."""
+        self._histories.clear()
+
+    def ask_full_frame(self) -> None:
+        """Have the next frame of every camera computed in full."""
+        for history in tuple(self._histories.values()):
+            history.ask()
 
     def step(self, frame: Frame) -> StepResult:
         """Segment one frame.
@@ -169,61 +198,87 @@ class Segmenter:
         timer = StageTimer(self._clock)
         size = frame.image.shape[:2]
         with timer.stage("prepare"):
-            image = self._prepare(frame.image)
+            frame = self._scaled(frame)
+            image = self._uploaded(frame.image)
         config = self.config
         policy = self.policies[config.mode]
+        history = self._history(frame.camera, remembers=policy.remembers)
+        with timer.stage("motion"):
+            past = history.look(frame, config) if history else NOTHING
         with timer.stage("plan"):
-            plan = policy.plan(image, config)
+            plan = policy.plan(image, config, past)
         with torch.inference_mode():
-            with timer.stage("execute"):
-                logits, macs = self._execute(image, plan, config.block_size)
+            with timer.stage("execute"), MacCounter() as counter:
+                logits = self._execute(frame, image, plan, history)
             with timer.stage("decide"):
                 labels, confidence = decide(
-                    logits, self._stride, (image.shape[-2], image.shape[-1])
+                    logits, self._face.stride, (image.shape[-2], image.shape[-1])
                 )
         with timer.stage("finish"):
             labels, confidence = resize_result(labels, confidence, (size[0], size[1]))
-            size = (image.shape[-2], image.shape[-1])
-            macs += policy.macs(size, config.block_size)
+            macs = counter.macs + policy.macs(
+                (image.shape[-2], image.shape[-1]), config.block_size
+            )
+            age_ms = history.age_ms(frame) if history else np.zeros_like(plan.grid, np.uint16)
         report = StepReport(timer.stages, timer.total_ns(), macs, self._dense_macs(image))
-        age_ms = np.zeros_like(plan.grid, np.uint16)
         return StepResult(labels, confidence, plan, age_ms, report)
 
     def warm_up(self, height: int, width: int) -> None:
-        """Run one step on a black image, so that the first real frame is not slow."""
-        self.step(Frame(np.zeros((height, width, 3), np.uint8)))
+        """Run every kind of frame of the mode on a black image, so that no real one is slow."""
+        black = np.zeros((height, width, 3), np.uint8)
+        for stamp_ns in (0, 1_000_000):
+            self.step(Frame(black, stamp_ns, camera=WARM_UP_CAMERA))
+        self._histories.pop(WARM_UP_CAMERA, None)
 
-    def _prepare(self, image: NDArray[np.uint8]) -> Tensor:
-        """Scale and upload; returns uint8 [1, 3, H, W] in channels_last."""
+    def _scaled(self, frame: Frame) -> Frame:
+        """Return the frame with its image as the network will see it."""
         scale = self.config.input.scale
-        if scale < 1.0:
-            height, width = image.shape[:2]
-            size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+        if scale == 1.0:
+            return frame
+        height, width = frame.image.shape[:2]
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA)
+        return replace(frame, image=np.asarray(image, np.uint8))
+
+    def _uploaded(self, image: NDArray[np.uint8]) -> Tensor:
+        """Return an image [H, W, 3] as uint8 [1, 3, H, W], channels_last, on the device."""
         # A view on a message's buffer is read-only, which torch.from_numpy only warns about.
         pixels = image if image.flags.c_contiguous and image.flags.writeable else image.copy()
         return torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.compute.device)
 
-    def _execute(self, image: Tensor, plan: Plan, side: int) -> tuple[Tensor, int]:
-        """Return the logits of a plan, [1, classes, h, w] at the network's stride, and its MACs.
+    def _history(self, camera: str, *, remembers: bool) -> History | None:
+        """Return what is remembered of a camera; nothing is, in modes without a use for it."""
+        if not remembers:
+            self._histories.pop(camera, None)
+            return None
+        return self._histories.setdefault(camera, History())
 
-        A whole frame at one resolution takes the way without blocks.
+    def _execute(self, frame: Frame, image: Tensor, plan: Plan, history: History | None) -> Tensor:
+        """Return the logits of a plan, [1, classes, h, w] at the network's stride.
+
+        A whole frame of one action takes the way without blocks.
         """
         if (plan.grid == Action.HIGH).all():
-            return self._net(image), self._dense_macs(image)
+            features = self._face.features(image)
+            logits = self._face.head(features)
+            if history is not None:
+                history.keep(frame, features, logits, self.config.block_size)
+            return logits
+        if (plan.grid == Action.REUSE).all() and history is not None:
+            return history.logits()
         if (plan.grid == Action.LOW).all():
-            low = halved(image)
-            return self._enlarged(self._net(low), image), self._dense_macs(low)
+            if history is not None and self._low is not None:
+                return self._face.head(self._low(halved(image), *history.features()))
+            return self._enlarged(self._net(halved(image)), image)
         size = (image.shape[-2], image.shape[-1])
-        layout = BlockLayout(plan.grid[None], side, size, device=image.device)
-        with MacCounter() as counter:
-            blocks: BlockTensor = self._net(split(image, layout))
-        return blocks.combined(), counter.macs
+        layout = BlockLayout(plan.grid[None], self.config.block_size, size, device=image.device)
+        blocks: BlockTensor = self._net(split(image, layout))
+        return blocks.combined()
 
     def _enlarged(self, logits: Tensor, image: Tensor) -> Tensor:
         """Upsample what the network made of the image at half resolution."""
         full = functional.interpolate(logits, scale_factor=2, mode="bilinear")
-        h, w = scaled((image.shape[-2], image.shape[-1]), self._stride)
+        h, w = scaled((image.shape[-2], image.shape[-1]), self._face.stride)
         return full[..., :h, :w]
 
     def _dense_macs(self, image: Tensor) -> int:

@@ -74,6 +74,18 @@ class Reason(Enum):
 
     DENSE = "dense mode computes every block"
     BLOCKS = "the policy's share of the blocks at full resolution, the others at half"
+    MOVED = "the newest full computation, moved to where things are now"
+    SHARPENED = "half resolution, sharpened by the newest full computation"
+    INTERVAL = "keyframe_interval frames have passed since the newest full computation"
+    AGE = "the newest full computation would be older than max_age_ms"
+    ASKED = "a full frame was asked for"
+    FIRST = "there is no earlier frame"
+    SCENE_CUT = "the scene was cut: the earlier frame, moved, does not explain this one"
+    GAP = "time jumped: backwards, or too far ahead to follow the motion"
+    CAMERA = "the image's size, frame_id or camera is another one"
+    NO_VECTORS = "the stream carries no motion vectors for this frame"
+    INTRA = "the codec coded the whole frame anew"
+    DROPPED = "the motion vectors refer to a frame that was dropped"
 
 
 @dataclass(frozen=True)

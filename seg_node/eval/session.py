@@ -100,7 +100,7 @@ def common(sessions: Mapping[str, Session]) -> Session:
 
 
 def _session(model: Model, config: Config) -> Session:
-    segmenter = Segmenter(model.net, build_policies(model, config), config)
+    segmenter = Segmenter(model.net, build_policies(model, config), config, model.low)
     dtype = str(segmenter.compute.dtype).removeprefix("torch.")
     device = f"{segmenter.compute.device} {dtype}"
     if segmenter.compute.device.type == "cpu":

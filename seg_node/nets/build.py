@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from seg_node.core.policy import Complexity, DENSE_ONLY, Heuristic, Middle, Random, Ranked
-from seg_node.core.types import ModelError
+from seg_node.core.policy import Interval, Ranked, UNTRAINED
+from seg_node.core.scores import Complexity, Heuristic, Middle, Random
+from seg_node.core.types import Action, ModelError
 from seg_node.nets.bisenet import BiSeNet
 from seg_node.nets.decision import ComplexityNet
+from seg_node.nets.low import LowBranch
 from seg_node.nets.manifest import find_manifest, Manifest, weights_problem
 from seg_node.nets.plugin import build_plugin
 from seg_node.nets.pspnet import PSPNet, PSPNetStride8
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from seg_node.core.config import Config
-    from seg_node.core.policy import BlockPolicy, BlockScore
+    from seg_node.core.policy import BlockPolicy
+    from seg_node.core.scores import BlockScore
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "swiftnet18": lambda classes: SwiftNet(classes, 1.0),
@@ -87,12 +90,14 @@ class Model:
         net: the network, in eval mode.
         manifest: what is known of it.
         policy: its policy network, in eval mode; None if it has none.
+        low: its half-resolution branch, in eval mode; None if it has none.
 
     """
 
     net: nn.Module
     manifest: Manifest
     policy: nn.Module | None = None
+    low: LowBranch | None = None
 
 
 def load_model(name: str, *, fold: bool = True) -> Model:
@@ -110,20 +115,28 @@ def load_model(name: str, *, fold: bool = True) -> Model:
     problem = weights_problem(manifest, folder)
     if problem:
         raise ModelError(problem)
-    net = build_network(manifest.network, len(manifest.classes))
-    policy = None
+    net = _fresh(manifest)
+    _ready(net, folder / manifest.file, fold=fold)
+    policy = low = None
     if manifest.policy is not None:
-        policy = _ready(
-            ComplexityNet(manifest.policy.channels), folder / manifest.policy.file, fold=fold
-        )
-    return Model(_ready(net, folder / manifest.file, fold=fold), manifest, policy)
+        policy = ComplexityNet(manifest.policy.channels)
+        _ready(policy, folder / manifest.policy.file, fold=fold)
+    if manifest.low is not None:
+        low = LowBranch(_fresh(manifest))
+        _ready(low, folder / manifest.low.file, fold=fold)
+    return Model(net, manifest, policy, low)
 
 
-def _ready(net: nn.Module, weights: Path, *, fold: bool) -> nn.Module:
-    """Return a network with its weights, for inference."""
+def _fresh(manifest: Manifest) -> nn.Module:
+    return build_network(manifest.network, len(manifest.classes))
+
+
+def _ready(net: nn.Module, weights: Path, *, fold: bool) -> None:
+    """Give a network its weights, and make it fit for inference."""
     load_weights(net, weights)
     net.eval().requires_grad_(requires_grad=False)
-    return fold_batchnorm(net) if fold else net
+    if fold:
+        fold_batchnorm(net)
 
 
 def build_policies(model: Model, config: Config) -> dict[str, BlockPolicy]:
@@ -135,9 +148,11 @@ def build_policies(model: Model, config: Config) -> dict[str, BlockPolicy]:
             out if that is the learned policy and the model has none.
 
     """
-    policies: dict[str, BlockPolicy] = dict(DENSE_ONLY)
+    policies: dict[str, BlockPolicy] = dict(UNTRAINED)
     if config.policy.score != "learned":
         policies["segblocks"] = Ranked(SCORES[config.policy.score]())
     elif model.policy is not None:
         policies["segblocks"] = Ranked(Complexity(model.policy))
+    if model.low is not None:
+        policies["arseg"] = Interval(Action.LOW)
     return policies

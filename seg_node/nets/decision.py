@@ -44,7 +44,7 @@ class ComplexityNet(nn.Module):
         """Map RGB 0..255 [N, 3, H, W] to logits [N, gh, gw].
 
         Args:
-            image: whole blocks; see `seg_node.core.policy.Complexity`, which pads.
+            image: whole blocks; see `seg_node.core.scores.Complexity`, which pads.
             grid: blocks (gh, gw) of the image.
 
         """

@@ -40,6 +40,26 @@ class PolicyWeights:
 
 
 @dataclass(frozen=True)
+class LowWeights:
+    """What is known of the half-resolution branch that belongs to a model.
+
+    Attributes:
+        file: weights file beside the manifest; network and fusion.
+        sha256: hash of that file.
+        network_sha256: hash of the weights of the network whose features it was trained to make.
+        command: command that trained it.
+        commit: commit that trained it.
+
+    """
+
+    file: str
+    sha256: str
+    network_sha256: str
+    command: str
+    commit: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What is known of one model file.
 
@@ -56,6 +76,7 @@ class Manifest:
         commit: commit that trained it.
         scores: measured scores by name, such as `camvid_val_miou` (0..1).
         policy: the policy network of mode segblocks; None if it has none.
+        low: the half-resolution branch of mode arseg; None if it has none.
 
     """
 
@@ -71,6 +92,7 @@ class Manifest:
     commit: str
     scores: dict[str, float]
     policy: PolicyWeights | None = None
+    low: LowWeights | None = None
 
     @staticmethod
     def read(path: Path) -> Manifest:
@@ -86,6 +108,8 @@ class Manifest:
             raw["training_size"] = tuple(raw["training_size"])
             if raw.get("policy") is not None:
                 raw["policy"] = PolicyWeights(**raw["policy"])
+            if raw.get("low") is not None:
+                raw["low"] = LowWeights(**raw["low"])
             return Manifest(**raw)
         except (OSError, ValueError, KeyError, TypeError) as err:
             msg = f"{path} is not a model manifest: {err!r}"
@@ -156,13 +180,14 @@ def file_sha256(path: Path) -> str:
 def weights_problem(manifest: Manifest, folder: Path) -> str:
     """Return what is wrong with the weights file of a model in a folder; empty if it is intact."""
     files = {manifest.file: manifest.sha256}
-    if manifest.policy is not None:
-        files[manifest.policy.file] = manifest.policy.sha256
-        theirs = manifest.policy.network_sha256
-        if theirs != manifest.sha256:
+    for part, known in (("policy", manifest.policy), ("LOW branch", manifest.low)):
+        if known is None:
+            continue
+        files[known.file] = known.sha256
+        if known.network_sha256 != manifest.sha256:
             return (
-                f"the policy of model {manifest.name!r} was trained with weights {theirs}, the "
-                f"model has {manifest.sha256}; train it again"
+                f"the {part} of model {manifest.name!r} was trained with weights "
+                f"{known.network_sha256}, the model has {manifest.sha256}; train it again"
             )
     for file, expected in files.items():
         path = folder / file

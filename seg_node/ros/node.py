@@ -131,7 +131,9 @@ class SegmentationNode(LifecycleNode):
         self._converter = choose_converter(config.input.converter)
         self._model = load_model(config.model)
         manifest = self._model.manifest
-        self._segmenter = Segmenter(self._model.net, build_policies(self._model, config), config)
+        self._segmenter = Segmenter(
+            self._model.net, build_policies(self._model, config), config, self._model.low
+        )
         width, height = manifest.training_size
         self._segmenter.warm_up(height, width)
         self._outputs = Outputs(self, manifest.classes, self._warn)
@@ -313,11 +315,11 @@ class SegmentationNode(LifecycleNode):
 
     def _on_keyframe(self, request: Any, response: Any) -> Any:  # noqa: ARG002 - Trigger is empty
         response.success = self._state == "active"
-        response.message = (
-            f"mode {self._settings.config.mode} computes every frame in full"
-            if response.success
-            else f"the node is {self._state}; activate it first"
-        )
+        if not response.success or self._segmenter is None:
+            response.message = f"the node is {self._state}; activate it first"
+            return response
+        self._segmenter.ask_full_frame()
+        response.message = "the next frame is computed in full"
         return response
 
     # ---- diagnostics ---------------------------------------------------------------------------

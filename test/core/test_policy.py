@@ -1,4 +1,4 @@
-"""Policies rank blocks by what they say they rank by, and give exactly the share that is asked."""
+"""Policies give exactly the share that is asked, and a full frame when one is due."""
 
 from __future__ import annotations
 
@@ -9,21 +9,8 @@ import pytest
 import torch
 
 from seg_node.core.config import Config
-from seg_node.core.costs import dense_macs
-from seg_node.core.policy import (
-    AllHigh,
-    AllLow,
-    Complexity,
-    Heuristic,
-    Middle,
-    Oracle,
-    Random,
-    Ranked,
-    whole_blocks,
-)
-from seg_node.core.types import Action, ConfigError
-from seg_node.nets.build import build_network
-from seg_node.nets.decision import ComplexityNet
+from seg_node.core.policy import AllHigh, AllLow, Interval, Past, Ranked
+from seg_node.core.types import Action, Reason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,97 +69,20 @@ def test_ranking_costs_what_its_score_costs() -> None:
     assert Ranked(Ramp()).macs((200, 330), SIDE) == 200 * SIDE
 
 
-def test_random_differs_from_frame_to_frame_and_is_the_same_in_every_run() -> None:
-    first, again = Random(5), Random(5)
-    runs = [[score(image(), SIDE) for _ in range(3)] for score in (first, again)]
-    np.testing.assert_array_equal(runs[0], runs[1])
-    assert (runs[0][0] != runs[0][1]).all()
+@pytest.mark.parametrize("between", [Action.REUSE, Action.LOW])
+def test_every_nth_frame_is_computed_in_full(between: Action) -> None:
+    config = Config().updated({"keyframe_interval": 3, "block_size": SIDE})
+    policy = Interval(between)
+    told = [policy.plan(image(), config, Past(None, frames)) for frames in (1, 2, 3, 4)]
+    assert [bool((plan.grid == Action.HIGH).all()) for plan in told] == [False, False, True, True]
+    assert all((plan.grid == between).all() for plan in told[:2])
+    assert [plan.reason for plan in told[2:]] == [Reason.INTERVAL] * 2
+    assert told[0].reason in {Reason.MOVED, Reason.SHARPENED}
+    assert policy.remembers
 
 
-def test_middle_rows_come_first() -> None:
-    scores = Middle()(image(64 * 5, 130), SIDE)
-    assert scores.shape == (5, 3)
-    assert np.argsort(-scores[:, 0], kind="stable").tolist() == [2, 1, 3, 0, 4]
-    assert (scores == scores[:, :1]).all()
-
-
-def test_heuristic_finds_the_block_with_detail() -> None:
-    """A smooth ramp survives shrinking; a checkerboard does not. Edges count as the rest."""
-    smooth = torch.linspace(0, 255, 330).expand(1, 3, 200, 330).clone().to(torch.uint8)
-    board = (torch.arange(8)[:, None] + torch.arange(10)) % 2 * 255
-    smooth[..., 192:200, 320:330] = board.to(torch.uint8)
-    scores = Heuristic()(smooth, SIDE)
-    assert scores.shape == (4, 6)
-    assert scores.argmax() == 23
-    assert scores.ravel()[:23].max() < 0.05 * scores.max()
-
-
-def test_complexity_sees_whole_blocks_as_the_paper_does() -> None:
-    """Every n-th pixel of a block, 32 a side; the image ends in copies of its last pixels."""
-    seen: list[Tensor] = []
-
-    class Spy(ComplexityNet):
-        def forward(self, image: Tensor, grid: tuple[int, int]) -> Tensor:  # type: ignore[override]  # narrower: a tuple
-            seen.append(image)
-            return super().forward(image, grid)
-
-    net = Spy(8).eval()
-    scores = Complexity(net)(image(), SIDE)
-    assert scores.shape == (4, 6)
-    assert np.isfinite(scores).all()
-    (padded,) = seen
-    assert padded.shape == (1, 3, 256, 384)
-    torch.testing.assert_close(padded[..., :200, :330], image())
-    assert (padded[..., 200:, :330] == image()[..., -1:, :]).all()
-    with torch.no_grad():
-        expected = net(padded[..., ::2, ::2], (4, 6))
-    np.testing.assert_allclose(scores, expected[0].numpy(), rtol=1e-6)
-
-
-def test_complexity_costs_what_the_paper_counts() -> None:
-    """0.34 GMAC at 1024 x 2048 in blocks of 128 pixels (papers.md section 3A)."""
-    macs = Complexity(ComplexityNet()).macs((1024, 2048), 128)
-    assert macs / 1e9 == pytest.approx(0.34, abs=0.01)
-    assert macs == dense_macs(ComplexityNet(), 1024, 2048, (8, 16))
-
-
-def test_one_logit_depends_on_its_surroundings_not_on_the_far_end() -> None:
-    near, far = image(256, 640), image(256, 640)
-    far[..., 576:] = 0
-    net = ComplexityNet(8).eval()
-    difference = np.abs(Complexity(net)(near, SIDE) - Complexity(net)(far, SIDE))
-    assert difference[:, -1].min() > 0
-    assert difference[:, :4].max() == 0
-
-
-def test_whole_images_are_not_copied() -> None:
-    exact = image(128, 192)
-    assert whole_blocks(exact, SIDE) is exact
-
-
-def test_oracle_wants_the_block_that_half_resolution_costs_most() -> None:
-    """Labels are what the network itself says at full resolution, but for one block."""
-    torch.manual_seed(0)
-    net = build_network("swiftnet18-half", 5).eval()
-    pixels = image(128, 192)
-    with torch.no_grad():
-        logits = torch.nn.functional.interpolate(net(pixels), scale_factor=4.0, mode="bilinear")
-        low = torch.nn.functional.interpolate(
-            net(torch.nn.functional.avg_pool2d(pixels.float(), 2)),
-            scale_factor=8.0,
-            mode="bilinear",
-        )
-    high_loss, low_loss = (x.log_softmax(1)[0] for x in (logits, low))
-    gain = high_loss - low_loss
-    labels = gain.argmin(0)  # where full resolution is the worst
-    labels[64:, 64:128] = gain.argmax(0)[64:, 64:128]
-    oracle = Oracle(net)  # type: ignore[arg-type]  # the networks have its face
-    with pytest.raises(ConfigError, match="no labels"):
-        oracle(pixels, SIDE)
-    oracle.labels = labels
-    scores = oracle(pixels, SIDE)
-    assert scores.argmax() == 4
-    expected = gain.gather(0, labels[None])[0][64:, 64:128].mean()
-    assert scores[1, 1] == pytest.approx(float(expected), rel=1e-4)
-    oracle.labels = torch.full_like(labels, 255)
-    assert (oracle(pixels, SIDE) == 0).all()
+def test_a_lost_past_forces_a_full_frame_and_says_why() -> None:
+    for lost in (Reason.FIRST, Reason.SCENE_CUT, Reason.AGE):
+        plan = Interval(Action.REUSE).plan(image(), share(0.5), Past(lost, 1))
+        assert (plan.grid == Action.HIGH).all()
+        assert plan.reason is lost

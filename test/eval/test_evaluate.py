@@ -114,7 +114,7 @@ def test_scores_are_those_of_the_masks(
 def test_times_are_those_of_the_stages(dense: dict[str, Any]) -> None:
     entry = dense["modes"]["dense"]
     assert entry["frames"] == entry["labelled_frames"] == FRAMES
-    assert list(entry["stage_ms"]) == ["prepare", "plan", "execute", "decide", "finish"]
+    assert list(entry["stage_ms"]) == ["prepare", "motion", "plan", "execute", "decide", "finish"]
     assert 0.5 * entry["ms"]["mean"] < sum(entry["stage_ms"].values()) <= entry["ms"]["mean"]
     assert entry["gmac_per_frame"] > 0
 

@@ -129,11 +129,11 @@ def rear(rear_rig: Rig) -> Rig:
 def segmenter(random_models: Path) -> Segmenter:
     """Return what the nodes compute with, in this process."""
     from seg_node.core.pipeline import Segmenter  # noqa: PLC0415 - collecting loads no torch
-    from seg_node.core.policy import DENSE_ONLY  # noqa: PLC0415
+    from seg_node.core.policy import UNTRAINED  # noqa: PLC0415
     from seg_node.nets.build import load_model  # noqa: PLC0415
 
     model = load_model(str(random_models / "swiftnet18-half.json"))
-    return Segmenter(model.net, DENSE_ONLY)
+    return Segmenter(model.net, UNTRAINED)
 
 
 @pytest.fixture

@@ -1,0 +1,108 @@
+"""What a camera's newest full computation left behind, and how it finds to the present frame."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from seg_node.core.memory import Memory, moved
+from seg_node.core.motion import Lost, MotionTracker
+from seg_node.core.policy import Past
+from seg_node.core.types import Reason
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from seg_node.core.config import Config
+    from seg_node.core.types import Frame, Motion
+
+_NS_PER_MS = 1e6
+
+
+class History:
+    """The memory of one camera, and the motion back to it.
+
+    For every frame, in the order of their stamps: `look` first; then `keep` if it was computed in
+    full, or `features` or `logits` if it was not.
+    """
+
+    def __init__(self) -> None:
+        """Remember nothing."""
+        self._memory = Memory()
+        self._tracker: MotionTracker | None = None
+        self._logits: Tensor | None = None
+        self._motion: Motion | None = None
+        self._frames = 0
+        self._asked = False
+
+    def ask(self) -> None:
+        """Have the next frame computed in full."""
+        self._asked = True
+
+    def look(self, frame: Frame, config: Config) -> Past:
+        """Follow the motion to this frame, and return what of the memory can be used for it.
+
+        Args:
+            frame: the next frame, as the network will see it.
+            config: settings in force.
+
+        """
+        if self._tracker is None or self._tracker.source != config.motion.source:
+            self._tracker = MotionTracker(config.motion.source)
+        self._frames += 1
+        found = self._tracker.track(frame)
+        self._motion = None if isinstance(found, Lost) else found
+        return Past(self._lost(frame, found, config), self._frames)
+
+    def _lost(self, frame: Frame, found: Motion | Lost, config: Config) -> Reason | None:
+        if isinstance(found, Lost):
+            return Reason[found.name]
+        if self._asked:
+            return Reason.ASKED
+        assert self._memory.kept is not None
+        age_ns = frame.stamp_ns - int(self._memory.kept.stamps_ns.min())
+        return Reason.AGE if age_ns > config.max_age_ms * _NS_PER_MS else None
+
+    def keep(self, frame: Frame, features: Tensor, logits: Tensor, side: int) -> None:
+        """Remember a frame that was computed in full, in place of all before.
+
+        Args:
+            frame: the frame that `look` saw last.
+            features: of the network, [1, C, h, w].
+            logits: what its head made of them, [1, classes, h, w].
+            side: side of a block in pixels.
+
+        """
+        assert self._tracker is not None
+        self._memory.store(frame, features, side)
+        self._logits = logits
+        self._tracker.start(frame)
+        self._motion, self._frames, self._asked = None, 0, False
+
+    def features(self) -> tuple[Tensor, Tensor]:
+        """Return the remembered features where things are now, and where that is known.
+
+        Returns:
+            float [1, C, h, w], and bool [1, 1, h, w].
+
+        """
+        assert self._motion is not None
+        return self._memory.warped(self._motion)
+
+    def logits(self) -> Tensor:
+        """Return the remembered logits where things are now, [1, classes, h, w].
+
+        The head looks at single pixels, so this is what it would make of `features`.
+        """
+        assert self._motion is not None
+        assert self._logits is not None
+        return moved(self._logits, self._motion)[0]
+
+    def age_ms(self, frame: Frame) -> NDArray[np.uint16]:
+        """Return how old the full computation behind each block of the frame is, [gh, gw]."""
+        assert self._memory.kept is not None
+        if self._motion is None:
+            return np.zeros(self._memory.kept.stamps_ns.shape, np.uint16)
+        return self._memory.age_ms(frame.stamp_ns, self._motion)
