@@ -9,7 +9,8 @@ import torch
 
 from seg_node.core.config import Config, PolicyConfig
 from seg_node.core.pipeline import Segmenter
-from seg_node.core.policy import AllHigh, Complexity, Ranked
+from seg_node.core.policy import AllHigh, Ranked
+from seg_node.core.scores import Complexity
 from seg_node.core.types import Frame, IGNORE_LABEL
 from seg_node.train.batches import halve
 from seg_node.train.losses import resize_logits
