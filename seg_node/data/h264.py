@@ -112,7 +112,8 @@ class PictureOrder:
             self.references = max(1, sequence.references)
         elif kind == _PPS:
             bits = _Bits(unit[1:])
-            self._pictures[bits.exp()] = bits.exp()
+            picture, sequence_of_it = bits.exp(), bits.exp()
+            self._pictures[picture] = sequence_of_it
 
     def _follow(self, unit: bytes, *, recovery: bool) -> Link:
         """Compare a slice with what was expected, and expect its successor."""

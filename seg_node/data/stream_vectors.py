@@ -68,6 +68,11 @@ class StreamVectors:
         if self._order:
             self._order.forget()
 
+    def skip(self, pts: int | None) -> None:
+        """Note that a picture was shown whose motion nobody asks for."""
+        self._links.pop(pts, None)
+        self._track.lost()
+
     def motion(self, picture: av.VideoFrame, stamp_ns: int) -> Motion | None:
         """Return the motion since the picture of the call before; see `VectorTrack.follow`.
 

@@ -162,7 +162,7 @@ class VideoReader:
         """Make the decoder of a stream export its vectors, and follow them."""
         context = stream.codec_context
         context.options = {**context.options, **EXPORT}
-        stream.thread_type = "SLICE"
+        stream.thread_type = "SLICE"  # so that an error belongs to the packet just given
         return StreamVectors(
             context.name, lambda text: LOG.warning("%s: %s", self.path, text), context.extradata
         )

@@ -53,8 +53,8 @@ def test_references_and_b_frames_are_as_asked(
     tmp_path: Path, images: list[NDArray[np.uint8]]
 ) -> None:
     order = PictureOrder()
-    links = [order.take(x) for x in encode_packets(images, Encoding(references=3))]
-    assert order.references == 3
+    links = [order.take(x) for x in encode_packets(images, Encoding(references=2))]
+    assert order.references == 2
     assert links[:2] == [Link.KEY, Link.NEXT]
     assert "B" not in kinds(encode_clip(images, tmp_path / "p.mp4", Encoding()))
     assert "B" in kinds(encode_clip(images, tmp_path / "b.mp4", Encoding(b_frames=2)))

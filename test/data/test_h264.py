@@ -101,7 +101,7 @@ def unit(head: int, bits: str) -> bytes:
     bits += "1"
     bits += "0" * (-len(bits) % 8)
     payload = int(bits, 2).to_bytes(len(bits) // 8, "big")
-    for last in range(4):
+    for last in (3, 2, 1, 0):  # the 3 first, or what is put in would be escaped too
         payload = payload.replace(bytes([0, 0, last]), bytes([0, 0, 3, last]))
     return b"\0\0\1" + bytes([head]) + payload
 
@@ -110,8 +110,10 @@ def unit(head: int, bits: str) -> bytes:
 @pytest.mark.parametrize("order", [exp(0, 4), exp(2), exp(1) + "1" + exp(0, 0, 2, 5, 5)])
 def test_headers_that_x264_never_writes(lists: str, order: str) -> None:
     """4:4:4 in separate planes, escaped bytes, scaling lists, other picture order counts."""
-    head = f"{244:08b}" + "0" * 16 + exp(0, 3) + "1" + exp(0, 0) + "0" + "1" + lists
-    sets = unit(0x67, head + exp(12) + order + exp(3) + "0") + unit(0x68, exp(0, 0))
+    head = f"{244:08b}" + "0" * 16 + exp(63, 3) + "1" + exp(0, 0) + "0" + "1" + lists
+    sets = unit(0x67, head + exp(12) + order + exp(3) + "0") + unit(0x68, exp(0, 63))
+
+    assert b"\0\0\3" in sets
 
     def picture(kind: int, number: int) -> bytes:
         return unit(kind, exp(0, 5, 0) + "01" + f"{number:016b}" + "0" * 40)
