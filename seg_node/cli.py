@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from seg_node.core.config import Value
     from seg_node.train.command import SegmentJob
+    from seg_node.train.low_command import LowJob
     from seg_node.train.policy_command import PolicyJob
 
 INTERRUPTED = 130
@@ -33,9 +34,19 @@ MODES = f"{ONE_MODE}; several are compared frame by frame: dense,MODE"
 
 def evaluate(args: argparse.Namespace) -> int:
     """Score a model on labelled data."""
+    from seg_node.data.datasets import open_source
+    from seg_node.eval.distances import parse_encoding, Protocol, run_distances
     from seg_node.eval.evaluate import run_evaluate, Selection
 
     config, modes = _modes(args)
+    if args.encode is not None and args.distances is None:
+        msg = "--encode belongs to --distances L; add it"
+        raise ConfigError(msg)
+    if args.distances is not None:
+        source = open_source(args.data, split=args.split, topic=args.topic)
+        encoding = parse_encoding(args.encode, args.distances) if args.encode else None
+        protocol = Protocol(args.distances, encoding)
+        return run_distances(source, config, modes, protocol, args.json)
     return run_evaluate(
         args.data,
         config,
@@ -85,9 +96,12 @@ def demo(args: argparse.Namespace) -> int:
 
 def train_segment(args: argparse.Namespace) -> int:
     """Train a network on labelled data; --resume continues a run that was stopped."""
-    from seg_node.train.arguments import segment_request
+    from seg_node.train.arguments import LOW, low_request, segment_request
     from seg_node.train.command import SegmentJob
+    from seg_node.train.low_command import LowJob
 
+    if args.student == LOW:
+        return _train(LowJob(low_request(args)))
     return _train(SegmentJob(segment_request(args)))
 
 
@@ -99,7 +113,7 @@ def train_policy(args: argparse.Namespace) -> int:
     return _train(PolicyJob(policy_request(args)))
 
 
-def _train(job: SegmentJob | PolicyJob) -> int:
+def _train(job: SegmentJob | PolicyJob | LowJob) -> int:
     """Run a training under a bar; Ctrl-C leaves a checkpoint."""
     from seg_node.eval.progress import noted_interrupt, progress
 
@@ -277,6 +291,17 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--mask-topic", help="topic of a bag with the masks of these images")
     verb.add_argument("--stride", type=int, default=1, help="take every so many-th frame")
     verb.add_argument("--limit", type=int, help="stop after so many labelled frames")
+    verb.add_argument(
+        "--distances",
+        type=int,
+        metavar="L",
+        help="score every distance from the keyframe, one in L frames, instead",
+    )
+    verb.add_argument(
+        "--encode",
+        metavar="CODEC:KBPS@HZ",
+        help="with --distances: encode the frames first, such as h264:3000@30",
+    )
     verb.add_argument("--json", type=Path, help="also write the scores to this file")
     verb.add_argument("--out", type=Path, help="folder for results.json and the worst frames")
     _add_settings(verb, mode=MODES)

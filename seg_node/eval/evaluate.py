@@ -14,6 +14,7 @@ from seg_node.core.types import ConfigError, DataError, Motion
 from seg_node.data.datasets import estimate_rate, open_source, StreetClip
 from seg_node.data.image_conversion import encode_png
 from seg_node.eval.boundary import BoundaryScore
+from seg_node.eval.classes import check_classes
 from seg_node.eval.outputs import mode_folders, prepare_out, RESULTS, WORST
 from seg_node.eval.progress import EXIT_INTERRUPTED, noted_interrupt, progress
 from seg_node.eval.replay import describe_source, source_notes, source_path
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from seg_node.core.config import Config
-    from seg_node.core.types import ClassInfo, StepResult
+    from seg_node.core.types import StepResult
     from seg_node.data.datasets import Sample, Source
     from seg_node.eval.session import Session
 
@@ -207,34 +208,6 @@ class _Scores:
             score = scores[mode]
             if score is not None:
                 self.worst[mode].add(score, sample, result.labels)
-
-
-def check_classes(source: Source, classes: tuple[ClassInfo, ...]) -> None:
-    """Refuse data whose classes are not those of the model.
-
-    Data that do not say what their labels mean pass; their labels are only checked to be in
-    range.
-
-    Raises:
-        DataError: number or names of the classes differ; letter case does not count.
-
-    """
-    theirs = source.classes
-    if not theirs:
-        return
-    if len(theirs) != len(classes):
-        msg = (
-            f"{source.spec} has {len(theirs)} classes, the model has {len(classes)}: choose a "
-            "--model that was trained on these classes"
-        )
-        raise DataError(msg)
-    for index, (theirs_, ours) in enumerate(zip(theirs, classes, strict=True)):
-        if theirs_.name.casefold() != ours.name.casefold():
-            msg = (
-                f"class {index} is {theirs_.name!r} in {source.spec} and {ours.name!r} in the "
-                "model: choose a --model that was trained on these classes"
-            )
-            raise DataError(msg)
 
 
 def _exact_motion(source: Source, stride: int) -> Callable[[int], Motion] | None:

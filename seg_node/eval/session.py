@@ -13,15 +13,16 @@ import torch
 
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.types import ConfigError
-from seg_node.nets.build import build_policies, load_model
+from seg_node.nets.build import build_policies, load_model, Model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from torch import nn
+
     from seg_node.core.config import Config
     from seg_node.core.types import StepResult
     from seg_node.data.datasets import Sample
-    from seg_node.nets.build import Model
     from seg_node.nets.manifest import Manifest
 
 
@@ -87,11 +88,40 @@ def open_sessions(config: Config, modes: Sequence[str] = ()) -> dict[str, Sessio
         ConfigError: there is no such mode, or the device or precision is not to be had here.
 
     """
-    configs = [config.updated({"mode": mode}) for mode in modes or (config.mode,)]
+    return sessions_of(open_model(config), config, modes)
+
+
+def open_model(config: Config) -> Model:
+    """Load the model of a config, to be run by as many threads as it says.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+
+    """
     if config.threads:
         torch.set_num_threads(config.threads)
-    model = load_model(config.model)
+    return load_model(config.model)
+
+
+def sessions_of(model: Model, config: Config, modes: Sequence[str] = ()) -> dict[str, Session]:
+    """Build a pipeline of every mode around a loaded model; see `open_sessions`."""
+    configs = [config.updated({"mode": mode}) for mode in modes or (config.mode,)]
     return {own.mode: _session(model, own) for own in configs}
+
+
+def open_network(net: nn.Module, manifest: Manifest, config: Config) -> Session:
+    """Build a pipeline around a network alone, for modes that need nothing else of a model.
+
+    Args:
+        net: in eval mode.
+        manifest: what is known of it.
+        config: settings.
+
+    Raises:
+        ConfigError: the mode needs more, or the device or precision is not to be had here.
+
+    """
+    return _session(Model(net, manifest), config)
 
 
 def common(sessions: Mapping[str, Session]) -> Session:
