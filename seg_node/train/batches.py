@@ -8,10 +8,11 @@ ahead in threads: numpy and OpenCV release the interpreter while torch computes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TYPE_CHECKING, TypeVar
+from typing import Generic, Protocol, TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -26,11 +27,23 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
     from torch import Tensor
+    from typing_extensions import Self
 
     from seg_node.train.settings import Training
 
+
+class Portable(Protocol):
+    """What a step computes on: it can be brought to a device."""
+
+    def to(self, device: torch.device) -> Self:
+        """Return it on a device."""
+        ...
+
+
 Settings = TypeVar("Settings", bound="Training")
 """Which training's hyper-parameters."""
+Made = TypeVar("Made", bound=Portable)
+"""What a training computes on in one step."""
 
 STREET_SEED_OFFSET = 1_000_000
 """Training streets use seeds from here up; smaller seeds stay unseen for demos and tests."""
@@ -114,7 +127,45 @@ class Pools:
     soft_classes: int = 0
 
 
-class BatchMaker(Generic[Settings]):
+class Maker(ABC, Generic[Settings, Made]):
+    """Makes what any step of a run computes on.
+
+    Args:
+        config: batch size, seed and threads.
+        share: part of every batch that is made here.
+
+    Raises:
+        ConfigError: more processes than samples in a batch.
+
+    """
+
+    def __init__(self, config: Settings, share: Share | None = None) -> None:
+        """Keep the settings."""
+        self.config = config
+        self.share = share or Share()
+        if config.batch < self.share.world:
+            msg = f"batch is {config.batch} for {self.share.world} processes; give one each"
+            raise ConfigError(msg)
+
+    @abstractmethod
+    def __call__(self, step: int) -> Made:
+        """Return what one step computes on."""
+
+    def run(self, first: int, last: int) -> Generator[tuple[int, Made], None, None]:
+        """Yield (step, batch) for first <= step < last, in order, prepared ahead in threads."""
+        workers = self.config.workers
+        with ThreadPoolExecutor(workers, "batches") as pool:
+            ahead: deque[tuple[int, Future[Made]]] = deque()
+            for step in range(first, last):
+                ahead.append((step, pool.submit(self, step)))
+                if len(ahead) > workers + AHEAD:
+                    ready, batch = ahead.popleft()
+                    yield ready, batch.result()
+            for ready, batch in ahead:
+                yield ready, batch.result()
+
+
+class BatchMaker(Maker[Settings, Batch]):
     """Makes the batch of any step of a run.
 
     Args:
@@ -129,12 +180,8 @@ class BatchMaker(Generic[Settings]):
 
     def __init__(self, pools: Pools, config: Settings, share: Share | None = None) -> None:
         """Keep the pools."""
+        super().__init__(config, share)
         self.pools = pools
-        self.config = config
-        self.share = share or Share()
-        if config.batch < self.share.world:
-            msg = f"batch is {config.batch} for {self.share.world} processes; give one each"
-            raise ConfigError(msg)
         self.street_share = config.street_share if pools.streets else 0.0
         self.unlabelled_share = config.unlabelled_share if pools.unlabelled else 0.0
 
@@ -183,22 +230,13 @@ class BatchMaker(Generic[Settings]):
 
     def index(self, position: int) -> int:
         """Walk the labelled frames in a new order every epoch."""
-        epoch, offset = divmod(position, len(self.pools.labelled))
-        rng = np.random.default_rng((self.config.seed, epoch, 1))
-        return int(rng.permutation(len(self.pools.labelled))[offset])
+        return walk(position, len(self.pools.labelled), self.config.seed)
 
-    def run(self, first: int, last: int) -> Generator[tuple[int, Batch], None, None]:
-        """Yield (step, batch) for first <= step < last, in order, prepared ahead in threads."""
-        workers = self.config.workers
-        with ThreadPoolExecutor(workers, "batches") as pool:
-            ahead: deque[tuple[int, Future[Batch]]] = deque()
-            for step in range(first, last):
-                ahead.append((step, pool.submit(self, step)))
-                if len(ahead) > workers + AHEAD:
-                    ready, batch = ahead.popleft()
-                    yield ready, batch.result()
-            for ready, batch in ahead:
-                yield ready, batch.result()
+
+def walk(position: int, count: int, seed: int) -> int:
+    """Return which of `count` samples is the next one: all of them, in a new order every epoch."""
+    epoch, offset = divmod(position, count)
+    return int(np.random.default_rng((seed, epoch, 1)).permutation(count)[offset])
 
 
 def _stack(arrays: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]) -> Tensor:

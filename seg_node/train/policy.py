@@ -13,6 +13,7 @@ from seg_node.core.blocks import BlockLayout, grid_shape
 from seg_node.core.sparse import split
 from seg_node.core.tiles import halved
 from seg_node.core.types import Action
+from seg_node.train.batches import Batch
 from seg_node.train.learner import Learner
 from seg_node.train.losses import segmentation_loss
 from seg_node.train.optimizers import make_optimizer
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seg_node.core.sparse import BlockTensor
-    from seg_node.train.batches import Batch, BatchMaker
+    from seg_node.train.batches import BatchMaker
     from seg_node.train.reinforce import Draw
     from seg_node.train.trainer import Run
 
@@ -54,7 +55,7 @@ class Pair:
     policy: nn.Module
 
 
-class PolicyTrainer(Trainer[PolicyTraining, Pair]):
+class PolicyTrainer(Trainer[PolicyTraining, Batch, Pair]):
     """Trains a policy by REINFORCE, and its network by the task's loss unless it is frozen.
 
     Args:
@@ -69,6 +70,8 @@ class PolicyTrainer(Trainer[PolicyTraining, Pair]):
         DataError: the disk has no room for checkpoints, or the checkpoint is damaged.
 
     """
+
+    batches: BatchMaker[PolicyTraining]
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from seg_node.train.batches import Batch
 from seg_node.train.distributed import share_batchnorm
 from seg_node.train.losses import segmentation_loss
 from seg_node.train.optimizers import make_optimizer, warming_average
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from seg_node.train.batches import Batch, BatchMaker
+    from seg_node.train.batches import BatchMaker
     from seg_node.train.trainer import Run
 
     Validate = Callable[[nn.Module], Mapping[str, float]]
 
 
-class SegmentTrainer(Trainer[SegmentTraining, nn.Module]):
+class SegmentTrainer(Trainer[SegmentTraining, Batch, nn.Module]):
     """Trains one network; `run` continues from the checkpoint in the folder.
 
     Args:
@@ -42,6 +43,8 @@ class SegmentTrainer(Trainer[SegmentTraining, nn.Module]):
         DataError: the disk has no room for checkpoints, or the checkpoint is damaged.
 
     """
+
+    batches: BatchMaker[SegmentTraining]
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from seg_node.core.types import ConfigError, DataError
-from seg_node.train.batches import Settings
+from seg_node.train.batches import Made, Settings
 from seg_node.train.checkpoint import check_space, load_checkpoint, save_checkpoint
 from seg_node.train.distributed import everyones, worst
 from seg_node.train.journal import Journal
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from seg_node.train.batches import Batch, BatchMaker
+    from seg_node.train.batches import Maker
 
     OnStep = Callable[[int], None]
 
@@ -55,7 +55,7 @@ class Run:
     identity: Mapping[str, str] = field(default_factory=dict)
 
 
-class Trainer(ABC, Generic[Settings, Outcome]):
+class Trainer(ABC, Generic[Settings, Made, Outcome]):
     """Trains what a subclass holds; `run` continues from the checkpoint in the folder.
 
     A subclass builds its networks and optimisers after `super().__init__`, and then calls
@@ -70,7 +70,7 @@ class Trainer(ABC, Generic[Settings, Outcome]):
 
     def __init__(
         self,
-        batches: BatchMaker[Settings],
+        batches: Maker[Settings, Made],
         place: Run,
         validate: Callable[[Outcome], Mapping[str, float]] | None = None,
     ) -> None:
@@ -96,7 +96,7 @@ class Trainer(ABC, Generic[Settings, Outcome]):
         """Put what is trained into training mode."""
 
     @abstractmethod
-    def _learn(self, step: int, batch: Batch) -> Mapping[str, float]:
+    def _learn(self, step: int, batch: Made) -> Mapping[str, float]:
         """Take one step and return its figures for the log."""
 
     @abstractmethod
@@ -150,7 +150,7 @@ class Trainer(ABC, Generic[Settings, Outcome]):
 
     def _run(
         self,
-        steps: Iterator[tuple[int, Batch]],
+        steps: Iterator[tuple[int, Made]],
         journal: Journal | None,
         on_step: OnStep | None,
     ) -> None:
@@ -173,7 +173,7 @@ class Trainer(ABC, Generic[Settings, Outcome]):
                 self._save()
             interrupted = _is_interrupt(on_step, self.step)
 
-    def _next(self, steps: Iterator[tuple[int, Batch]], *, interrupted: bool) -> tuple[int, Batch]:
+    def _next(self, steps: Iterator[tuple[int, Made]], *, interrupted: bool) -> tuple[int, Made]:
         """Return the next batch, or stop all processes together with a checkpoint."""
         lost: DataError | None = None
         found = None
