@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
+from seg_node.core.types import ConfigError
+from seg_node.train.low_settings import LowTraining
 from seg_node.train.policy_settings import PolicyTraining
 from seg_node.train.settings import SegmentTraining
 
 if TYPE_CHECKING:
-    import argparse
-
     from seg_node.core.config import Limits
     from seg_node.train.label import LabelRequest
-    from seg_node.train.request import PolicyRequest, SegmentRequest
+    from seg_node.train.request import LowRequest, PolicyRequest, SegmentRequest
     from seg_node.train.settings import Training
 
+NETWORK, LOW = "network", "low"
+STUDENTS = (NETWORK, LOW)
+"""What `train segment` can train."""
 SCALE_MIN, SCALE_MAX = 0.1, 8.0
 """Resize factors that `label` accepts."""
 
@@ -29,11 +33,21 @@ def add_segment_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `segment_request` reads."""
     add = parser.add_argument
     _add_data(parser)
-    add("--model", default="swiftnet18-half", help="network, or module:function of your own")
+    add(
+        "--student",
+        choices=STUDENTS,
+        default=NETWORK,
+        help="what learns: a network, or the half-resolution branch of a model for mode arseg",
+    )
+    add(
+        "--model",
+        default="swiftnet18-half",
+        help="network, or module:function of your own; of student low a name or manifest",
+    )
     add("--name", default="", help="name of the model that is written (default: the network's)")
     add("--init", default="", help="model to start from; other classes get a fresh head")
     add("--widen", default="", help="narrower model to start from (Net2Net)")
-    _add_settings(parser, SegmentTraining())
+    _add_settings_of_students(parser)
 
 
 def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,27 +80,43 @@ def _add_settings(parser: argparse.ArgumentParser, settings: Training) -> None:
         _add_setting(group, name, default, limits)
 
 
+def _add_settings_of_students(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for every setting of either student; those not given are left out."""
+    of_low = {name: (default, limits) for name, default, limits in LowTraining().described()}
+    group = parser.add_argument_group("settings")
+    for name, default, limits in SegmentTraining().described():
+        other, _ = of_low.pop(name, (default, limits))
+        note = "" if other == default else f"; of student low: {other}"
+        _add_setting(group, name, default, limits, note)
+    group = parser.add_argument_group("settings of --student low")
+    for name, (default, limits) in of_low.items():
+        _add_setting(group, name, default, limits)
+
+
 def _add_setting(
-    group: argparse._ArgumentGroup, name: str, default: object, limits: Limits
+    group: argparse._ArgumentGroup, name: str, default: object, limits: Limits, note: str = ""
 ) -> None:
     flag = f"--{name.replace('_', '-')}"
+    # Only what was given is taken from the command line: the settings know their defaults.
+    absent = argparse.SUPPRESS
     if isinstance(default, bool):
-        group.add_argument(flag, action="store_true", help=limits.doc)
+        group.add_argument(flag, action="store_true", default=absent, help=limits.doc)
         return
     choices = limits.choices or None
-    text = f"{limits.doc} (default: {default})"
-    group.add_argument(flag, type=type(default), default=default, choices=choices, help=text)
+    text = f"{limits.doc} (default: {default}{note})"
+    group.add_argument(flag, type=type(default), default=absent, choices=choices, help=text)
 
 
 def segment_request(args: argparse.Namespace) -> SegmentRequest:
     """Return what the command line asks for.
 
     Raises:
-        ConfigError: a setting is out of its range.
+        ConfigError: a setting is out of its range, or one of the other student.
 
     """
     from seg_node.train.request import SegmentRequest  # noqa: PLC0415 - --help needs no torch
 
+    _refuse_other_students(args, SegmentTraining())
     return SegmentRequest(
         **_data_of(args),
         network=args.model,
@@ -94,6 +124,33 @@ def segment_request(args: argparse.Namespace) -> SegmentRequest:
         widen=args.widen,
         settings=SegmentTraining(**_values_of(args, SegmentTraining())),
     )
+
+
+def low_request(args: argparse.Namespace) -> LowRequest:
+    """Return what the command line asks for with --student low.
+
+    Raises:
+        ConfigError: a setting is out of its range, or one of the other student.
+
+    """
+    from seg_node.train.request import LowRequest  # noqa: PLC0415 - --help needs no torch
+
+    if args.widen:
+        msg = "--widen is for --student network; a LOW branch has the size of its network"
+        raise ConfigError(msg)
+    _refuse_other_students(args, LowTraining())
+    settings = LowTraining(**_values_of(args, LowTraining()))
+    return LowRequest(**_data_of(args), model=args.model, init=args.init, settings=settings)
+
+
+def _refuse_other_students(args: argparse.Namespace, settings: Training) -> None:
+    """Refuse a setting that was given and that this student lacks."""
+    own = {name for name, _, _ in settings.described()}
+    for other in (SegmentTraining(), LowTraining()):
+        for name, _, _ in other.described():
+            if name not in own and hasattr(args, name):
+                msg = f"--{name.replace('_', '-')} is no setting of --student {args.student}"
+                raise ConfigError(msg)
 
 
 def policy_request(args: argparse.Namespace) -> PolicyRequest:
@@ -110,7 +167,8 @@ def policy_request(args: argparse.Namespace) -> PolicyRequest:
 
 
 def _values_of(args: argparse.Namespace, settings: Training) -> dict[str, Any]:
-    return {name: getattr(args, name) for name, _, _ in settings.described()}
+    """Return the settings that were given."""
+    return {n: getattr(args, n) for n, _, _ in settings.described() if hasattr(args, n)}
 
 
 def _data_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -151,7 +209,6 @@ def label_request(args: argparse.Namespace) -> LabelRequest:
         DataError: the data are a path that does not exist.
 
     """
-    from seg_node.core.types import ConfigError  # noqa: PLC0415 - beside the next one
     from seg_node.data.datasets import guess_spec  # noqa: PLC0415 - --help needs no OpenCV
     from seg_node.train.label import LabelRequest  # noqa: PLC0415 - --help needs no torch
 

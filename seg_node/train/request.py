@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from seg_node.train.classes import describe
+from seg_node.train.low_settings import LowTraining
 from seg_node.train.policy_settings import PolicyTraining
 from seg_node.train.settings import SegmentTraining, Training
 
@@ -81,6 +82,21 @@ class PolicyRequest(TrainRequest):
     settings: PolicyTraining = field(default_factory=PolicyTraining)
 
 
+@dataclass(frozen=True)
+class LowRequest(TrainRequest):
+    """What model to train a half-resolution branch for, from what.
+
+    Attributes:
+        model: the model, by name or manifest; it stays as it is.
+        init: model whose branch, or else whose network, to start from; empty for `model`.
+
+    """
+
+    model: str = "swiftnet18-half"
+    init: str = ""
+    settings: LowTraining = field(default_factory=LowTraining)
+
+
 def identity(request: SegmentRequest, classes: tuple[ClassInfo, ...]) -> dict[str, str]:
     """Return what else makes a run this run; it must not change when the run is resumed."""
     return {
@@ -116,6 +132,12 @@ def command_line(request: SegmentRequest) -> str:
 def policy_command_line(request: PolicyRequest) -> str:
     """Return the command of a run; paths, which differ between machines, become DIR."""
     return _command("policy", request, _hidden(request.model), {})
+
+
+def low_command_line(request: LowRequest) -> str:
+    """Return the command of a run; paths, which differ between machines, become DIR."""
+    start = {"--init": (request.init,) if request.init else ()}
+    return _command("segment --student low", request, _hidden(request.model), start)
 
 
 def _hidden(spec: str) -> str:

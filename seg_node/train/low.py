@@ -1,0 +1,205 @@
+"""Training of the half-resolution branch of mode arseg: AR-Seg's feature similarity training.
+
+The network whose features are remembered stays as it is, and is the teacher: the branch learns to
+make from half of the resolution, and from remembered features that were moved, what the network
+makes of the whole image (papers.md section 2, steps 9 to 13). Its last layer is the network's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast, TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from seg_node.core.fusion import enlarge
+from seg_node.core.tiles import halved
+from seg_node.core.warp import rescale, warp
+from seg_node.nets.low import LowBranch
+from seg_node.train.learner import Learner
+from seg_node.train.losses import segmentation_loss
+from seg_node.train.low_settings import LowTraining
+from seg_node.train.optimizers import make_optimizer
+from seg_node.train.pair_batches import PairBatch
+from seg_node.train.trainer import Trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from seg_node.core.pipeline import SegmentationNetwork
+    from seg_node.train.pair_batches import PairMaker
+    from seg_node.train.trainer import Run
+
+    Validate = Callable[[LowBranch], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Resolutions:
+    """A network and its half-resolution branch.
+
+    Attributes:
+        high: the network, in eval mode; it stays as it is.
+        low: its branch, whose head is the network's.
+
+    """
+
+    high: nn.Module
+    low: LowBranch
+
+
+class LowTrainer(Trainer[LowTraining, PairBatch, LowBranch]):
+    """Trains a half-resolution branch; `run` continues from the checkpoint in the folder.
+
+    Args:
+        nets: the network, and the branch with the weights to start from.
+        batches: makes the pairs of every step; all of them in this process.
+        weights: loss weight per class, [classes].
+        place: where it happens.
+        validate: called with the averaged branch now and then; its scores are logged.
+
+    Raises:
+        ConfigError: the folder holds a run with other settings.
+        DataError: the disk has no room for checkpoints, or the checkpoint is damaged.
+
+    """
+
+    batches: PairMaker
+
+    def __init__(
+        self,
+        nets: Resolutions,
+        batches: PairMaker,
+        weights: Tensor,
+        place: Run,
+        validate: Validate | None = None,
+    ) -> None:
+        """Prepare what learns, and load the checkpoint if there is one."""
+        super().__init__(batches, place, validate)
+        self.weights = weights.to(place.device)
+        self.high = _placed(nets.high, place.device).eval().requires_grad_(requires_grad=False)
+        self.branch = cast("LowBranch", _placed(nets.low, place.device))
+        choose_learners(self.branch, self.config.weights)
+        optimizer = make_optimizer(self.branch, self.config)
+        self.learner = Learner(self.branch, optimizer, self.config.average)
+        self._resume()
+
+    def averaged(self) -> LowBranch:
+        """Return the moving average of the branch, in eval mode."""
+        return cast("LowBranch", self.learner.averaged())
+
+    def _begin(self) -> None:
+        self.branch.train()
+
+    def _learn(self, step: int, batch: PairBatch) -> Mapping[str, float]:
+        config = self.config
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), self._autocast():
+            wanted = _features(self.high, images).float()
+        memory = self._memory(batch) if step >= config.fusion_after else None
+        with self._autocast():
+            made = branch_features(self.branch, halved(images), wanted.shape, memory)
+            logits = cast("SegmentationNetwork", self.branch.net).head(made)
+        similarity = functional.mse_loss(made.float(), wanted)
+        task = segmentation_loss(logits.float(), batch.task(), self.weights, config, phase=step)
+        loss = config.similarity * similarity + config.task * task
+        figures = {
+            "loss": float(loss.detach()),
+            "similarity": float(similarity.detach()),
+            "task": float(task.detach()),
+            "rate": config.rate(step),
+        }
+        self._refuse_infinite("loss", figures["loss"], step)
+        self.learner.forget_gradient()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
+        norm = self.learner.clip_gradient(config.clip_norm)
+        self._refuse_infinite("gradient's norm", norm, step)
+        self.learner.descend(figures["rate"])
+        return figures
+
+    def _memory(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Return the remembered features, moved, and where they are valid."""
+        keys = batch.keys.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), self._autocast():
+            features = _features(self.high, keys).float()
+        return moved(features, batch.flow, batch.valid)
+
+    def _state(self) -> dict[str, Any]:
+        return {"branch": self.learner.state()}
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self.learner.load(state["branch"])
+
+    def _bytes(self) -> int:
+        return self.learner.nbytes()
+
+
+def choose_learners(branch: LowBranch, weights: str) -> None:
+    """Let learn what is to learn: the fusion, and of the network what `weights` says.
+
+    Args:
+        branch: the branch; changed in place.
+        weights: `own` for all weights but the head, `norms` for BatchNorms alone.
+
+    """
+    branch.requires_grad_(requires_grad=weights == "own")
+    branch.fusion.requires_grad_(requires_grad=True)
+    for module in branch.net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.requires_grad_(requires_grad=True)
+    branch.net.get_submodule("head").requires_grad_(requires_grad=False)
+
+
+def branch_features(
+    branch: LowBranch,
+    image: Tensor,
+    shape: tuple[int, ...],
+    memory: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Return what a branch makes of an image at half resolution.
+
+    Args:
+        branch: the branch.
+        image: RGB 0..255, [N, 3, H/2, W/2].
+        shape: of the features at full resolution, [N, C, h, w].
+        memory: moved features and where they are valid; None to make features without fusion.
+
+    """
+    if memory is not None:
+        fused: Tensor = branch(image, *memory)
+        return fused
+    return enlarge(_features(branch.net, image), (shape[-2], shape[-1]))
+
+
+def moved(features: Tensor, flow: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Move remembered features to where things are now.
+
+    Args:
+        features: [N, C, h, w].
+        flow: in pixels of its own grid, float32 [N, H, W, 2].
+        valid: bool [N, H, W].
+
+    Returns:
+        moved features [N, C, h, w], and where they are valid, bool [N, 1, h, w].
+
+    """
+    size = (features.shape[-2], features.shape[-1])
+    rows, columns = (
+        torch.from_numpy(np.linspace(0, old - 1, new).round()).long().to(valid.device)
+        for old, new in zip(valid.shape[1:], size, strict=True)
+    )
+    # As `core.warp.nearest`, on the device.
+    return warp(features, rescale(flow, size)), valid[:, None, rows[:, None], columns]
+
+
+def _features(net: nn.Module, images: Tensor) -> Tensor:
+    return cast("SegmentationNetwork", net).features(images)
+
+
+def _placed(net: nn.Module, device: torch.device) -> nn.Module:
+    placed: nn.Module = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the keyword
+    return placed

@@ -1,0 +1,212 @@
+"""`seg_node train segment --student low`: from a model to the model with its LOW branch."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+import logging
+import shutil
+from typing import TYPE_CHECKING
+
+import torch
+
+from seg_node.core.types import CAMVID_CLASSES, ConfigError, ModelError
+from seg_node.nets.build import load_model
+from seg_node.nets.low import LowBranch
+from seg_node.nets.manifest import find_manifest, LowWeights
+from seg_node.nets.weights import save_weights
+from seg_node.train.batches import label_counts
+from seg_node.train.classes import describe, same_classes
+from seg_node.train.distributed import choose_device, join
+from seg_node.train.labelled import open_named
+from seg_node.train.losses import class_weights
+from seg_node.train.low import LowTrainer, Resolutions
+from seg_node.train.low_validation import LowScores
+from seg_node.train.pair_batches import PairMaker, PairPools
+from seg_node.train.pictures import HELD_BYTES, Pool
+from seg_node.train.pools import refuse_impossible, TrainingData
+from seg_node.train.request import data_identity, low_command_line
+from seg_node.train.rides import real_rides, render_rides
+from seg_node.train.trainer import Run
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from seg_node.nets.build import Model
+    from seg_node.nets.manifest import Manifest
+    from seg_node.train.low import Validate
+    from seg_node.train.request import LowRequest
+    from seg_node.train.rides import Ride
+    from seg_node.train.trainer import OnStep
+
+LOG = logging.getLogger(__name__)
+
+
+class LowJob:
+    """A training that is ready to run: model loaded, data opened and checked, streets rendered.
+
+    The manifest that it writes is the model's own with a LOW branch; a policy is kept. The
+    branch's entry lacks the commit: it is for the one who releases to say.
+
+    Args:
+        request: what to train.
+
+    Raises:
+        DataError: the data cannot be used; the text names the file.
+        ModelError: unknown model or start, or one that knows other classes than the data.
+        ConfigError: several processes, a teacher, or the folder holds a run that is not to be
+            continued, or another one.
+
+    """
+
+    def __init__(self, request: LowRequest) -> None:
+        """Prepare everything."""
+        self.request = request
+        self.share = join()
+        if self.share.world > 1:
+            msg = f"a LOW branch is trained by one process, not {self.share.world}; leave torchrun"
+            raise ConfigError(msg)
+        if request.teachers:
+            msg = "the teacher of a LOW branch is the network of --model; leave --teacher"
+            raise ConfigError(msg)
+        device = choose_device()
+        refuse_impossible(request, device)
+        self.base = load_model(request.model, fold=False)
+        branch = start_branch(self.base, request)
+        data = TrainingData(request)
+        self._refuse_other_classes(data)
+        high = load_model(request.model).net.to(device)
+        validate = self._validation(high)
+        pools = self._pools(data)
+        counts = label_counts(pools.stills, len(data.classes))
+        self.trainer = LowTrainer(
+            Resolutions(high, branch),
+            PairMaker(pools, request.settings, self.share),
+            class_weights(counts, request.settings.softness),
+            Run(request.out, device, self._identity(data)),
+            validate,
+        )
+
+    def run(self, on_step: OnStep | None = None) -> list[Manifest]:
+        """Train, or continue, and write weights and manifest into the folder of the run.
+
+        Args:
+            on_step: called with the number of steps done, after each; see `Trainer.run`.
+
+        """
+        return [self._write(self.trainer.run(on_step).cpu())]
+
+    def _refuse_other_classes(self, data: TrainingData) -> None:
+        ours = self.base.manifest.classes
+        if not same_classes(ours, data.classes):
+            told = f"{describe(ours)}, the data have {describe(data.classes)}"
+            msg = f"model {self.base.manifest.name} has {told}; train the model for them first"
+            raise ModelError(msg)
+
+    def _pools(self, data: TrainingData) -> PairPools:
+        request, settings = self.request, self.request.settings
+        if settings.street_share and not same_classes(data.classes, CAMVID_CLASSES):
+            told = describe(data.classes)
+            msg = f"the street has CamVid's classes, the data {told}: use --street-share 0"
+            raise ConfigError(msg)
+        clips: list[Ride] = []
+        for spec in request.unlabelled:
+            source = open_named(request, spec, request.split)
+            clips += real_rides(source, HELD_BYTES // len(request.unlabelled))
+        return PairPools(
+            Pool(data.frames),
+            render_rides(settings) if settings.street_share else (),
+            clips,
+        )
+
+    def _validation(self, high: nn.Module) -> Validate | None:
+        request = self.request
+        if not request.validation:
+            return None
+        source = open_named(request, request.validation, "val", masks=True)
+        ours = self.base.manifest.classes
+        if not same_classes(source.classes, ours):
+            msg = f"{source.spec} has classes {describe(source.classes)}, the model other ones"
+            raise ModelError(msg)
+        return LowScores(high, source, len(ours), request.settings.distance_max)
+
+    def _identity(self, data: TrainingData) -> dict[str, str]:
+        start, _ = find_manifest(self.request.init or self.request.model)
+        return {
+            "task": "low",
+            "network_sha256": self.base.manifest.sha256,
+            "init_sha256": start.low.sha256 if start.low else start.sha256,
+            **data_identity(self.request, data.classes),
+        }
+
+    def _write(self, branch: LowBranch) -> Manifest:
+        """Write the branch beside copies of the model's own files."""
+        request, base = self.request, self.base.manifest
+        _, folder = find_manifest(request.model)
+        name = request.name or base.name
+        file = f"{name}-low.safetensors"
+        low = LowWeights(
+            file=file,
+            sha256=save_weights(branch, request.out / file, dtype=torch.float16),
+            network_sha256=base.sha256,
+            command=low_command_line(request),
+            commit="",
+        )
+        manifest = replace(base, name=name, file=f"{name}.safetensors", low=low)
+        shutil.copyfile(folder / base.file, request.out / manifest.file)
+        if base.policy:
+            shutil.copyfile(folder / base.policy.file, request.out / base.policy.file)
+        manifest.write(request.out)
+        return manifest
+
+
+def train_low(request: LowRequest, on_step: OnStep | None = None) -> list[Manifest]:
+    """Prepare and run a `LowJob`."""
+    return LowJob(request).run(on_step)
+
+
+def start_branch(base: Model, request: LowRequest) -> LowBranch:
+    """Return the branch to start from; its head is the one of the model.
+
+    Where the start is a model with a branch, that goes on; else the network of the start is what
+    sees images at half resolution, and the fusion changes nothing at first.
+
+    Args:
+        base: the model, loaded without folding.
+        request: names the start: `init`, or the model itself.
+
+    Raises:
+        ModelError: the start is another network, or knows other classes, or has convolutions of
+            its own where they are to be the model's.
+
+    """
+    start = load_model(request.init, fold=False) if request.init else base
+    _refuse_other_network(start, base)
+    branch = start.low or LowBranch(copy.deepcopy(start.net))
+    head = base.net.get_submodule("head").state_dict()
+    branch.net.get_submodule("head").load_state_dict(head)
+    if request.settings.weights == "norms":
+        _refuse_other_convolutions(branch.net, base, start.manifest.name)
+    return branch
+
+
+def _refuse_other_network(start: Model, base: Model) -> None:
+    one, other = start.manifest, base.manifest
+    if one.network != other.network:
+        msg = f"{one.name} is a {one.network}, {other.name} a {other.network}: leave --init"
+        raise ModelError(msg)
+    if not same_classes(one.classes, other.classes):
+        told = f"{describe(one.classes)}, {other.name} has {describe(other.classes)}"
+        msg = f"{one.name} has classes {told}: leave --init"
+        raise ModelError(msg)
+
+
+def _refuse_other_convolutions(net: nn.Module, base: Model, name: str) -> None:
+    own = dict(base.net.named_parameters())
+    for key, value in net.named_parameters():
+        if value.ndim > 1 and not torch.equal(value, own[key]):
+            msg = (
+                f"with --weights norms the convolutions are those of {base.manifest.name}, but "
+                f"{key} of {name} differs: use --weights own, or another --init"
+            )
+            raise ModelError(msg)
