@@ -288,6 +288,7 @@ def _products(
 
     """
     # One row of the windows after the other: products are slow where their results have gaps.
+    # With `out`, products stay in float32 under autocast too.
     found = queries.new_empty((windows.side, len(queries), 1, windows.side))
     if penalty is None:
         for out, segment in zip(found, windows.segments(strip), strict=True):
@@ -345,14 +346,13 @@ class _LocalAttention(torch.autograd.Function):
         ctx.save_for_backward(queries, keys, values, penalty)
         ctx.windows = windows = _Windows(side, base.shape[1], base.shape[2])
         fused = base.clone()
-        with torch.autocast(base.device.type, enabled=False):
-            for n, plane in enumerate(fused):
-                for rows in windows.chunks():
-                    added = None if penalty is None else windows.strip(penalty[n], rows)
-                    around = windows.strip(keys[n], rows)
-                    weights = _weights(windows, _rows(queries[n], rows), around, added)
-                    around = windows.strip(values[n], rows)
-                    _add_weighted(windows, _rows(plane, rows), weights, around)
+        for n, plane in enumerate(fused):
+            for rows in windows.chunks():
+                added = None if penalty is None else windows.strip(penalty[n], rows)
+                around = windows.strip(keys[n], rows)
+                weights = _weights(windows, _rows(queries[n], rows), around, added)
+                around = windows.strip(values[n], rows)
+                _add_weighted(windows, _rows(plane, rows), weights, around)
         return fused
 
     @staticmethod
@@ -362,11 +362,10 @@ class _LocalAttention(torch.autograd.Function):
         *planes, penalty = ctx.saved_tensors
         slope = slope.contiguous()
         found = [torch.zeros_like(plane) for plane in planes]
-        with torch.autocast(slope.device.type, enabled=False):
-            for n, of_fused in enumerate(slope):
-                added = None if penalty is None else penalty[n]
-                of_planes = [plane[n] for plane in found]
-                _slopes(ctx.windows, [plane[n] for plane in planes], added, of_fused, of_planes)
+        for n, of_fused in enumerate(slope):
+            added = None if penalty is None else penalty[n]
+            of_planes = [plane[n] for plane in found]
+            _slopes(ctx.windows, [plane[n] for plane in planes], added, of_fused, of_planes)
         return slope, *found, None, None
 
 

@@ -146,19 +146,24 @@ def test_a_new_fusion_changes_nothing_and_learns_all_the_same() -> None:
     assert all(parameter.grad is not None for parameter in net.parameters())
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-def test_half_precision_rounds_the_result_but_not_the_logits(*, autocast: bool) -> None:
-    net = lively(32)
-    low, memory = torch.randn(2, 1, 32, 9, 8)
-    exact = net(low, memory)
-    if autocast:
-        with torch.autocast("cpu", torch.bfloat16):
-            found = net(low, memory)
-        assert found.dtype == torch.float32
-    else:
-        found = net.to(torch.bfloat16)(low.bfloat16(), memory.bfloat16())
-        assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), exact, rtol=0.05, atol=0.1)
+def test_half_precision_rounds_the_result_but_not_the_logits() -> None:
+    torch.manual_seed(3)
+    base, queries, keys, values = torch.randn(4, 1, 64, 9, 8).bfloat16()
+    found = local_attention(base, (queries, keys, values), None, 7)
+    wide = (queries.float(), keys.float(), values.float())
+    assert torch.equal(found, local_attention(base.float(), wide, None, 7).bfloat16())
+    assert found.dtype == torch.bfloat16
+
+
+def test_training_in_mixed_precision_keeps_the_attention_in_float32() -> None:
+    net = lively(16).requires_grad_()
+    low, memory = torch.randn(2, 1, 16, 9, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = net(low, memory)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, net(low, memory), rtol=0.05, atol=0.1)
+    found.sum().backward()
+    assert net.query.weight.grad is not None
 
 
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's stub
