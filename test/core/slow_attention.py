@@ -1,4 +1,4 @@
-"""Local attention, slow and plain, with 49 copies of the keys and values: what `core.fusion` is.
+"""Local attention, slow and plain, with 49 copies of keys and values: what `core.attention` is.
 
 Written from papers.md, section 2, step 7, for tests and for `benchmarks/fusion.py`.
 """
@@ -23,7 +23,7 @@ def windows(plane: Tensor, side: int) -> Tensor:
 def slow_attention(
     base: Tensor, operands: tuple[Tensor, Tensor, Tensor], valid: Tensor | None, side: int
 ) -> Tensor:
-    """Return what `core.fusion.local_attention` has to equal."""
+    """Return what `core.attention.local_attention` has to equal."""
     queries, keys, values = operands
     logits = (queries.flatten(2)[:, :, None] * windows(keys, side)).sum(1)
     weights = torch.softmax(logits, 1)
@@ -33,3 +33,10 @@ def slow_attention(
         # A softmax over nothing is nan.
         weights = torch.softmax(logits.masked_fill(unseen, -torch.inf), 1).nan_to_num(0.0)
     return base + (weights[:, None] * windows(values, side)).sum(2).view_as(base)
+
+
+def holes(n: int, h: int, w: int) -> Tensor:
+    """Return valid pixels at random, with a corner in which no window of 3 sees one."""
+    valid = torch.rand(n, 1, h, w, generator=torch.Generator().manual_seed(1)) > 0.4
+    valid[0, :, : h // 2 + 1, : w // 2 + 1] = False
+    return valid
