@@ -56,7 +56,7 @@ CUT_UNMOVED = 0.55
 _MIN_CONTRAST = 8.0
 """Grey levels; below it, noise in the dark would look like a cut."""
 
-_MIN_SIDE = 12
+_MIN_SIDE = 32
 """Smallest side in pixels that OpenCV estimates motion on in every shape of image."""
 
 

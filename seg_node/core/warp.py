@@ -59,9 +59,11 @@ def warp(features: Tensor, flow: Tensor) -> Tensor:
     above, below = start + above * w, start + below * w
     rows = torch.stack((above + left, above + right, below + left, below + right), -1)
     shares = torch.stack(((1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x), -1)
+    # In another layout the sum would be slower, and rounded otherwise.
+    table = features.permute(0, 2, 3, 1).reshape(-1, c).contiguous()
     moved = functional.embedding_bag(
         rows.view(-1, 4),
-        features.permute(0, 2, 3, 1).reshape(-1, c),
+        table,
         mode="sum",
         per_sample_weights=shares.view(-1, 4).to(features.dtype),
     )
