@@ -24,7 +24,14 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "data": ("core",),
     "train": ("core", "nets", "data"),
     "eval": ("core", "nets", "data"),
-    "ros": ("core", "nets.build", "nets.manifest", "data.image_conversion", "data.video"),
+    "ros": (
+        "core",
+        "nets.build",
+        "nets.manifest",
+        "data.codec",
+        "data.image_conversion",
+        "data.video",
+    ),
 }
 """What each folder may import of ours, besides itself; a name stands for all below it."""
 

@@ -68,9 +68,10 @@ class InputConfig:
     transport: str = _setting(
         "raw",
         Limits(
-            "Message type of the image topic: raw sensor_msgs/Image, or compressed "
-            "sensor_msgs/CompressedImage (jpeg, png) on <image>/compressed.",
-            choices=("raw", "compressed"),
+            "Message type of the image topic: raw sensor_msgs/Image, compressed "
+            "sensor_msgs/CompressedImage (jpeg, png, h264, h265) on <image>/compressed, ffmpeg "
+            "FFMPEGPacket on <image>/ffmpeg, or foxglove CompressedVideo on <image>/foxglove.",
+            choices=("raw", "compressed", "ffmpeg", "foxglove"),
             live=False,
         ),
     )

@@ -375,10 +375,10 @@ def message_to_frame(
     if hasattr(msg, "encoding"):
         raw = cast("ImageMessage", msg)
         described = (raw.encoding, int(raw.width), int(raw.height))
-        stamp_ns = _stamp_ns(msg.header.stamp, topic, described)
+        stamp_ns = stamp_to_ns(msg.header.stamp, topic, described)
         image = convert(raw, topic)
     elif hasattr(msg, "format"):
-        stamp_ns = _stamp_ns(msg.header.stamp, topic, (msg.format, 0, 0))
+        stamp_ns = stamp_to_ns(msg.header.stamp, topic, (msg.format, 0, 0))
         image = compressed_to_rgb(msg, topic)
     else:
         problem = (
@@ -388,8 +388,18 @@ def message_to_frame(
     return Frame(image, stamp_ns=stamp_ns, frame_id=msg.header.frame_id, camera=camera)
 
 
-def _stamp_ns(stamp: Any, topic: str, described: tuple[str, int, int]) -> int:
-    """Return a `builtin_interfaces/Time` in nanoseconds."""
+def stamp_to_ns(stamp: Any, topic: str, described: tuple[str, int, int]) -> int:
+    """Return a `builtin_interfaces/Time` in nanoseconds.
+
+    Args:
+        stamp: anything with `sec` and `nanosec`.
+        topic: where its image came from, for errors.
+        described: encoding, width and height of the image, for errors.
+
+    Raises:
+        ImageError: it is not a time.
+
+    """
     sec, nanosec = int(stamp.sec), int(stamp.nanosec)
     if sec < 0 or not 0 <= nanosec < _NS_PER_S:
         encoding, width, height = described

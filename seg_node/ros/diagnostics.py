@@ -15,11 +15,13 @@ from typing import Any, TYPE_CHECKING
 from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
 
+from seg_node.ros.inputs import TYPES
 from seg_node.ros.messages import make_status, NS_PER_MS
 
 if TYPE_CHECKING:
     from seg_node.core.config import Config
     from seg_node.nets.manifest import Manifest
+    from seg_node.ros.inputs import VideoInput
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 WINDOW_NS = 5_000_000_000
@@ -63,6 +65,7 @@ class Health:
         jumps: times that the stamp went back, since activation.
         resizes: times that the image size changed, since activation.
         refusal: text of the newest refusal, empty after a good frame.
+        video: decoder of the video messages, None where pictures come one by one.
 
     """
 
@@ -74,6 +77,7 @@ class Health:
     jumps: int = 0
     resizes: int = 0
     refusal: str = ""
+    video: VideoInput | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def arrived(self, now_ns: int) -> None:
@@ -170,10 +174,12 @@ def input_status(situation: Situation, health: Health) -> Status:
         "size_changes": health.resizes,
         "converter": situation.converter,
     }
-    if situation.state != "active":
-        return OK, f"{situation.state}: not subscribed", values
-    if not situation.enabled:
-        return OK, "switched off by ~/enable", values
+    if health.video is not None and health.video.counts is not None:
+        values |= {f"video_{name}": n for name, n in vars(health.video.counts).items()}
+    if situation.state != "active" or not situation.enabled:
+        active = situation.state == "active"
+        off = "switched off by ~/enable" if active else f"{situation.state}: not subscribed"
+        return OK, off, values
     if not health.arrivals:
         return (*_nothing_arrived(situation), values)
     silence_s = (situation.now_ns - health.arrivals[-1]) * S_PER_NS
@@ -182,6 +188,8 @@ def input_status(situation: Situation, health: Health) -> Status:
         return ERROR, f"unusable image: {health.refusal}", values
     if silence_s > situation.config.input.stale_s:
         return ERROR, f"stale: no image for {silence_s:.1f} s on {situation.topic}", values
+    if health.video is not None and health.video.trouble:
+        return WARN, f"no pictures from the video: {health.video.trouble}", values
     return OK, f"{rate:.1f} Hz", values
 
 
@@ -190,10 +198,10 @@ def _nothing_arrived(situation: Situation) -> tuple[bytes, str]:
         return WARN, f"no publisher on {situation.topic}; is the camera running and remapped?"
     others = sorted(set(situation.publishers) - {situation.expected_type})
     if others:
-        hint = "compressed" if "Compressed" in others[0] else "raw"
+        hint = {kind: name for name, kind in TYPES.items()}.get(others[0])
+        fix = f"set input.transport to {hint} or remap image" if hint else "remap image"
         return ERROR, (
-            f"{situation.topic} carries {others[0]}, expected {situation.expected_type}; set "
-            f"input.transport to {hint} or remap image"
+            f"{situation.topic} carries {others[0]}, expected {situation.expected_type}; {fix}"
         )
     return ERROR, (
         f"{situation.topic} has a publisher but no image arrives; large images need the transport "

@@ -22,7 +22,7 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.qos import HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import SetBool, Trigger
 import torch
 
@@ -30,7 +30,7 @@ from seg_node.core.pipeline import Segmenter
 from seg_node.core.types import SegNodeError
 from seg_node.data.image_conversion import choose_converter
 from seg_node.nets.build import build_policies, load_model
-from seg_node.ros import diagnostics
+from seg_node.ros import diagnostics, inputs
 from seg_node.ros.outputs import Outputs
 from seg_node.ros.parameters import declare_autostart, Parameters
 from seg_node.ros.stopping import StopRequest
@@ -128,6 +128,7 @@ class SegmentationNode(LifecycleNode):
     def _load(self, config: Config) -> None:
         if config.threads:
             torch.set_num_threads(config.threads)
+        inputs.message_type(config.input.transport)  # refuses one that is not installed
         self._converter = choose_converter(config.input.converter)
         self._model = load_model(config.model)
         manifest = self._model.manifest
@@ -222,14 +223,10 @@ class SegmentationNode(LifecycleNode):
 
     def _topic(self) -> str:
         """Return the image topic: remapped first, then the transport's suffix."""
-        base = str(self.resolve_topic_name("image"))
-        if self._settings.config.input.transport == "raw":
-            return base
-        return base if base.endswith("/compressed") else f"{base}/compressed"
+        return inputs.topic_of(str(self.resolve_topic_name("image")), self._transport())
 
-    def _message_type(self) -> Any:
-        raw = self._settings.config.input.transport == "raw"
-        return Image if raw else CompressedImage
+    def _transport(self) -> str:
+        return self._settings.config.input.transport
 
     def _subscribe(self) -> None:
         """Subscribe to image and camera_info.
@@ -239,11 +236,13 @@ class SegmentationNode(LifecycleNode):
         """
         kinds = (QoSPolicyKind.HISTORY, QoSPolicyKind.RELIABILITY)
         override = QoSOverridingOptions(kinds)
+        # A video's packets are all needed, whatever becomes of the frames.
+        raw = self._transport() == "raw"
         self._image_subscription = self.create_subscription(
-            self._message_type(),
+            inputs.message_type(self._transport()),
             self._topic(),
             self._on_image,
-            _input_qos(self._settings.config.overload),
+            _input_qos(self._settings.config.overload if raw else "every"),
             qos_overriding_options=override,
         )
         self._camera_info_subscription = self.create_subscription(
@@ -331,14 +330,13 @@ class SegmentationNode(LifecycleNode):
             raise RuntimeError(msg)
         topic = self._topic()
         found = self.get_publishers_info_by_topic(topic)
-        kind = "Image" if self._message_type() is Image else "CompressedImage"
         situation = diagnostics.Situation(
             name=self._name(),
             state=self._state,
             enabled=self._enabled,
             topic=topic,
             publishers=tuple(info.topic_type for info in found),
-            expected_type=f"sensor_msgs/msg/{kind}",
+            expected_type=inputs.TYPES[self._transport()],
             config=self._settings.config,
             manifest=self._model.manifest if self._model else None,
             compute=self._compute_name(),

@@ -196,6 +196,17 @@ def test_an_intra_refresh_is_entered_only_when_it_is_complete(
         assert decoder.counts.packets == decoder.counts.frames + decoder.counts.withheld
 
 
+def test_an_intra_refresh_is_entered_at_its_start_after_any_loss(
+    images: list[NDArray[np.uint8]],
+) -> None:
+    """Also when the packet before the entry, not needed any more, was lost."""
+    encoding = Encoding(keyint=6, options={"intra-refresh": "1"})
+    packets = list(enumerate(encode_packets(images, encoding)))
+    whole, _, _ = play("h264", packets[2:])
+    holed, _, _ = play("h264", packets[2:5] + packets[6:])
+    assert [x.stamp_ns for x in holed] == [x.stamp_ns for x in whole]
+
+
 def test_formats_as_encoder_nodes_write_them() -> None:
     for text in ("h264", "H264", "libx264", "h264_nvenc", "h264;yuv420p;bgr8;bgr8", "x264"):
         assert stream_codec(text) == "h264", text
