@@ -1,6 +1,6 @@
 """Local attention, slow and plain, with 49 copies of keys and values: what `core.attention` is.
 
-Written from papers.md, section 2, step 7, for tests and for `benchmarks/fusion.py`.
+Written from papers.md, section 2, step 7.
 """
 
 from __future__ import annotations
