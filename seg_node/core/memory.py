@@ -112,11 +112,7 @@ class Memory:
             DataError: nothing is remembered.
 
         """
-        kept = self._kept()
-        features = kept.features
-        flow = rescale(torch.from_numpy(motion.flow)[None], kept.size).to(features.device)
-        valid = torch.from_numpy(nearest(motion.valid, kept.size))[None, None]
-        return warp(features, flow), valid.to(features.device)
+        return moved(self._kept().features, motion)
 
     def age_ms(self, now_ns: int, motion: Motion) -> NDArray[np.uint16]:
         """Return the age of the oldest full computation behind each block of the present frame.
@@ -149,6 +145,23 @@ class Memory:
             msg = "nothing is remembered: store the features of a full computation first"
             raise DataError(msg)
         return self.kept
+
+
+def moved(plane: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
+    """Move a plane by a motion of any pixel grid, and return where that is known.
+
+    Args:
+        plane: features or logits of the earlier frame, float [1, C, h, w].
+        motion: from the present frame to the earlier one.
+
+    Returns:
+        plane float [1, C, h, w]; valid bool [1, 1, h, w], on the same device.
+
+    """
+    size = (plane.shape[-2], plane.shape[-1])
+    flow = rescale(torch.from_numpy(motion.flow)[None], size).to(plane.device)
+    valid = torch.from_numpy(nearest(motion.valid, size))[None, None]
+    return warp(plane, flow), valid.to(plane.device)
 
 
 def _blocks_read(
