@@ -13,7 +13,7 @@ import torch
 from seg_node.core.config import Config, Value
 from seg_node.core.costs import dense_macs
 from seg_node.core.masks import decide
-from seg_node.core.pipeline import Segmenter
+from seg_node.core.pipeline import Segmenter, WARM_UP_CAMERA
 from seg_node.core.policy import Interval, UNTRAINED
 from seg_node.core.tiles import halved
 from seg_node.core.types import Action, Frame, Reason
@@ -214,6 +214,8 @@ def test_warming_up_leaves_nothing_behind(nets: tuple[torch.nn.Module, LowBranch
     pipeline = segmenter(nets, mode="arseg")
     pipeline.warm_up(*SIZE)
     assert pipeline.step(drive(1)[0]).plan.reason is Reason.FIRST
+    black = Frame(np.zeros((*SIZE, 3), np.uint8), 2_000_000, camera=WARM_UP_CAMERA)
+    assert pipeline.step(black).plan.reason is Reason.FIRST
 
 
 def test_scaled_input_is_remembered_at_its_own_size(
