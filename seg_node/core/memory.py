@@ -147,23 +147,6 @@ class Memory:
         return self.kept
 
 
-def moved(plane: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
-    """Move a plane by a motion of any pixel grid, and return where that is known.
-
-    Args:
-        plane: features or logits of the earlier frame, float [1, C, h, w].
-        motion: from the present frame to the earlier one.
-
-    Returns:
-        plane float [1, C, h, w]; valid bool [1, 1, h, w], on the same device.
-
-    """
-    size = (plane.shape[-2], plane.shape[-1])
-    flow = rescale(torch.from_numpy(motion.flow)[None], size).to(plane.device)
-    valid = torch.from_numpy(nearest(motion.valid, size))[None, None]
-    return warp(plane, flow), valid.to(plane.device)
-
-
 def _blocks_read(
     flow: NDArray[np.float32], starts: tuple[NDArray[np.intp], NDArray[np.intp]]
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
