@@ -9,7 +9,7 @@ the image at the left or right, the line goes on in the row above or below: thos
 overwritten.
 
 Tiles of several pixels with the keys around them, the usual way, multiply two to four times as
-often for nothing, and are no faster on a CPU (`benchmarks/fusion.py`).
+often for nothing and take 1.0 to 1.6 times as long on a CPU (`benchmarks/results/fusion.json`).
 """
 
 from __future__ import annotations
