@@ -1,8 +1,9 @@
 """Take a trained model into models/: python benchmarks/release_model.py RUN.json --commit C ...
 
-Writes float16 weights and a manifest, scores them with `seg_node evaluate`, keeps the outputs
-in benchmarks/results/evaluate_<score>_<model>.json and their figures, cut off and not rounded,
-in the manifest. The model card is for a person to write.
+Writes float16 weights and a manifest, with the policy and the LOW branch where the run has them,
+scores the network with `seg_node evaluate`, keeps the outputs in
+benchmarks/results/evaluate_<score>_<model>.json and their figures, cut off and not rounded, in the
+manifest. The model card is for a person to write.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import replace
 import json
 import math
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 from typing import Any, TYPE_CHECKING
@@ -40,9 +42,24 @@ def release(run: Path, name: str, facts: dict[str, Any]) -> Manifest:
     model = load_model(str(run), fold=False)
     file = f"{name}.safetensors"
     sha256 = save_weights(model.net, ROOT / "models" / file, dtype=torch.float16)
-    manifest = replace(model.manifest, name=name, file=file, sha256=sha256, scores={}, **facts)
+    parts = {part: _part(run, model.manifest, part, name, sha256) for part in ("policy", "low")}
+    own = {**facts, **parts}
+    manifest = replace(model.manifest, name=name, file=file, sha256=sha256, scores={}, **own)
     manifest.write(ROOT / "models")
     return manifest
+
+
+def _part(run: Path, manifest: Manifest, part: str, name: str, network: str) -> Any:
+    """Copy the weights of a policy or LOW branch, and return what is known of them."""
+    known = getattr(manifest, part)
+    if known is None:
+        return None
+    if known.network_sha256 != network:
+        msg = f"{run}: the {part} belongs to other weights than float16 ones; train it on those"
+        raise SystemExit(msg)
+    file = f"{name}-{part}.safetensors"
+    shutil.copyfile(run.parent / known.file, ROOT / "models" / file)
+    return replace(known, file=file)
 
 
 def score(model: str, label: str, data: list[str]) -> dict[str, float]:
