@@ -8,6 +8,7 @@ two from the composed one brings nothing more. AR-Seg accumulates its codec vect
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from typing import Any, NamedTuple, TYPE_CHECKING
 
@@ -57,7 +58,10 @@ _MIN_CONTRAST = 8.0
 """Grey levels; below it, noise in the dark would look like a cut."""
 
 _MIN_SIDE = 32
-"""Smallest side in pixels that OpenCV estimates motion on in every shape of image."""
+"""Smallest side in pixels; OpenCV's ultrafast preset crashes on long images with a shorter one."""
+
+_AROUND = 9
+"""Side in pixels of the neighbourhood in which two motions of a pixel are compared."""
 
 
 class Lost(Enum):
@@ -154,9 +158,42 @@ class FlowEstimator:
             would tell some of it at twice the cost, and calls much of every plain road unknown.
 
         """
+        return self._found(before, image, None, since_ns)
+
+    def refine(
+        self, before: NDArray[np.uint8], image: NDArray[np.uint8], motion: Motion
+    ) -> Motion:
+        """Let every pixel keep its motion, or take an estimate that starts from it if better.
+
+        Better is the flow by which the earlier image, moved, differs less from the present one,
+        on average over the 9x9 pixels around.
+
+        Args:
+            before: the earlier image, grey, uint8 [h, w].
+            image: the present one, likewise.
+            motion: between the two, [h, w].
+
+        Returns:
+            Motion [h, w]; `valid`, `intra` and `since_ns` are those of the motion.
+
+        """
+        found = self._found(before, image, motion.flow, 0).flow
+        was, now = (_around(cv2.absdiff(image, pull(before, x))) for x in (motion.flow, found))
+        flow = np.where((now < was)[..., None], found, motion.flow)
+        return replace(motion, flow=flow)
+
+    def _found(
+        self,
+        before: NDArray[np.uint8],
+        image: NDArray[np.uint8],
+        start: NDArray[np.float32] | None,
+        since_ns: int,
+    ) -> Motion:
         height, width = image.shape
         old, new = (_enlarged(x) for x in (before, image))
-        flow = np.asarray(self._dis.calc(new, old, None), np.float32)[:height, :width]
+        # The estimator writes into the flow that it starts from.
+        begin = None if start is None else _enlarged(start).copy()
+        flow = np.asarray(self._dis.calc(new, old, begin), np.float32)[:height, :width]
         flow = np.ascontiguousarray(flow)
         x, y = origin(flow)
         inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
@@ -247,42 +284,47 @@ class MotionTracker:
             raise ConfigError(msg)
         self.source = source
         self._estimator = FlowEstimator()
+        self._key: _Seen | None = None  # the frame that motion leads to
         self._latest: _Seen | None = None  # the frame that motion is followed from
         self._newest: _Seen | None = None  # also one that could not be followed
         self._motion: Motion | None = None
 
     def start(self, frame: Frame) -> None:
         """Make this frame the one that later frames are followed back to."""
-        self._latest = self._see(frame)
+        self._key = self._latest = self._see(frame)
         self._motion = still(self._latest.size, frame.stamp_ns)
 
     def track(self, frame: Frame) -> Motion | Lost:
         """Return the motion from this frame to the frame of `start`, or why there is none."""
-        latest, motion = self._latest, self._motion
-        if latest is None or motion is None:
+        key, latest, motion = self._key, self._latest, self._motion
+        if key is None or latest is None or motion is None:
             return Lost.FIRST
         jump = jumped(latest.frame, frame)
         if jump is not None:
             return jump
-        vectors = _vectors(frame, latest.frame.stamp_ns)
-        if self.source == "codec" and isinstance(vectors, Lost):
-            return vectors
         seen = self._see(frame)
-        step = self._step(latest, seen, vectors)
+        stated = self._stated(latest, seen)
+        if isinstance(stated, Lost):
+            return stated
+        step = stated or self._estimator.estimate(latest.grey, seen.grey, latest.frame.stamp_ns)
         limit = CUT_UNMOVED if self.source == "none" else CUT
         if unlike(seen.grey, pull(latest.grey, step.flow)) > limit:
             return Lost.SCENE_CUT
-        self._latest, self._motion = seen, compose(step, motion)
-        return self._motion
+        motion = compose(step, motion)
+        if stated is None and latest is not key:
+            motion = self._estimator.refine(key.grey, seen.grey, motion)
+        self._latest, self._motion = seen, motion
+        return motion
 
-    def _step(self, latest: _Seen, seen: _Seen, vectors: Motion | Lost) -> Motion:
-        """Return the motion from one frame to the one before, at the size of their grey images."""
+    def _stated(self, latest: _Seen, seen: _Seen) -> Motion | Lost | None:
+        """Return the motion since the frame before; None where it is to be estimated."""
         since_ns = latest.frame.stamp_ns
         if self.source == "none":
             return still(seen.size, since_ns)
-        if self.source == "flow" or isinstance(vectors, Lost):
-            return self._estimator.estimate(latest.grey, seen.grey, since_ns)
-        return fit(vectors, seen.size)
+        vectors = None if self.source == "flow" else _vectors(seen.frame, since_ns)
+        if isinstance(vectors, Motion):
+            return fit(vectors, seen.size)
+        return vectors if self.source == "codec" else None
 
     def _see(self, frame: Frame) -> _Seen:
         """Reduce the image of a frame; that of the newest one is remembered."""
@@ -335,9 +377,14 @@ def _vectors(frame: Frame, since_ns: int) -> Motion | Lost:
     return motion
 
 
-def _enlarged(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Repeat the last row and column of an image too small for OpenCV's estimator."""
-    down, right = (max(0, _MIN_SIDE - length) for length in grey.shape)
+def _around(difference: NDArray[Any]) -> NDArray[np.float32]:
+    """Average a difference of images over the neighbourhood of each pixel."""
+    return np.asarray(cv2.blur(np.float32(difference), (_AROUND, _AROUND)), np.float32)
+
+
+def _enlarged(plane: NDArray[Any]) -> NDArray[Any]:
+    """Repeat the last row and column of a plane too small for OpenCV's estimator."""
+    down, right = (max(0, _MIN_SIDE - length) for length in plane.shape[:2])
     if not (down or right):
-        return grey
-    return np.asarray(cv2.copyMakeBorder(grey, 0, down, 0, right, cv2.BORDER_REPLICATE), np.uint8)
+        return plane
+    return np.asarray(cv2.copyMakeBorder(plane, 0, down, 0, right, cv2.BORDER_REPLICATE))
