@@ -17,7 +17,7 @@ from seg_node.train.low_settings import LowTraining
 from seg_node.train.pair_batches import PairMaker, PairPools
 from seg_node.train.pair_motion import disturbed, estimated
 from seg_node.train.pairs import augment_pair, flipped, FramePair
-from seg_node.train.rides import real_rides, render_ride, Ride
+from seg_node.train.rides import real_rides, render_ride, Ride, Steps
 from seg_node.train.still_pairs import still_pair
 
 if TYPE_CHECKING:
@@ -84,6 +84,14 @@ def test_the_motion_of_a_street_is_exact_over_any_distance(ride: Ride, distance:
     assert not np.array_equal(guess.motion.flow, pair.motion.flow)
     gap = np.abs(guess.motion.flow - pair.motion.flow).max(-1)
     assert float(np.median(gap[pair.motion.valid])) < 1.5
+
+
+def test_steps_add_up_from_the_present_back_to_the_key() -> None:
+    flows = [np.full((8, 8, 2), 0.25 * 2**n, np.float16) for n in range(5)]
+    steps = Steps(flows, [np.ones((8, 8), np.bool_) for _ in range(5)])
+    assert (steps.motion(4, 1).flow == flows[4]).all()
+    assert (steps.motion(4, 3).flow == flows[4] + flows[3] + flows[2]).all()
+    assert (steps.motion(3, 3).flow == flows[3] + flows[2] + flows[1]).all()
 
 
 @pytest.mark.parametrize("with_things", [False, True])
