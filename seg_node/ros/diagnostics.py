@@ -15,7 +15,7 @@ from typing import Any, TYPE_CHECKING
 from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
 
-from seg_node.ros.inputs import TYPES
+from seg_node.ros.image_topics import TYPES
 from seg_node.ros.messages import make_status, NS_PER_MS
 
 if TYPE_CHECKING:

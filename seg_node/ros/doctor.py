@@ -12,7 +12,7 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
-from seg_node.ros import doctor_facts, doctor_topic, transport
+from seg_node.ros import doctor_facts, doctor_topic, image_topics, transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -246,7 +246,7 @@ def check_topic(facts: Topic, supported: tuple[str, ...]) -> Iterator[Finding]:
         yield from _check_publisher(facts.name, item)
     if facts.best_effort is not None:
         yield _check_arrivals(facts)
-    raw = any(item.type == doctor_topic.IMAGE_TYPES[0] for item in facts.publishers)
+    raw = any(item.type == image_topics.TYPES["raw"] for item in facts.publishers)
     if raw and facts.encoding and facts.encoding not in supported:
         yield bad(
             facts.name,
@@ -257,8 +257,9 @@ def check_topic(facts: Topic, supported: tuple[str, ...]) -> Iterator[Finding]:
 
 def _check_publisher(topic: str, item: doctor_topic.Publisher) -> Iterator[Finding]:
     text = f"{item.node} publishes {item.type}, {item.reliability}, {item.durability}"
-    if item.type not in doctor_topic.IMAGE_TYPES:
-        yield bad(topic, text, "Choose a topic of sensor_msgs/msg/Image or CompressedImage.")
+    kind = image_topics.transport_of(item.type)
+    if kind is None:
+        yield bad(topic, text, f"Choose a topic of {', '.join(image_topics.TYPES.values())}.")
     elif item.mismatch:
         yield bad(
             topic,
@@ -266,10 +267,10 @@ def _check_publisher(topic: str, item: doctor_topic.Publisher) -> Iterator[Findi
             "Change the camera's QoS, or override the node's: parameters qos_overrides.* "
             "(docs/transport.md).",
         )
-    elif item.type != doctor_topic.IMAGE_TYPES[0]:
-        base = topic.removesuffix("/compressed")
+    elif kind != "raw":
+        base = topic.removesuffix(f"/{kind}")
         yield note(
-            topic, text, f"Set the parameter input.transport to compressed and image to {base}."
+            topic, text, f"Set the parameter input.transport to {kind} and image to {base}."
         )
     else:
         yield good(topic, text)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 import os
 import time
 from typing import Any
 
-IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+from seg_node.core.types import ConfigError
+from seg_node.ros.image_topics import message_type, transport_of, TYPES
+
 DISCOVERY_S = 5.0
 """Publishers that have not been discovered by then are taken for absent."""
 MEASURE_S = 2.0
@@ -113,7 +116,7 @@ class Probe:
     def image_topics(self) -> tuple[str, ...]:
         """Return the topics that carry images."""
         found = self._node.get_topic_names_and_types()
-        return tuple(sorted(name for name, types in found if set(types) & set(IMAGE_TYPES)))
+        return tuple(sorted(name for name, types in found if any(map(transport_of, types))))
 
     def count(self, topic: str, type_name: str, *, reliable: bool) -> tuple[Arrivals, bytes]:
         """Count messages for a while; return that and the last message, serialised."""
@@ -125,7 +128,11 @@ class Probe:
             last, count = message, count + 1
 
         subscription = self._node.create_subscription(
-            message_type(type_name), topic, on_message, node_qos(reliable=reliable), raw=True
+            _class_of(type_name),
+            topic,
+            on_message,
+            node_qos(reliable=reliable),
+            raw=True,
         )
         match_end = time.monotonic() + DISCOVERY_S
         while not subscription.get_publisher_count() and time.monotonic() < match_end:
@@ -147,21 +154,23 @@ def node_qos(*, reliable: bool) -> Any:
     return QoSProfile(depth=1, reliability=policy)
 
 
-def message_type(type_name: str) -> Any:
-    """Return the class of an image type."""
-    from sensor_msgs.msg import CompressedImage, Image  # noqa: PLC0415
-
-    return Image if type_name == IMAGE_TYPES[0] else CompressedImage
+def _class_of(type_name: str) -> Any:
+    """Return the message class of a type that carries images; None if it is not installed."""
+    transport = transport_of(type_name)
+    with suppress(ConfigError):
+        return message_type(transport) if transport else None
+    return None
 
 
 def describe_image(type_name: str, serialised: bytes) -> tuple[str, str]:
     """Return (size and encoding, encoding) of a serialised image."""
     from rclpy.serialization import deserialize_message  # noqa: PLC0415
 
-    message = deserialize_message(serialised, message_type(type_name))
-    if type_name == IMAGE_TYPES[0]:
+    message = deserialize_message(serialised, _class_of(type_name))
+    if type_name == TYPES["raw"]:
         return f"{message.width}x{message.height} {message.encoding}", message.encoding
-    return f"compressed, {message.format}", message.format
+    name = str(message.format if hasattr(message, "format") else message.encoding)
+    return f"compressed, {name}", name
 
 
 def look_at(topic: str) -> Topic:
@@ -171,7 +180,7 @@ def look_at(topic: str) -> Topic:
         name = probe.resolve(topic)
         publishers = probe.publishers(name)
         others = tuple(other for other in probe.image_topics() if other != name)
-        kinds = [item.type for item in publishers if item.type in IMAGE_TYPES]
+        kinds = [item.type for item in publishers if _class_of(item.type)]
         if not kinds:
             return Topic(name, publishers, others)
         best_effort, last = probe.count(name, kinds[0], reliable=False)

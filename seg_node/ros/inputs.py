@@ -1,17 +1,15 @@
-"""Where images come from: a topic and a message type per `input.transport`, and video messages.
+"""Video messages: their packets, and the pictures that are decoded from them.
 
-The names of the transports and the endings of their topics are those of image_transport and its
-plugins, except that `compressed` may be a video here: encoder nodes send `sensor_msgs/
-CompressedImage` with the format `h264` or `h265`, one access unit each.
+Encoder nodes send `sensor_msgs/CompressedImage` with the format `h264` or `h265`, one access unit
+each; others have messages of their own, see `seg_node.ros.image_topics`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, TYPE_CHECKING
 
-from seg_node.core.types import ConfigError, ImageError
+from seg_node.core.types import ImageError
 from seg_node.data.codec import stream_codec, StreamDecoder, StreamState
 from seg_node.data.image_conversion import stamp_to_ns
 
@@ -20,39 +18,6 @@ if TYPE_CHECKING:
 
     from seg_node.core.types import Frame
     from seg_node.data.codec import StreamCounts, StreamEvent
-
-TYPES = {
-    "raw": "sensor_msgs/msg/Image",
-    "compressed": "sensor_msgs/msg/CompressedImage",
-    "ffmpeg": "ffmpeg_image_transport_msgs/msg/FFMPEGPacket",
-    "foxglove": "foxglove_msgs/msg/CompressedVideo",
-}
-"""Message type of each `input.transport`."""
-
-
-def topic_of(base: str, transport: str) -> str:
-    """Return the topic of a transport beside the image topic `base`, which may be it already."""
-    if transport == "raw" or base.endswith(f"/{transport}"):
-        return base
-    return f"{base}/{transport}"
-
-
-def message_type(transport: str) -> Any:
-    """Return the message class of a transport.
-
-    Raises:
-        ConfigError: the package of its messages is not installed.
-
-    """
-    package, _, name = TYPES[transport].split("/")
-    try:
-        return getattr(import_module(f"{package}.msg"), name)
-    except ImportError as error:
-        msg = (
-            f"input.transport is {transport!r}, which needs the messages of {package}: install "
-            f"ros-$ROS_DISTRO-{package.replace('_', '-')}"
-        )
-        raise ConfigError(msg) from error
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from seg_node.core.pipeline import Segmenter
 from seg_node.core.types import SegNodeError
 from seg_node.data.image_conversion import choose_converter
 from seg_node.nets.build import build_policies, load_model
-from seg_node.ros import diagnostics, inputs
+from seg_node.ros import diagnostics, image_topics
 from seg_node.ros.outputs import Outputs
 from seg_node.ros.parameters import declare_autostart, Parameters
 from seg_node.ros.stopping import StopRequest
@@ -128,7 +128,7 @@ class SegmentationNode(LifecycleNode):
     def _load(self, config: Config) -> None:
         if config.threads:
             torch.set_num_threads(config.threads)
-        inputs.message_type(config.input.transport)  # refuses one that is not installed
+        image_topics.message_type(config.input.transport)  # refuses one that is not installed
         self._converter = choose_converter(config.input.converter)
         self._model = load_model(config.model)
         manifest = self._model.manifest
@@ -223,7 +223,7 @@ class SegmentationNode(LifecycleNode):
 
     def _topic(self) -> str:
         """Return the image topic: remapped first, then the transport's suffix."""
-        return inputs.topic_of(str(self.resolve_topic_name("image")), self._transport())
+        return image_topics.topic_of(str(self.resolve_topic_name("image")), self._transport())
 
     def _transport(self) -> str:
         return self._settings.config.input.transport
@@ -239,7 +239,7 @@ class SegmentationNode(LifecycleNode):
         # A video's packets are all needed, whatever becomes of the frames.
         raw = self._transport() == "raw"
         self._image_subscription = self.create_subscription(
-            inputs.message_type(self._transport()),
+            image_topics.message_type(self._transport()),
             self._topic(),
             self._on_image,
             _input_qos(self._settings.config.overload if raw else "every"),
@@ -336,7 +336,7 @@ class SegmentationNode(LifecycleNode):
             enabled=self._enabled,
             topic=topic,
             publishers=tuple(info.topic_type for info in found),
-            expected_type=inputs.TYPES[self._transport()],
+            expected_type=image_topics.TYPES[self._transport()],
             config=self._settings.config,
             manifest=self._model.manifest if self._model else None,
             compute=self._compute_name(),

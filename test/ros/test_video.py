@@ -110,7 +110,7 @@ def test_all_three_kinds_of_message_are_read() -> None:
 def test_messages_of_other_packages_are_used_where_they_are(transport: str) -> None:
     """Where they are not, the refusal names the package to install."""
     pytest.importorskip("rclpy")
-    from seg_node.ros.inputs import message_type, topic_of, TYPES  # noqa: PLC0415
+    from seg_node.ros.image_topics import message_type, topic_of, transport_of, TYPES  # noqa: PLC0415
 
     package = TYPES[transport].partition("/")[0]
     try:
@@ -119,6 +119,7 @@ def test_messages_of_other_packages_are_used_where_they_are(transport: str) -> N
         assert f"ros-$ROS_DISTRO-{package.replace('_', '-')}" in str(error)  # noqa: PT017 - either
     else:
         assert made.__name__ == TYPES[transport].rpartition("/")[2]
+    assert transport_of(TYPES[transport]) == transport
     assert topic_of("/front/image", transport) == f"/front/image/{transport}"
     assert topic_of(f"/front/{transport}", transport) == f"/front/{transport}"
 
