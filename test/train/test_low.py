@@ -189,6 +189,14 @@ def test_scores_tell_dense_moved_low_and_fused_apart() -> None:
     assert fused["val_arseg_1_miou"] != fused["val_arseg_5_miou"]
     unchanged = {name for name in fresh if "arseg" not in name}
     assert {name: fused[name] for name in unchanged} == {name: fresh[name] for name in unchanged}
+    with torch.no_grad():
+        branch.net.get_parameter("encoder.stem.1.weight").mul_(-1.0)
+    other = scores(branch)
+    assert {name for name in fused if other[name] != fused[name]} == set(fused) - {
+        "val_dense_miou",
+        "val_warp_1_miou",
+        "val_warp_5_miou",
+    }
 
 
 def test_scored_frames_have_their_past() -> None:
