@@ -139,11 +139,17 @@ class FlowEstimator:
 
     def __init__(self, preset: int = cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST) -> None:
         """Prepare; nothing is known of any image yet."""
-        # OpenCV's stub does not know that the flow to continue from may be None.
-        self._dis: Any = cv2.DISOpticalFlow.create(preset)
+        # Two, because one that was ever given a flow to start from remembers it. OpenCV's stub
+        # does not know that this flow may be None.
+        self._fresh: Any = cv2.DISOpticalFlow.create(preset)
+        self._started: Any = cv2.DISOpticalFlow.create(preset)
 
     def estimate(
-        self, before: NDArray[np.uint8], image: NDArray[np.uint8], since_ns: int = 0
+        self,
+        before: NDArray[np.uint8],
+        image: NDArray[np.uint8],
+        since_ns: int = 0,
+        start: Motion | None = None,
     ) -> Motion:
         """Estimate the motion between two grey images of one size, as `work_image` makes them.
 
@@ -151,6 +157,8 @@ class FlowEstimator:
             before: the earlier image, uint8 [h, w], of any size.
             image: the present one, likewise.
             since_ns: stamp of the earlier one.
+            start: motion [h, w] to try first, such as that of the frame before: what moved goes
+                on moving.
 
         Returns:
             Motion [h, w], valid where it leads into the earlier image. Content that was hidden
@@ -158,7 +166,11 @@ class FlowEstimator:
             would tell some of it at twice the cost, and calls much of every plain road unknown.
 
         """
-        return self._found(before, image, None, since_ns)
+        height, width = image.shape
+        flow = self._flow(before, image, start)
+        x, y = origin(flow)
+        inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+        return Motion(flow, inside, since_ns=since_ns)
 
     def refine(
         self, before: NDArray[np.uint8], image: NDArray[np.uint8], motion: Motion
@@ -177,27 +189,21 @@ class FlowEstimator:
             Motion [h, w]; `valid`, `intra` and `since_ns` are those of the motion.
 
         """
-        found = self._found(before, image, motion.flow, 0).flow
+        found = self._flow(before, image, motion)
         was, now = (_around(cv2.absdiff(image, pull(before, x))) for x in (motion.flow, found))
-        flow = np.where((now < was)[..., None], found, motion.flow)
-        return replace(motion, flow=flow)
+        return replace(motion, flow=np.where((now < was)[..., None], found, motion.flow))
 
-    def _found(
-        self,
-        before: NDArray[np.uint8],
-        image: NDArray[np.uint8],
-        start: NDArray[np.float32] | None,
-        since_ns: int,
-    ) -> Motion:
+    def _flow(
+        self, before: NDArray[np.uint8], image: NDArray[np.uint8], start: Motion | None
+    ) -> NDArray[np.float32]:
         height, width = image.shape
         old, new = (_enlarged(x) for x in (before, image))
-        # The estimator writes into the flow that it starts from.
-        begin = None if start is None else _enlarged(start).copy()
-        flow = np.asarray(self._dis.calc(new, old, begin), np.float32)[:height, :width]
-        flow = np.ascontiguousarray(flow)
-        x, y = origin(flow)
-        inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-        return Motion(flow, inside, since_ns=since_ns)
+        if start is None:
+            flow = self._fresh.calc(new, old, None)
+        else:
+            # The estimator writes into the flow that it starts from.
+            flow = self._started.calc(new, old, _enlarged(start.flow).copy())
+        return np.ascontiguousarray(flow[:height, :width], np.float32)
 
 
 def block_distortion(
@@ -287,10 +293,13 @@ class MotionTracker:
         self._key: _Seen | None = None  # the frame that motion leads to
         self._latest: _Seen | None = None  # the frame that motion is followed from
         self._newest: _Seen | None = None  # also one that could not be followed
-        self._motion: Motion | None = None
+        self._motion: Motion | None = None  # from the latest frame to the key
+        self._step: Motion | None = None  # from the latest frame to the one before it
 
     def start(self, frame: Frame) -> None:
         """Make this frame the one that later frames are followed back to."""
+        if self._latest is None or self._latest.frame is not frame:
+            self._step = None
         self._key = self._latest = self._see(frame)
         self._motion = still(self._latest.size, frame.stamp_ns)
 
@@ -306,14 +315,16 @@ class MotionTracker:
         stated = self._stated(latest, seen)
         if isinstance(stated, Lost):
             return stated
-        step = stated or self._estimator.estimate(latest.grey, seen.grey, latest.frame.stamp_ns)
+        step = stated or self._estimator.estimate(
+            latest.grey, seen.grey, latest.frame.stamp_ns, self._step
+        )
         limit = CUT_UNMOVED if self.source == "none" else CUT
         if unlike(seen.grey, pull(latest.grey, step.flow)) > limit:
             return Lost.SCENE_CUT
         motion = compose(step, motion)
         if stated is None and latest is not key:
             motion = self._estimator.refine(key.grey, seen.grey, motion)
-        self._latest, self._motion = seen, motion
+        self._latest, self._motion, self._step = seen, motion, step
         return motion
 
     def _stated(self, latest: _Seen, seen: _Seen) -> Motion | Lost | None:
@@ -379,7 +390,7 @@ def _vectors(frame: Frame, since_ns: int) -> Motion | Lost:
 
 def _around(difference: NDArray[Any]) -> NDArray[np.float32]:
     """Average a difference of images over the neighbourhood of each pixel."""
-    return np.asarray(cv2.blur(np.float32(difference), (_AROUND, _AROUND)), np.float32)
+    return np.asarray(cv2.boxFilter(difference, cv2.CV_32F, (_AROUND, _AROUND)), np.float32)
 
 
 def _enlarged(plane: NDArray[Any]) -> NDArray[Any]:

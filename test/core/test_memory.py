@@ -102,8 +102,10 @@ def test_a_block_is_as_old_as_the_oldest_it_takes_content_from() -> None:
     assert memory.age_ms(FRAME.stamp_ns, moved(0.01, 0.0))[0].tolist() == [0, 200, 200, 0]
     # Eight features, a whole block: nothing of the third is seen in its own place.
     assert memory.age_ms(FRAME.stamp_ns, moved(8.0, 0.0))[0].tolist() == [0, 200, 0, 0]
-    # Down into the row below.
+    # Down into the row below, and up from it by a hundredth.
     assert memory.age_ms(FRAME.stamp_ns, moved(0.0, 8.0))[0].tolist() == [0, 0, 0, 0]
+    memory = filled([[5_000 * MS] * 4, [4_800 * MS] * 4])
+    assert memory.age_ms(FRAME.stamp_ns, moved(0.0, 0.01)).tolist() == [[200] * 4] * 2
 
 
 def test_features_and_stamps_that_do_not_fit_are_refused() -> None:

@@ -193,6 +193,27 @@ def test_refining_keeps_what_is_right_and_mends_what_is_wrong() -> None:
     assert found.since_ns == 7
 
 
+def test_an_estimate_does_not_depend_on_what_was_refined_before() -> None:
+    estimator = FlowEstimator()
+    before, image, other = (work_image(picture(seed)) for seed in (1, 2, 3))
+    alone = estimator.estimate(before, image).flow
+    estimator.refine(other, image, moved(9.0, -4.0))
+    np.testing.assert_array_equal(estimator.estimate(before, image).flow, alone)
+
+
+def test_a_start_leads_further_than_an_estimate_from_nothing() -> None:
+    wide = picture(1, (140, 260))
+    before, image = (work_image(x) for x in (wide[10:130, 10:170], wide[10:130, 60:220]))
+    estimator, start = FlowEstimator(), moved(48.0, 1.0)
+    known = estimator.estimate(before, image, 3, start)
+    assert np.median(known.flow[:, :100].reshape(-1, 2), axis=0) == pytest.approx([50, 0], abs=1)
+    assert not known.valid[:, -40:].any()
+    assert known.since_ns == 3
+    assert start.flow[5, 5].tolist() == [48.0, 1.0]
+    lost = estimator.estimate(before, image)
+    assert abs(np.median(lost.flow[:, :100, 0]) - 50) > 20
+
+
 def test_a_tiny_motion_can_be_refined() -> None:
     image = work_image(picture(2, (5, 9)))
     assert FlowEstimator().refine(image, image, still((5, 9))).flow.shape == (5, 9, 2)
@@ -301,6 +322,26 @@ def test_the_whole_way_is_refined_against_the_keyframe() -> None:
     assert tracked[0, 0] < 0.9 * left[0, 0]
 
 
+def test_each_step_goes_on_from_the_one_before_until_the_scene_is_another() -> None:
+    street = Street(4)
+    frames = [street.render(i).frame for i in range(20, 23)]
+    greys = [work_image(frame.image) for frame in frames]
+    estimator = FlowEstimator()
+    first = estimator.estimate(greys[0], greys[1])
+    tracker = MotionTracker("flow")
+    track(tracker, frames[:2])
+    tracker.start(frames[1])  # a keyframe that was followed
+    motion = tracker.track(frames[2])
+    assert isinstance(motion, Motion)
+    going_on = estimator.estimate(greys[1], greys[2], start=first)
+    np.testing.assert_array_equal(motion.flow, going_on.flow)
+    again = replace(frames[1])
+    tracker.start(again)  # a frame that nobody followed
+    motion = tracker.track(frames[2])
+    assert isinstance(motion, Motion)
+    np.testing.assert_array_equal(motion.flow, estimator.estimate(greys[1], greys[2]).flow)
+
+
 def test_without_a_source_nothing_moves() -> None:
     first, *rest = coded(3)
     frames = [first, *(replace(frame, image=first.image) for frame in rest)]
@@ -360,6 +401,19 @@ def test_codec_frames_that_cannot_be_followed_say_why() -> None:
     assert tracker.track(third) is Lost.DROPPED
     assert isinstance(tracker.track(second), Motion)
     assert isinstance(tracker.track(third), Motion)
+
+
+@pytest.mark.parametrize("source", ["codec", "auto"])
+def test_blocks_coded_anew_are_unknown_and_the_rest_is_followed(source: str) -> None:
+    first, second = coded(2)
+    assert second.motion is not None
+    assert second.motion.intra is not None
+    second.motion.intra[:30] = True
+    second.motion.valid[:30] = False
+    motion = track(MotionTracker(source), [first, second])[-1]
+    assert isinstance(motion, Motion)
+    assert not motion.valid[:30].any()
+    assert (motion.flow == (4.0, 0.0)).all()
 
 
 def test_auto_estimates_what_the_codec_does_not_state() -> None:
@@ -434,6 +488,15 @@ def test_a_real_drive_has_no_cut(camvid_dir: Path) -> None:
     (clip,) = CamVid(camvid_dir, "val").clips()
     assert len(clip.frames) == 101
     assert all_followed(ref.load().frame for ref in clip.frames)
+
+
+def test_without_motion_more_difference_is_no_cut() -> None:
+    first = picture(1)
+    image = np.asarray(cv2.addWeighted(first, 0.55, picture(2), 0.45, 0), np.uint8)
+    assert 0.4 < unlike(work_image(image), work_image(first)) < 0.55
+    frames = [Frame(first), Frame(image, S // 10, motion=moved(0.0, 0.0))]
+    assert isinstance(track(MotionTracker("none"), frames)[-1], Motion)
+    assert track(MotionTracker("codec"), frames)[-1] is Lost.SCENE_CUT
 
 
 def test_noise_in_the_dark_is_no_cut() -> None:
