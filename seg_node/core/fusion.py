@@ -2,7 +2,8 @@
 
 `Fusion` lets each pixel of the LOW features look at the 7x7 memory pixels around it and add what
 it finds there: local attention, a softmax over 49 products <query(p), key(p + o)> without a scale,
-one head (papers.md, section 2, step 7).
+one head (papers.md, section 2, step 7). `GatedFusion` is ours: it chooses, pixel by pixel, how far
+to believe the one or the other, where adding can only correct LOW features that know about it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 WINDOW = 7
 """Side of the window in the paper."""
+GATE_CHANNELS = 16
 
 
 class Fusion(nn.Module):
@@ -75,11 +77,58 @@ class Fusion(nn.Module):
             ModelError: the shapes do not fit each other.
 
         """
+        return self._added(low, low, memory, valid)
+
+    def _added(self, base: Tensor, low: Tensor, memory: Tensor, valid: Tensor | None) -> Tensor:
+        """Return `base` plus what the LOW features find around them."""
         _check(low, memory, valid)
         if valid is not None:
             memory = memory * valid
         keys, values = self.key(memory), self.value(memory)
-        return local_attention(low, (self.query(low), keys, values), valid, self.window)
+        return local_attention(base, (self.query(low), keys, values), valid, self.window)
+
+
+class GatedFusion(Fusion):
+    """Blends LOW features with what they find around them in the warped memory.
+
+    out = low + g (found - low), with `found` from local attention as in `Fusion` and g in 0..1
+    from both, by two 1x1 convolutions. A pixel that sees no valid memory keeps its LOW features.
+    A new one finds the memory as it is, weighted by likeness, and blends it half and half.
+
+    Args:
+        channels: C of the features.
+        window: side of the window, odd.
+
+    Raises:
+        ModelError: the window has no centre.
+
+    """
+
+    def __init__(self, channels: int, window: int = WINDOW) -> None:
+        """Build attention and gate."""
+        super().__init__(channels, window)
+        nn.init.constant_(self.value.weight[:, :, 1, 1], 1.0)
+        self.gate = nn.Sequential(
+            nn.Conv2d(2 * channels, GATE_CHANNELS, 1), nn.ReLU(), nn.Conv2d(GATE_CHANNELS, 1, 1)
+        )
+        for parameter in self.gate[2].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, low: Tensor, memory: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Fuse LOW features with remembered ones; see `Fusion.forward`."""
+        found = self._added(torch.zeros_like(low), low, memory, valid)
+        share: Tensor = self.gate(torch.cat((low, found), 1)).sigmoid()
+        if valid is not None:
+            share = share * self._seen(valid).to(share.dtype)
+        return low + share * (found - low)
+
+    def _seen(self, valid: Tensor) -> Tensor:
+        """Return where any valid memory is within reach, [N, 1, h, w]."""
+        return functional.max_pool2d(valid.float(), self.window, 1, self.window // 2)
+
+
+FUSIONS = {"creff": Fusion, "gated": GatedFusion}
+"""Ways to fuse, by the name that a manifest gives."""
 
 
 def enlarge(low: Tensor, size: tuple[int, int]) -> Tensor:

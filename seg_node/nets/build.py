@@ -122,7 +122,7 @@ def load_model(name: str, *, fold: bool = True) -> Model:
         policy = ComplexityNet(manifest.policy.channels)
         _ready(policy, folder / manifest.policy.file, fold=fold)
     if manifest.low is not None:
-        low = LowBranch(_fresh(manifest))
+        low = LowBranch(_fresh(manifest), manifest.low.fusion)
         _ready(low, folder / manifest.low.file, fold=fold)
     return Model(net, manifest, policy, low)
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from seg_node.core.fusion import enlarge, Fusion
+from seg_node.core.fusion import enlarge, FUSIONS
+from seg_node.core.types import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,14 +21,21 @@ class LowBranch(nn.Module):
 
     Args:
         net: network with the face of `core.pipeline.SegmentationNetwork`.
+        fusion: key of `core.fusion.FUSIONS`.
+
+    Raises:
+        ModelError: there is no such fusion.
 
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, fusion: str = "gated") -> None:
         """Take the network, and put a fresh fusion behind it."""
         super().__init__()
+        if fusion not in FUSIONS:
+            msg = f"fusion is {fusion!r}; choose one of {', '.join(FUSIONS)}"
+            raise ModelError(msg)
         self.net = net
-        self.fusion = Fusion(net.feature_channels)  # type: ignore[arg-type]  # the face of a network says int
+        self.fusion = FUSIONS[fusion](net.feature_channels)  # type: ignore[arg-type]  # the face of a network says int
 
     def forward(self, image: Tensor, memory: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return features [N, C, h, w] as the full-resolution network would make them.

@@ -46,6 +46,7 @@ class LowWeights:
     Attributes:
         file: weights file beside the manifest; network and fusion.
         sha256: hash of that file.
+        fusion: key of `core.fusion.FUSIONS`.
         network_sha256: hash of the weights of the network whose features it was trained to make.
         command: command that trained it.
         commit: commit that trained it.
@@ -54,6 +55,7 @@ class LowWeights:
 
     file: str
     sha256: str
+    fusion: str
     network_sha256: str
     command: str
     commit: str

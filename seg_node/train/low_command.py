@@ -148,6 +148,7 @@ class LowJob:
         low = LowWeights(
             file=file,
             sha256=save_weights(branch, request.out / file, dtype=torch.float16),
+            fusion=request.settings.fusion,
             network_sha256=base.sha256,
             command=low_command_line(request),
             commit="",
@@ -169,20 +170,24 @@ def start_branch(base: Model, request: LowRequest) -> LowBranch:
     """Return the branch to start from; its head is the one of the model.
 
     Where the start is a model with a branch, that goes on; else the network of the start is what
-    sees images at half resolution, and the fusion changes nothing at first.
+    sees images at half resolution, and the fusion is a fresh one.
 
     Args:
         base: the model, loaded without folding.
         request: names the start: `init`, or the model itself.
 
     Raises:
-        ModelError: the start is another network, or knows other classes, or has convolutions of
-            its own where they are to be the model's.
+        ModelError: the start is another network, or knows other classes, or has another fusion,
+            or convolutions of its own where they are to be the model's.
 
     """
     start = load_model(request.init, fold=False) if request.init else base
     _refuse_other_network(start, base)
-    branch = start.low or LowBranch(copy.deepcopy(start.net))
+    fusion = request.settings.fusion
+    if start.low is not None and start.manifest.low is not None:
+        _refuse_other_fusion(start.manifest.low.fusion, fusion, start.manifest.name)
+    torch.manual_seed(request.settings.seed)
+    branch = start.low or LowBranch(copy.deepcopy(start.net), fusion)
     head = base.net.get_submodule("head").state_dict()
     branch.net.get_submodule("head").load_state_dict(head)
     if request.settings.weights == "norms":
@@ -198,6 +203,12 @@ def _refuse_other_network(start: Model, base: Model) -> None:
     if not same_classes(one.classes, other.classes):
         told = f"{describe(one.classes)}, {other.name} has {describe(other.classes)}"
         msg = f"{one.name} has classes {told}: leave --init"
+        raise ModelError(msg)
+
+
+def _refuse_other_fusion(have: str, wanted: str, name: str) -> None:
+    if have != wanted:
+        msg = f"the LOW branch of {name} has the fusion {have}: use --fusion {have}, or no --init"
         raise ModelError(msg)
 
 

@@ -43,6 +43,12 @@ class LowTraining(Training):
     distance_max: int = setting(
         11, "Remembered frames are 1 to so many frames old, at 15 Hz.", 1, 100
     )
+    fusion: str = setting(
+        "gated",
+        "How LOW features and moved ones meet: added after attention, as AR-Seg's CReFF (creff), "
+        "or blended by a learned gate (gated).",
+        choices=("creff", "gated"),
+    )
     fusion_after: int = setting(
         1000, "Steps at the start without fusion: half resolution alone.", 0, MANY
     )

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from seg_node.core.costs import dense_macs, MacCounter
-from seg_node.core.fusion import enlarge, Fusion, macs
+from seg_node.core.fusion import enlarge, Fusion, GATE_CHANNELS, GatedFusion, macs
 from seg_node.core.tiles import halved
 from seg_node.core.types import ModelError
 from seg_node.nets.build import build_network
@@ -19,8 +19,12 @@ from test.core.slow_attention import holes, slow_attention
 
 def lively(channels: int) -> Fusion:
     """Return a fusion whose weights are all at work, as after training."""
+    return alive(Fusion(channels))
+
+
+def alive(net: Fusion) -> Fusion:
+    """Give a fusion random weights."""
     torch.manual_seed(5)
-    net = Fusion(channels)
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.3)
     return net.requires_grad_(requires_grad=False)
@@ -154,3 +158,53 @@ def test_what_does_not_fit_is_refused() -> None:
         enlarge(plane, (6, 8))
     with pytest.raises(ModelError, match="window of fusion is 4"):
         Fusion(4, 4)
+
+
+def test_a_gate_leaves_low_features_where_no_memory_is_in_reach() -> None:
+    low, memory = torch.randn(2, 1, 4, 12, 20)
+    net = alive(GatedFusion(4))
+    nothing = torch.zeros(1, 1, 12, 20, dtype=torch.bool)
+    assert torch.equal(net(low, memory, nothing), low)
+    corner = nothing.clone()
+    corner[..., 0, 0] = True
+    fused = net(low, memory, corner)
+    assert torch.equal(fused[..., 4:, :], low[..., 4:, :])
+    assert torch.equal(fused[..., :, 4:], low[..., :, 4:])
+    assert (fused[..., :4, :4] != low[..., :4, :4]).all()
+
+
+def test_a_gate_blends_between_low_and_what_was_found() -> None:
+    """Wide open it is the attention alone, shut it is LOW alone, new it is half of each."""
+    low, memory = torch.randn(2, 1, 4, 12, 20)
+    net = GatedFusion(4)
+    operands = (net.query(low), net.key(memory), net.value(memory))
+    found = slow_attention(torch.zeros_like(low), operands, None, 7)
+    last = net.gate[2]
+    for bias, expected in ((50.0, found), (-50.0, low), (0.0, (low + found) / 2)):
+        nn.init.constant_(last.bias, bias)  # type: ignore[arg-type]  # it has one
+        torch.testing.assert_close(net(low, memory), expected)
+
+
+def test_a_gate_learns_to_take_the_memory_where_it_is_right() -> None:
+    """Left the memory shows the truth and LOW a constant, right it is the other way round."""
+    torch.manual_seed(2)
+    truth, other = torch.randn(2, 1, 4, 12, 20)
+    left = (torch.arange(20) < 10).expand(1, 1, 12, 20)
+    low, memory = torch.where(left, 2.0, truth), torch.where(left, truth, other)
+    net = GatedFusion(4)
+    optimizer = torch.optim.Adam(net.parameters(), 0.03)
+    losses = []
+    for _ in range(60):
+        loss = (net(low, memory) - truth).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.4 * losses[0]
+
+
+def test_a_gate_costs_what_is_counted() -> None:
+    low, memory = torch.randn(2, 1, 4, 12, 20)
+    with MacCounter() as counter:
+        GatedFusion(4)(low, memory)
+    assert counter.macs == macs((12, 20), 4) + 12 * 20 * GATE_CHANNELS * (2 * 4 + 1)

@@ -93,7 +93,12 @@ def test_the_branch_starts_as_the_network_or_as_another_with_its_head(
     request = request_for(tmp_path, base)
     plain = start_branch(model, request)
     assert changed(plain.net, model.net) == set()
-    assert changed(plain.fusion, LowBranch(model.net).fusion) == set()
+    again = start_branch(model, request)
+    assert changed(plain.fusion, again.fusion) == set()  # drawn from the seed
+    creff = replace(request, settings=replace(WITHOUT, fusion="creff"))
+    assert (
+        changed(start_branch(model, creff).fusion, LowBranch(model.net, "creff").fusion) == set()
+    )
     other = load_model(base, fold=False)
     with torch.no_grad():
         other.net.get_parameter("head.bias").fill_(3.0)
