@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seg_node.core.memory import Memory, moved
-from seg_node.core.motion import Lost, MotionTracker
+from seg_node.core.motion import MotionTracker
 from seg_node.core.policy import Past
 from seg_node.core.types import Reason
 
@@ -53,12 +53,12 @@ class History:
             self._tracker = MotionTracker(config.motion.source)
         self._frames += 1
         found = self._tracker.track(frame)
-        self._motion = None if isinstance(found, Lost) else found
+        self._motion = None if isinstance(found, Reason) else found
         return Past(self._lost(frame, found, config), self._frames)
 
-    def _lost(self, frame: Frame, found: Motion | Lost, config: Config) -> Reason | None:
-        if isinstance(found, Lost):
-            return Reason[found.name]
+    def _lost(self, frame: Frame, found: Motion | Reason, config: Config) -> Reason | None:
+        if isinstance(found, Reason):
+            return found
         if self._asked:
             return Reason.ASKED
         assert self._memory.kept is not None

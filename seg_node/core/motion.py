@@ -11,7 +11,6 @@ Replacing it everywhere would lose there. All measured: `benchmarks/results/moti
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import Enum
 from typing import Any, NamedTuple, TYPE_CHECKING
 
 import cv2
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 
 from seg_node.core.blocks import grid_shape
-from seg_node.core.types import ConfigError, DataError, Motion
+from seg_node.core.types import ConfigError, DataError, Motion, Reason
 from seg_node.core.warp import nearest, origin, pull, pull_mask, rescale
 
 if TYPE_CHECKING:
@@ -66,18 +65,6 @@ _MIN_SIDE = 32
 
 _AROUND = 9
 """Side in pixels of the neighbourhood in which two motions of a pixel are compared."""
-
-
-class Lost(Enum):
-    """Why a frame cannot be followed back to the keyframe, so that it must become one (law 8)."""
-
-    FIRST = "there is no earlier frame"
-    CAMERA = "the image's size, frame_id or camera is another one"
-    GAP = "time jumped: backwards, or too far ahead to follow the motion"
-    SCENE_CUT = "the scene was cut: the earlier frame, moved, does not explain this one"
-    NO_VECTORS = "the stream carries no motion vectors for this frame"
-    INTRA = "the codec coded the whole frame anew"
-    DROPPED = "the motion vectors refer to a frame that was dropped"
 
 
 def compose(later: Motion, earlier: Motion) -> Motion:
@@ -278,7 +265,7 @@ class MotionTracker:
     """Follows the frames of one camera back to the newest full computation.
 
     Call `start` with every frame that is computed in full and `track` with every other, in the
-    order of their stamps; where `track` answers `Lost`, the frame must be computed in full.
+    order of their stamps; where `track` answers a `Reason`, the frame must be computed in full.
     Motion comes at the size of `work_image`. Another source is another tracker.
 
     Args:
@@ -311,31 +298,31 @@ class MotionTracker:
         self._key = self._latest = self._see(frame)
         self._motion = still(self._latest.size, frame.stamp_ns)
 
-    def track(self, frame: Frame) -> Motion | Lost:
+    def track(self, frame: Frame) -> Motion | Reason:
         """Return the motion from this frame to the frame of `start`, or why there is none."""
         key, latest, motion = self._key, self._latest, self._motion
         if key is None or latest is None or motion is None:
-            return Lost.FIRST
+            return Reason.FIRST
         jump = jumped(latest.frame, frame)
         if jump is not None:
             return jump
         seen = self._see(frame)
         stated = self._stated(latest, seen)
-        if isinstance(stated, Lost):
+        if isinstance(stated, Reason):
             return stated
         step = stated or self._estimator.estimate(
             latest.grey, seen.grey, latest.frame.stamp_ns, self._step
         )
         limit = CUT_UNMOVED if self.source == "none" else CUT
         if unlike(seen.grey, pull(latest.grey, step.flow)) > limit:
-            return Lost.SCENE_CUT
+            return Reason.SCENE_CUT
         motion = compose(step, motion)
         if stated is None and latest is not key:
             motion = self._estimator.refine(key.grey, seen.grey, motion)
         self._latest, self._motion, self._step = seen, motion, step
         return motion
 
-    def _stated(self, latest: _Seen, seen: _Seen) -> Motion | Lost | None:
+    def _stated(self, latest: _Seen, seen: _Seen) -> Motion | Reason | None:
         """Return the motion since the frame before; None where it is to be estimated."""
         since_ns = latest.frame.stamp_ns
         if self.source == "none":
@@ -357,12 +344,12 @@ def still(size: tuple[int, int], since_ns: int = 0) -> Motion:
     return Motion(np.zeros((*size, 2), np.float32), np.ones(size, np.bool_), since_ns=since_ns)
 
 
-def jumped(before: Frame, frame: Frame) -> Lost | None:
+def jumped(before: Frame, frame: Frame) -> Reason | None:
     """Return why a frame cannot follow the one before, whatever they show; None if it can."""
     if not same_view(before, frame):
-        return Lost.CAMERA
+        return Reason.CAMERA
     if not 0 <= frame.stamp_ns - before.stamp_ns <= MAX_GAP_NS:
-        return Lost.GAP
+        return Reason.GAP
     return None
 
 
@@ -384,15 +371,15 @@ def same_view(one: Frame, other: Frame) -> bool:
     )
 
 
-def _vectors(frame: Frame, since_ns: int) -> Motion | Lost:
+def _vectors(frame: Frame, since_ns: int) -> Motion | Reason:
     """Return the motion that a frame carries, or why it does not lead to the frame before."""
     motion = frame.motion
     if motion is None:
-        return Lost.NO_VECTORS
+        return Reason.NO_VECTORS
     if motion.intra is not None and motion.intra.all():
-        return Lost.INTRA
+        return Reason.INTRA
     if motion.since_ns != since_ns:
-        return Lost.DROPPED
+        return Reason.DROPPED
     return motion
 
 

@@ -28,8 +28,8 @@ MIN_VISIBLE = 0.5
 Two pictures that have nothing in common still agree on about a tenth of their pixels by chance,
 neighbours of a drive on nine tenths.
 """
-MIN_SIDE = 12
-"""Smallest image side in pixels whose motion OpenCV can estimate in every shape of image."""
+MIN_SIDE = 32
+"""Smallest image side in pixels that OpenCV estimates motion on; long images below crash it."""
 _SLACK, _SLACK_PX2 = 0.01, 0.5
 """Tolerance of the forward-backward check (Sundaram et al., ECCV 2010): share, and pixels^2."""
 

@@ -16,7 +16,6 @@ from seg_node.core.motion import (
     compose,
     fit,
     FlowEstimator,
-    Lost,
     MAX_GAP_NS,
     MotionTracker,
     same_view,
@@ -25,7 +24,7 @@ from seg_node.core.motion import (
     unlike,
     work_image,
 )
-from seg_node.core.types import ConfigError, DataError, Frame, Motion
+from seg_node.core.types import ConfigError, DataError, Frame, Motion, Reason
 from seg_node.data.camvid import CamVid
 from seg_node.data.street import Street, StreetFrame
 
@@ -289,7 +288,7 @@ def test_starts_repeat_where_the_plane_is_coarser_than_the_blocks() -> None:
 # ---- tracking --------------------------------------------------------------------------------
 
 
-def track(tracker: MotionTracker, frames: Iterable[Frame]) -> list[Motion | Lost]:
+def track(tracker: MotionTracker, frames: Iterable[Frame]) -> list[Motion | Reason]:
     """Start with the first frame and track the others."""
     first, *rest = frames
     tracker.start(first)
@@ -404,9 +403,9 @@ def test_codec_frames_that_cannot_be_followed_say_why() -> None:
     first, second, third = coded(3)
     tracker = MotionTracker("codec")
     tracker.start(first)
-    assert tracker.track(replace(second, motion=None)) is Lost.NO_VECTORS
-    assert tracker.track(anew(second)) is Lost.INTRA
-    assert tracker.track(third) is Lost.DROPPED
+    assert tracker.track(replace(second, motion=None)) is Reason.NO_VECTORS
+    assert tracker.track(anew(second)) is Reason.INTRA
+    assert tracker.track(third) is Reason.DROPPED
     assert isinstance(tracker.track(second), Motion)
     assert isinstance(tracker.track(third), Motion)
 
@@ -436,15 +435,15 @@ def test_auto_estimates_what_the_codec_does_not_state() -> None:
 
 
 def test_there_is_nothing_to_follow_before_the_start() -> None:
-    assert MotionTracker("none").track(coded(1)[0]) is Lost.FIRST
+    assert MotionTracker("none").track(coded(1)[0]) is Reason.FIRST
 
 
 @pytest.mark.parametrize("source", ["flow", "none"])
 @pytest.mark.parametrize(
     ("step_ns", "lost"),
-    [(MAX_GAP_NS + 1, Lost.GAP), (MAX_GAP_NS, None), (0, None), (-1, Lost.GAP)],
+    [(MAX_GAP_NS + 1, Reason.GAP), (MAX_GAP_NS, None), (0, None), (-1, Reason.GAP)],
 )
-def test_a_jump_in_time_is_no_motion(source: str, step_ns: int, lost: Lost | None) -> None:
+def test_a_jump_in_time_is_no_motion(source: str, step_ns: int, lost: Reason | None) -> None:
     frame = Frame(picture(6), 50 * S)
     tracker = MotionTracker(source)
     tracker.start(frame)
@@ -462,7 +461,7 @@ def test_another_size_frame_id_or_camera_is_no_motion(change: dict[str, object])
     tracker.start(frame)
     other = replace(frame, **change)  # type: ignore[arg-type]  # a field and its value
     assert not same_view(frame, other)
-    assert tracker.track(other) is Lost.CAMERA
+    assert tracker.track(other) is Reason.CAMERA
 
 
 def test_a_cut_between_streets_is_seen_and_the_next_scene_followed() -> None:
@@ -472,7 +471,7 @@ def test_a_cut_between_streets_is_seen_and_the_next_scene_followed() -> None:
     for source in ("flow", "none", "auto"):
         tracker = MotionTracker(source)
         tracker.start(last)
-        assert tracker.track(cut) is Lost.SCENE_CUT
+        assert tracker.track(cut) is Reason.SCENE_CUT
         tracker.start(cut)
         assert isinstance(tracker.track(after), Motion)
 
@@ -504,7 +503,7 @@ def test_without_motion_more_difference_is_no_cut() -> None:
     assert 0.4 < unlike(work_image(image), work_image(first)) < 0.55
     frames = [Frame(first), Frame(image, S // 10, motion=moved(0.0, 0.0))]
     assert isinstance(track(MotionTracker("none"), frames)[-1], Motion)
-    assert track(MotionTracker("codec"), frames)[-1] is Lost.SCENE_CUT
+    assert track(MotionTracker("codec"), frames)[-1] is Reason.SCENE_CUT
 
 
 def test_noise_in_the_dark_is_no_cut() -> None:

@@ -34,7 +34,7 @@ def moved(x: float, y: float, height: int = 6, width: int = 8) -> NDArray[np.flo
     return np.full((height, width, 2), (x, y), np.float32)
 
 
-def frame(index: int, height: int = 12, width: int = 16, camera: str = "") -> Frame:
+def frame(index: int, height: int = 32, width: int = 40, camera: str = "") -> Frame:
     """Return a grey frame."""
     return Frame(np.full((height, width, 3), 90, np.uint8), index * STEP_NS, camera=camera)
 
@@ -91,7 +91,7 @@ def test_occluded_pixels_do_not_count() -> None:
     "second",
     [
         frame(1, camera="other"),
-        frame(1, height=13),
+        frame(1, height=33),
         frame(0),
         Frame(frame(0).image, MAX_STEP_NS + 1),
     ],
@@ -111,7 +111,7 @@ def test_frames_that_do_not_follow_are_not_compared(second: Frame) -> None:
 def test_tiny_images_need_exact_motion() -> None:
     score = TemporalConsistency(2)
     for index in range(2):
-        score.update(frame(index, height=11), np.zeros((11, 16), np.uint8))
+        score.update(frame(index, height=31), np.zeros((31, 40), np.uint8))
     assert score.consistency() is None
     score.update(frame(2, height=11), np.zeros((11, 16), np.uint8), still(11, 16))
     assert score.consistency() == 1.0
@@ -170,3 +170,11 @@ def test_flows_that_undo_each_other_are_visible() -> None:
     assert not there[:, 6:].any(), "right of the image"
     assert not consistent(moved(2, 1), moved(-1, -1)).any(), "one pixel off"
     assert consistent(moved(2, 1), moved(-1.5, -1))[:5, :6].all(), "half a pixel off"
+
+
+@pytest.mark.parametrize("size", [(32, 300), (32, 700), (300, 32)])
+def test_long_images_do_not_crash_the_estimator(size: tuple[int, int]) -> None:
+    score = TemporalConsistency(2)
+    for index in range(2):
+        score.update(frame(index, *size), np.zeros(size, np.uint8))
+    assert score.details()["pairs"]["estimated"] == 1
