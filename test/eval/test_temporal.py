@@ -113,7 +113,7 @@ def test_tiny_images_need_exact_motion() -> None:
     for index in range(2):
         score.update(frame(index, height=31), np.zeros((31, 40), np.uint8))
     assert score.consistency() is None
-    score.update(frame(2, height=11), np.zeros((11, 16), np.uint8), still(11, 16))
+    score.update(frame(2, height=31), np.zeros((31, 40), np.uint8), still(31, 40))
     assert score.consistency() == 1.0
 
 
