@@ -62,7 +62,7 @@ def test_a_model_gets_a_branch_and_keeps_its_weights_and_policy(tmp_path: Path, 
     assert made.policy is not None
     assert made.low is not None
     assert manifest.low is not None
-    assert manifest.low.file == "mine-low.safetensors"
+    assert (manifest.low.file, manifest.low.fusion) == ("mine-low.safetensors", "gated")
     assert manifest.low.network_sha256 == before.manifest.sha256
     assert manifest.low.command.startswith(
         "seg_node train segment --student low --data folder:DIR"
@@ -84,6 +84,9 @@ def test_a_model_gets_a_branch_and_keeps_its_weights_and_policy(tmp_path: Path, 
     unfolded = load_model(str(path), fold=False).low
     assert unfolded is not None
     assert changed(branch, unfolded) <= {"net.head.weight", "net.head.bias"}  # rounded to fp16
+    other = replace(again, settings=replace(settings, fusion="creff"))
+    with pytest.raises(ModelError, match="has the fusion gated: use --fusion gated"):
+        start_branch(load_model(base, fold=False), other)
 
 
 def test_the_branch_starts_as_the_network_or_as_another_with_its_head(
