@@ -101,15 +101,26 @@ class DistanceRecord:
         """Start without frames."""
         self.confusions = [ConfusionMatrix(classes) for _ in range(interval)]
         self.forced = 0
-        self._macs = self._dense_macs = 0
+        self._macs: list[int] = []
+        self._dense_macs: list[int] = []
 
     def add_cost(self, macs: int, dense_macs: int) -> None:
         """Count what one frame cost, and what it costs in full."""
-        self._macs += macs
-        self._dense_macs += dense_macs
+        self._macs.append(macs)
+        self._dense_macs.append(dense_macs)
 
-    def summary(self) -> dict[str, Any]:
-        """Return the mode's entry of the results; mIoU 0..1 by distance, its mean and minimum."""
+    @property
+    def dense_macs(self) -> float:
+        """MACs of a frame in full, on average."""
+        return sum(self._dense_macs) / max(1, len(self._dense_macs))
+
+    def summary(self, dense_macs: float) -> dict[str, Any]:
+        """Return the mode's entry of the results; mIoU 0..1 by distance, its mean and minimum.
+
+        Args:
+            dense_macs: MACs of a frame in full, which the saving refers to.
+
+        """
         scores = [confusion.dataset_miou() for confusion in self.confusions]
         known = [score for score in scores if score is not None]
         return {
@@ -117,9 +128,14 @@ class DistanceRecord:
             "class_iou_by_distance": [confusion.class_iou() for confusion in self.confusions],
             "miou": sum(known) / len(known) if known else None,
             "miou_min": min(known, default=None),
-            "gmac_saving": 1.0 - self._macs / self._dense_macs if self._dense_macs else None,
+            "gmac_saving": self._saving(dense_macs),
             "forced_keyframes": self.forced,
         }
+
+    def _saving(self, dense_macs: float) -> float | None:
+        if not self._macs or not dense_macs:
+            return None
+        return 1.0 - sum(self._macs) / len(self._macs) / dense_macs
 
 
 def run_distances(
@@ -198,6 +214,7 @@ def score_distances(
             bar(done)
             if interrupt:
                 break
+    full = next(iter(records.values())).dense_macs
     return {
         "command": COMMAND,
         "interrupted": bool(interrupt),
@@ -213,7 +230,7 @@ def score_distances(
         "motion": common(sessions).config.motion.source,
         "clips": [{"name": c.name, "rate_hz": c.rate_hz, "frames": len(c.frames)} for c in clips],
         "labelled_frames": sum(len(_scored(clip, interval)) for clip in clips),
-        "modes": {mode: record.summary() for mode, record in records.items()},
+        "modes": {mode: record.summary(full) for mode, record in records.items()},
     }
 
 
