@@ -64,7 +64,7 @@ def test_activation_does_not_switch_on(switched_off: Rig, rgb: NDArray[np.uint8]
 def test_keyframe_answers_by_state(front: Rig) -> None:
     answer = keyframe(front)
     assert answer.success
-    assert "every frame in full" in answer.message
+    assert "the next frame is computed in full" in answer.message
     front.bring_to("inactive")
     answer = keyframe(front)
     assert not answer.success
