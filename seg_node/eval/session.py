@@ -88,7 +88,9 @@ def open_sessions(config: Config, modes: Sequence[str] = ()) -> dict[str, Sessio
         ConfigError: there is no such mode, or the device or precision is not to be had here.
 
     """
-    return sessions_of(open_model(config), config, modes)
+    configs = _configs(config, modes)  # refuses a mode that is none before the model is loaded
+    model = open_model(config)
+    return {own.mode: _session(model, own) for own in configs}
 
 
 def open_model(config: Config) -> Model:
@@ -105,8 +107,11 @@ def open_model(config: Config) -> Model:
 
 def sessions_of(model: Model, config: Config, modes: Sequence[str] = ()) -> dict[str, Session]:
     """Build a pipeline of every mode around a loaded model; see `open_sessions`."""
-    configs = [config.updated({"mode": mode}) for mode in modes or (config.mode,)]
-    return {own.mode: _session(model, own) for own in configs}
+    return {own.mode: _session(model, own) for own in _configs(config, modes)}
+
+
+def _configs(config: Config, modes: Sequence[str]) -> list[Config]:
+    return [config.updated({"mode": mode}) for mode in modes or (config.mode,)]
 
 
 def open_network(net: nn.Module, manifest: Manifest, config: Config) -> Session:
