@@ -29,9 +29,8 @@ class Fusion(nn.Module):
     """Adds to LOW features what they find around them in the warped memory.
 
     A new fusion returns its LOW features as they are, because values start at zero: training
-    begins at the network without fusion. The paper starts all three at random, which on features
-    of swiftnet18-half begins at five times the error of the LOW features alone and is behind after
-    72 steps still. Queries and keys start as the features themselves, scaled so that the first
+    begins at the network without fusion, where the paper's random values would begin by disturbing
+    it. Queries and keys start as the features themselves, scaled so that the first
     logits are <low, memory> / sqrt(C).
 
     Args:

@@ -6,8 +6,7 @@ without a vector is therefore intra. What it does not export is which reference 
 into: only `source`, -1 for the past. An encoder that may use one reference (refs=1, as hardware
 encoders for low delay do) always means the picture before. Where more are allowed, vectors into
 older pictures are found by looking: half-size luma of the older pictures explains the block much
-better than the one before. On street clips that brings x264 with refs=3 back to what it reaches
-with refs=1 (docs/decisions.md).
+better than the one before.
 
 B pictures refer to pictures that are shown later, and P pictures next to them to pictures further
 back, so a stream with B pictures is refused by name: its frames carry no motion.

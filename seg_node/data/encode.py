@@ -1,6 +1,6 @@
 """Encodes pictures as H.264 or H.265 with stated settings, for protocols and tests.
 
-The codec experiment of AR-Seg on CamVid (docs/decisions.md) is::
+The codec experiment of AR-Seg on CamVid (papers.md section 2) is::
 
     Encoding("h265", rate_hz=30, bitrate_kbps=3000, keyint=12, options={"rect": "1", "amp": "1"})
 
