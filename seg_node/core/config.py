@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Value = bool | int | float | str
 
+MOTION_SOURCES = ("auto", "codec", "flow", "none")
+"""Where motion may come from; see `MotionConfig.source`."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -132,7 +135,7 @@ class MotionConfig:
             "Where motion comes from: codec (the vectors of a compressed video), flow (estimated "
             "from the images), none (as if nothing moved), or auto (codec where the stream "
             "carries vectors, else flow).",
-            choices=("auto", "codec", "flow", "none"),
+            choices=MOTION_SOURCES,
         ),
     )
 

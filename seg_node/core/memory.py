@@ -11,7 +11,7 @@ import torch
 from seg_node.core.blocks import grid_shape
 from seg_node.core.motion import block_starts, same_view
 from seg_node.core.types import DataError
-from seg_node.core.warp import nearest, origin, rescale, warp
+from seg_node.core.warp import move, origin, rescale
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,7 +164,5 @@ def _blocks_read(
 
 def moved(features: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
     """Return features where things are now, and where that is known; see `Memory.warped`."""
-    size = (features.shape[-2], features.shape[-1])
-    flow = rescale(torch.from_numpy(motion.flow)[None], size).to(features.device)
-    valid = torch.from_numpy(np.asarray(nearest(motion.valid, size), np.bool_))
-    return warp(features, flow), valid[None, None].to(features.device)
+    flow, valid = (torch.from_numpy(x)[None] for x in (motion.flow, motion.valid))
+    return move(features, flow.to(features.device), valid.to(features.device))

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from seg_node.core.blocks import grid_shape
+from seg_node.core.config import MOTION_SOURCES
 from seg_node.core.types import ConfigError, DataError, Motion, Reason
 from seg_node.core.warp import nearest, origin, pull, pull_mask, rescale
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from seg_node.core.types import Frame
 
-SOURCES = ("auto", "codec", "flow", "none")
+SOURCES = MOTION_SOURCES
 """Values of `motion.source`: codec vectors where a frame carries them and else estimated flow,
 only vectors, only flow, or no motion at all."""
 

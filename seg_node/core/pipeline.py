@@ -9,11 +9,11 @@ from typing import cast, Protocol, TYPE_CHECKING
 import cv2
 import numpy as np
 import torch
-from torch.nn import functional
 
 from seg_node.core.blocks import BlockLayout, scaled
 from seg_node.core.config import Config
 from seg_node.core.costs import dense_macs, MacCounter
+from seg_node.core.fusion import enlarge
 from seg_node.core.history import History
 from seg_node.core.masks import decide, resize_result
 from seg_node.core.policy import NOTHING
@@ -269,17 +269,12 @@ class Segmenter:
         if (plan.grid == Action.LOW).all():
             if history is not None and self._low is not None:
                 return self._face.head(self._low(halved(image), *history.features()))
-            return self._enlarged(self._net(halved(image)), image)
+            size = scaled((image.shape[-2], image.shape[-1]), self._face.stride)
+            return enlarge(self._net(halved(image)), size)
         size = (image.shape[-2], image.shape[-1])
         layout = BlockLayout(plan.grid[None], self.config.block_size, size, device=image.device)
         blocks: BlockTensor = self._net(split(image, layout))
         return blocks.combined()
-
-    def _enlarged(self, logits: Tensor, image: Tensor) -> Tensor:
-        """Upsample what the network made of the image at half resolution."""
-        full = functional.interpolate(logits, scale_factor=2, mode="bilinear")
-        h, w = scaled((image.shape[-2], image.shape[-1]), self._face.stride)
-        return full[..., :h, :w]
 
     def _dense_macs(self, image: Tensor) -> int:
         size = (image.shape[-2], image.shape[-1])

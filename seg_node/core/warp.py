@@ -71,6 +71,26 @@ def warp(features: Tensor, flow: Tensor) -> Tensor:
     return moved.view(n, h, w, c).permute(0, 3, 1, 2)
 
 
+def move(features: Tensor, flow: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Move features by a flow of any pixel grid.
+
+    Args:
+        features: float [N, C, h, w].
+        flow: (x, y) in pixels of its own grid, float32 [N, H, W, 2].
+        valid: where it is known, bool [N, H, W].
+
+    Returns:
+        moved features, float [N, C, h, w], and where they are valid, bool [N, 1, h, w].
+
+    """
+    size = (features.shape[-2], features.shape[-1])
+    rows, columns = (
+        torch.from_numpy(place).to(valid.device)
+        for place in _places((valid.shape[1], valid.shape[2]), size)
+    )
+    return warp(features, rescale(flow, size)), valid[:, None, rows[:, None], columns]
+
+
 def rescale(flow: Tensor, size: tuple[int, int]) -> Tensor:
     """Bring a flow to another pixel grid: resampled bilinearly, vectors in the new grid's pixels.
 
@@ -94,11 +114,19 @@ def rescale(flow: Tensor, size: tuple[int, int]) -> Tensor:
 
 def nearest(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Bring values [h, w] to another pixel grid, [h2, w2]: each pixel takes the nearest value."""
-    rows, columns = (
-        np.linspace(0, old - 1, new).round().astype(np.intp)
-        for old, new in zip(values.shape, size, strict=True)
-    )
+    rows, columns = _places((values.shape[0], values.shape[1]), size)
     return np.asarray(values[rows[:, None], columns])
+
+
+def _places(
+    old: tuple[int, int], new: tuple[int, int]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return, for the pixels of a new grid, the nearest row and column of an old one."""
+    rows, columns = (
+        np.linspace(0, before - 1, after).round().astype(np.intp)
+        for before, after in zip(old, new, strict=True)
+    )
+    return rows, columns
 
 
 def pull(plane: NDArray[Any], flow: NDArray[np.float32]) -> NDArray[Any]:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from seg_node.core.types import IGNORE_LABEL, Motion
+from seg_node.core.warp import origin, pull
 from seg_node.eval.metrics import ConfusionMatrix
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def warp_labels(labels: NDArray[np.uint8], flow: NDArray[np.float32]) -> NDArray
         flow: (x, y) in pixels, float32 [H, W, 2].
 
     """
-    x, y = _origin(flow)
+    x, y = origin(flow)
     warped = cv2.remap(
         labels,
         x,
@@ -142,8 +143,8 @@ def consistent(backward: NDArray[np.float32], forward: NDArray[np.float32]) -> N
 
     """
     height, width = backward.shape[:2]
-    x, y = _origin(backward)
-    back = cv2.remap(forward, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    x, y = origin(backward)
+    back = pull(forward, backward)
     gap = _squared(cv2.add(backward, back))
     slack = _SLACK * (_squared(backward) + _squared(back)) + _SLACK_PX2
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
@@ -175,14 +176,6 @@ class MotionEstimator:
         backward = np.asarray(self._dis.calc(new, old, None), np.float32)
         forward = np.asarray(self._dis.calc(old, new, None), np.float32)
         return Motion(backward, consistent(backward, forward))
-
-
-def _origin(flow: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return x and y of the point that each pixel's backward flow leads to, float32 [H, W]."""
-    height, width = flow.shape[:2]
-    x = np.arange(width, dtype=np.float32)[None, :] + flow[..., 0]
-    y = np.arange(height, dtype=np.float32)[:, None] + flow[..., 1]
-    return x, y
 
 
 def _squared(flow: Any) -> NDArray[np.float32]:

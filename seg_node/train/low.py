@@ -10,14 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast, TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from seg_node.core.fusion import enlarge
 from seg_node.core.tiles import halved
-from seg_node.core.warp import rescale, warp
+from seg_node.core.warp import move
 from seg_node.nets.low import LowBranch
 from seg_node.train.learner import Learner
 from seg_node.train.losses import segmentation_loss
@@ -126,7 +125,7 @@ class LowTrainer(Trainer[LowTraining, PairBatch, LowBranch]):
         keys = batch.keys.contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), self._autocast():
             features = _features(self.high, keys).float()
-        return moved(features, batch.flow, batch.valid)
+        return move(features, batch.flow, batch.valid)
 
     def _state(self) -> dict[str, Any]:
         return {"branch": self.learner.state()}
@@ -173,27 +172,6 @@ def branch_features(
         fused: Tensor = branch(image, *memory)
         return fused
     return enlarge(_features(branch.net, image), (shape[-2], shape[-1]))
-
-
-def moved(features: Tensor, flow: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Move remembered features to where things are now.
-
-    Args:
-        features: [N, C, h, w].
-        flow: in pixels of its own grid, float32 [N, H, W, 2].
-        valid: bool [N, H, W].
-
-    Returns:
-        moved features [N, C, h, w], and where they are valid, bool [N, 1, h, w].
-
-    """
-    size = (features.shape[-2], features.shape[-1])
-    rows, columns = (
-        torch.from_numpy(np.linspace(0, old - 1, new).round()).long().to(valid.device)
-        for old, new in zip(valid.shape[1:], size, strict=True)
-    )
-    # As `core.warp.nearest`, on the device.
-    return warp(features, rescale(flow, size)), valid[:, None, rows[:, None], columns]
 
 
 def _features(net: nn.Module, images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from seg_node.core.fusion import enlarge
 from seg_node.core.tiles import halved
 from seg_node.core.types import DataError
-from seg_node.train.low import moved
+from seg_node.core.warp import move
 from seg_node.train.rides import estimated_steps, Ride, SLOWEST_HZ
 from seg_node.train.validation import confusion, mean_iou
 
@@ -107,7 +107,7 @@ class LowScores:
                 torch.from_numpy(x)[None].to(self.device)
                 for x in (pair.motion.flow, pair.motion.valid)
             )
-            memory, seen = moved(self._features(pair.key), flow, valid)
+            memory, seen = move(self._features(pair.key), flow, valid)
             counts[f"val_warp_{distance}_miou"].add_(self._count(memory, target))
             memories[distance] = memory.half().cpu(), seen
         return _Scored(halved(_tensor(now)), target, memories)

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from seg_node.core.types import DataError
-from seg_node.core.warp import nearest, pull, pull_mask, rescale, warp
+from seg_node.core.warp import move, nearest, pull, pull_mask, rescale, warp
 
 
 def constant(x: float, y: float, size: tuple[int, int], n: int = 1) -> torch.Tensor:
@@ -147,3 +147,18 @@ def test_a_mask_is_false_outside() -> None:
     flow[..., 0] = 1.0
     assert pull_mask(mask, flow).tolist() == [[True, True, True, False]] * 3
     assert pull_mask(mask, -flow).tolist() == [[False, True, True, True]] * 3
+
+
+# ---- move ------------------------------------------------------------------------------------
+
+
+def test_features_move_by_the_flow_in_their_own_pixels() -> None:
+    features = torch.arange(17.0 * 33).view(1, 1, 17, 33)
+    flow = torch.zeros(1, 65, 129, 2)
+    flow[..., 0], flow[..., 1] = 8.0, -4.0
+    valid = torch.zeros(1, 65, 129, dtype=torch.bool)
+    valid[0, 8, 20] = True
+    found, seen = move(features, flow, valid)
+    assert torch.allclose(found[0, 0, 5, 7], features[0, 0, 4, 9])
+    assert seen.shape == (1, 1, 17, 33)
+    assert seen.nonzero().tolist() == [[0, 0, 2, 5]]

@@ -14,10 +14,11 @@ from torch import nn
 
 from seg_node.core.tiles import halved
 from seg_node.core.types import ConfigError, DataError
+from seg_node.core.warp import move
 from seg_node.data.clips import StreetClip
 from seg_node.nets.low import LowBranch
 from seg_node.train.augment import Picture
-from seg_node.train.low import LowTrainer, moved, Resolutions
+from seg_node.train.low import LowTrainer, Resolutions
 from seg_node.train.low_settings import LowTraining
 from seg_node.train.low_validation import LowScores, scored_frames
 from seg_node.train.pair_batches import PairMaker, PairPools
@@ -127,22 +128,10 @@ def test_memory_is_what_the_network_makes_of_the_key_moved(tmp_path: Path) -> No
     ((image, memory, valid),) = seen
     assert torch.equal(image, halved(batch.images))
     with torch.no_grad():
-        expected = moved(run.high.features(batch.keys), batch.flow, batch.valid)  # type: ignore[operator]  # a method
+        expected = move(run.high.features(batch.keys), batch.flow, batch.valid)  # type: ignore[operator]  # a method
     assert torch.allclose(memory, expected[0], atol=1e-4)
     assert torch.equal(valid, expected[1])
     assert not memory.requires_grad
-
-
-def test_features_move_by_the_flow_in_their_own_pixels() -> None:
-    features = torch.arange(17.0 * 33).view(1, 1, 17, 33)
-    flow = torch.zeros(1, 65, 129, 2)
-    flow[..., 0], flow[..., 1] = 8.0, -4.0
-    valid = torch.zeros(1, 65, 129, dtype=torch.bool)
-    valid[0, 8, 20] = True
-    found, seen = moved(features, flow, valid)
-    assert torch.allclose(found[0, 0, 5, 7], features[0, 0, 4, 9])
-    assert seen.shape == (1, 1, 17, 33)
-    assert seen.nonzero().tolist() == [[0, 0, 2, 5]]
 
 
 @pytest.mark.parametrize("weights", ["own", "norms"])
