@@ -222,7 +222,9 @@ def _settings(args: argparse.Namespace) -> dict[str, Value]:
 
 
 def _parse(name: str, text: str, like: Value) -> Value:
-    """Read a setting's text in the type of its default."""
+    """Read a setting's text in the type of its default; a list is parted by commas."""
+    if isinstance(like, tuple):
+        return tuple(text.split(",")) if text else ()
     try:
         return type(like)(text)
     except ValueError as err:

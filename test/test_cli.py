@@ -95,6 +95,7 @@ def test_a_list_of_modes_is_run_in_its_order(
         (["evaluate", "moon:1"], "cannot open data 'moon:1'; name it as one of camvid:DIR"),
         (["evaluate", "street:1", "--set", "input.scale=9"], "input.scale is 9.0; allowed are"),
         (["evaluate", "street:1", "--set", "input.scale=big"], "input.scale is 'big'; expected"),
+        (["evaluate", "street:1", "--set", "cameras=left,left"], "cameras has 'left' twice"),
         (["evaluate", "street:1", "--set", "speed=1"], "expected NAME=VALUE with NAME one of"),
         (["evaluate", "street:1", "--mode", "fast"], "mode is 'fast'; choose one of dense"),
         (["evaluate", "street:1", "--mode", "dense,"], "mode is ''; choose one of dense"),

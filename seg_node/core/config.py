@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 import math
+import re
 from typing import Any, TYPE_CHECKING
 
 from seg_node.core.types import ConfigError
@@ -15,10 +16,13 @@ from seg_node.core.types import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-Value = bool | int | float | str
+Value = bool | int | float | str | tuple[str, ...]
 
 MOTION_SOURCES = ("auto", "codec", "flow", "none")
 """Where motion may come from; see `MotionConfig.source`."""
+
+CAMERA_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
+"""A camera's name becomes a part of topic names; this is what ROS 2 allows there."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Limits:
         if self.choices and value not in self.choices:
             msg = f"{name} is {value!r}; choose one of {', '.join(self.choices)}"
             raise ConfigError(msg)
-        if isinstance(value, str) or self.low is None or self.high is None:
+        if isinstance(value, str | tuple) or self.low is None or self.high is None:
             return
         if not (math.isfinite(value) and self.low <= value <= self.high):
             unit = f" {self.unit}" if self.unit else ""
@@ -190,6 +194,15 @@ class Config:
             live=False,
         ),
     )
+    cameras: tuple[str, ...] = _setting(
+        (),
+        Limits(
+            "Names of several cameras of one node, such as [front, left]: images come from "
+            "<name>/image and <name>/camera_info, results go to ~/<name>/mask and so on. Empty: "
+            "one camera, image and camera_info to ~/mask and so on.",
+            live=False,
+        ),
+    )
     mode: str = _setting(
         "dense",
         Limits(
@@ -249,6 +262,7 @@ class Config:
         if device not in {"auto", "cpu", "cuda"} and not (device != index and index.isdigit()):
             msg = f"device is {device!r}; use auto, cpu, cuda or cuda:N"
             raise ConfigError(msg)
+        _check_cameras(self.cameras)
 
     def updated(self, values: Mapping[str, Value]) -> Config:
         """Return a copy with some settings changed, by dotted name.
@@ -286,6 +300,25 @@ def options(config: Any, prefix: str = "") -> Iterator[Option]:
             yield Option(prefix + item.name, value, item.metadata["limits"])
 
 
+def _check_cameras(names: tuple[str, ...]) -> None:
+    """Refuse names that cannot be topics, or that two cameras would share.
+
+    Raises:
+        ConfigError: names the camera and the fix.
+
+    """
+    for name in names:
+        if not CAMERA_NAME.fullmatch(name):
+            msg = (
+                f"cameras has {name!r}, which cannot be part of a topic name; use letters, digits "
+                "and _, beginning with a letter, such as front_left"
+            )
+            raise ConfigError(msg)
+        if names.count(name) > 1:
+            msg = f"cameras has {name!r} twice; give each camera a name of its own"
+            raise ConfigError(msg)
+
+
 def _replaced(config: Config, name: str, value: Value) -> Config:
     stage, _, leaf = name.rpartition(".")
     if not stage:
@@ -296,9 +329,19 @@ def _replaced(config: Config, name: str, value: Value) -> Config:
 
 def _as_type(name: str, value: Value, like: Value) -> Value:
     """Return the value in the type of the setting; only int to float is converted."""
+    if isinstance(like, tuple):
+        return _as_names(name, value)
     if type(value) is type(like):
         return value
     if isinstance(like, float) and type(value) is int:
         return float(value)
     msg = f"{name} is {value!r} ({type(value).__name__}); expected a {type(like).__name__}"
+    raise ConfigError(msg)
+
+
+def _as_names(name: str, value: Value) -> Value:
+    if isinstance(value, tuple) and all(isinstance(item, str) for item in value):
+        return value
+    shown = list(value) if isinstance(value, tuple) else value
+    msg = f"{name} is {shown!r}; expected a list of names, such as [front, left]"
     raise ConfigError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any, TYPE_CHECKING
 
 from rcl_interfaces.msg import (
@@ -11,6 +12,7 @@ from rcl_interfaces.msg import (
     SetParametersResult,
 )
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.parameter import Parameter
 
 from seg_node.core.config import Config, options
 from seg_node.core.types import ConfigError
@@ -29,6 +31,8 @@ def describe(option: Option) -> Any:
     descriptor = ParameterDescriptor(description=f"{limits.doc}{unit} Takes effect {effect}.")
     if limits.choices:
         descriptor.additional_constraints = f"One of: {', '.join(limits.choices)}"
+    # An empty list has no type in ROS, so a list of names may not have a fixed one.
+    descriptor.dynamic_typing = isinstance(option.value, tuple)
     if limits.low is None or limits.high is None:
         return descriptor
     if isinstance(option.value, float):
@@ -55,7 +59,7 @@ def declare_autostart(node: Any) -> bool:
     return bool(_declare(node, "autostart", True, descriptor))
 
 
-def _declare(node: Any, name: str, value: Value, descriptor: Any) -> Any:
+def _declare(node: Any, name: str, value: Value | list[str], descriptor: Any) -> Any:
     """Declare one parameter and return its value, or raise ConfigError in one line."""
     try:
         return node.declare_parameter(name, value, descriptor).value
@@ -67,6 +71,22 @@ def _declare(node: Any, name: str, value: Value, descriptor: Any) -> Any:
     except InvalidParameterValueException as err:
         msg = f"parameter {name}: {err}"
         raise ConfigError(msg) from err
+
+
+def _declared(node: Any, option: Option) -> Any:
+    """Declare a setting and return its value as settings have it."""
+    if not isinstance(option.value, tuple):
+        return _declare(node, option.name, option.value, describe(option))
+    found = _declare(node, option.name, list(option.value), describe(option))
+    if found is None:  # an empty list in a parameter file; make it one for who asks, too
+        found = []
+        node.set_parameters([Parameter(option.name, value=found)])
+    return _value(found)
+
+
+def _value(found: Any) -> Any:
+    """Return the value of a parameter as settings have it: lists as tuples."""
+    return tuple(found) if isinstance(found, list | tuple | array) else found
 
 
 class Parameters:
@@ -97,10 +117,7 @@ class Parameters:
         self._may = check
         self._on_change = on_change
         defaults = {option.name: option for option in options(Config())}
-        given = {
-            name: _declare(node, name, option.value, describe(option))
-            for name, option in defaults.items()
-        }
+        given = {name: _declared(node, option) for name, option in defaults.items()}
         self.config = Config().updated(given)
         self._names = frozenset(defaults)
         self._live = frozenset(n for n, o in defaults.items() if o.limits.live)
@@ -109,7 +126,7 @@ class Parameters:
 
     def _check(self, parameters: list[Any]) -> Any:
         """Refuse values that may not be, and changes that could not take effect now."""
-        mine = {p.name: p.value for p in parameters if p.name in self._names}
+        mine = {p.name: _value(p.value) for p in parameters if p.name in self._names}
         fixed = sorted(set(mine) - self._live)
         if fixed and self._is_configured():
             reason = (
@@ -124,7 +141,7 @@ class Parameters:
         return SetParametersResult(successful=True)
 
     def _apply(self, parameters: list[Any]) -> None:
-        mine = {p.name: p.value for p in parameters if p.name in self._names}
+        mine = {p.name: _value(p.value) for p in parameters if p.name in self._names}
         if mine:
             self.config = self.config.updated(mine)
             self._on_change(self.config)

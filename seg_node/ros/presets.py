@@ -71,6 +71,8 @@ def yaml_value(value: Value) -> str:
     """Return a value as YAML that ROS reads in the same type: floats have a dot."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, tuple):
+        return f"[{', '.join(value)}]"
     return str(value)
 
 

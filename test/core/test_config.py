@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from seg_node.core.config import Config, InputConfig, options
@@ -50,9 +52,16 @@ def test_an_int_is_taken_for_a_float_but_not_the_other_way_round() -> None:
         ("device", "cuda:x", r"device is 'cuda:x'"),
         ("threads", True, r"threads is True \(bool\)"),
         ("speed", 1, r"unknown setting 'speed'; known: "),
+        ("cameras", ("front cam",), r"cameras has 'front cam', .*; use letters, digits and _"),
+        ("cameras", ("front/left",), r"cameras has 'front/left'"),
+        ("cameras", ("2nd",), r"cameras has '2nd', .* beginning with a letter"),
+        ("cameras", ("left", ""), r"cameras has '', which cannot be part of a topic name"),
+        ("cameras", ("a", "b", "a"), r"cameras has 'a' twice; give each camera a name of its own"),
+        ("cameras", "front", r"cameras is 'front'; expected a list of names"),
+        ("cameras", (1, 2), r"cameras is \[1, 2\]; expected a list of names"),
     ],
 )
-def test_a_bad_value_is_refused_by_name(name: str, value: float | str, text: str) -> None:
+def test_a_bad_value_is_refused_by_name(name: str, value: Any, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         Config().updated({name: value})
 
@@ -65,3 +74,9 @@ def test_both_ends_of_a_range_are_allowed(value: float) -> None:
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12"])
 def test_device_names_of_torch_are_allowed(device: str) -> None:
     assert Config(device=device).device == device
+
+
+def test_names_of_cameras_keep_their_order() -> None:
+    assert Config().cameras == ()
+    names = ("right", "front_2", "Left")
+    assert Config().updated({"cameras": names}).cameras == names

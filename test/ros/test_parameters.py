@@ -23,7 +23,7 @@ OPTIONS = {option.name: option for option in options(Config())}
 
 
 class StandIn:
-    """The four methods of a node that `Parameters` uses.
+    """The methods of a node that `Parameters` uses.
 
     Args:
         given: values given at start, by name; an exception is raised instead.
@@ -34,6 +34,7 @@ class StandIn:
         """Declare nothing yet."""
         self.given = {name.replace("__", "."): value for name, value in given.items()}
         self.descriptors: dict[str, Any] = {}
+        self.set_at_start: list[Any] = []
         self.check: Any = None
         self.apply: Any = None
 
@@ -44,6 +45,10 @@ class StandIn:
         if isinstance(found, Exception):
             raise found
         return SimpleNamespace(value=found)
+
+    def set_parameters(self, parameters: list[Any]) -> None:
+        """Take values that replace those given at start."""
+        self.set_at_start += parameters
 
     def add_on_set_parameters_callback(self, callback: Any) -> None:
         """Take the callback that may refuse."""
@@ -157,6 +162,10 @@ def test_configure_only_setting_is_accepted_before_configure() -> None:
         ("block_size", 40, "multiple of 32"),
         ("device", "tpu", "auto, cpu, cuda or cuda:N"),
         ("overload", "oldest", "newest, every"),
+        ("cameras", ["front", "front"], "'front' twice"),
+        ("cameras", "front", "expected a list of names"),
+        ("cameras", [1], "expected a list of names"),
+        ("cameras", None, "expected a list of names"),
     ],
 )
 def test_refusal_names_what_is_allowed(name: str, value: Any, words: str) -> None:
@@ -167,6 +176,29 @@ def test_refusal_names_what_is_allowed(name: str, value: Any, words: str) -> Non
     assert name in result.reason
     assert words in result.reason
     assert parameters.config == Config()
+
+
+@pytest.mark.parametrize(("given", "expected"), [(["a", "b"], ("a", "b")), (None, ())])
+def test_names_are_taken_as_a_file_gives_them(
+    given: list[str] | None, expected: tuple[str, ...]
+) -> None:
+    """An empty list in a file has no type and arrives as no value: it becomes an empty list."""
+    node = StandIn(cameras=given)
+    config = Parameters(node, lambda: False, lambda _: None, lambda _: None).config
+    assert config.cameras == expected
+    assert [p.value for p in node.set_at_start] == ([] if given else [[]])
+
+
+def test_names_may_become_none_again() -> None:
+    """Over ROS an empty list comes as a list of bytes."""
+    node = StandIn()
+    parameters = Parameters(node, lambda: False, lambda _: None, lambda _: None)
+    assert node.set(cameras=["front"]) == ""
+    assert list(parameters.config.cameras) == ["front"]
+    assert node.set(cameras=[]) == ""
+    assert list(parameters.config.cameras) == []
+    assert node.descriptors["cameras"].dynamic_typing
+    assert not node.descriptors["model"].dynamic_typing
 
 
 def test_parameters_of_others_are_none_of_ours() -> None:

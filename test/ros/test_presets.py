@@ -31,7 +31,12 @@ def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Value]]:
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield prefix + key, as_setting(value)
+
+
+def as_setting(value: Any) -> Any:
+    """Return a parameter's value as settings have it: lists as tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def settings(path: Path) -> dict[str, Value]:
@@ -97,7 +102,7 @@ def test_node_starts_with_the_preset(
     rig = Rig(client, lambda: process, f"{name}/segmentation", f"{name}/image", process)
     try:
         rig.bring_to("active")
-        assert {key: rig.get(key) for key in given} == given
+        assert {key: as_setting(rig.get(key)) for key in given} == given
     finally:
         rig.close()
     assert process.end() == 0
