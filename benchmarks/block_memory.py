@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from seg_node.core.flow import FlowEstimator, work_image
 from seg_node.core.masks import decide
-from seg_node.core.motion import FlowEstimator, work_image
 from seg_node.core.warp import rescale, warp
 from seg_node.data.datasets import open_source
 from seg_node.eval.metrics import ConfusionMatrix

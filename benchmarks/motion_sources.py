@@ -30,8 +30,9 @@ import cv2
 import numpy as np
 import torch
 
+from seg_node.core.flow import FlowEstimator, work_image
 from seg_node.core.masks import decide
-from seg_node.core.motion import compose, FlowEstimator, MotionTracker, still, unlike, work_image
+from seg_node.core.motion import compose, MotionTracker, still, unlike
 from seg_node.core.types import Motion
 from seg_node.core.warp import nearest, origin, pull, rescale, warp
 from seg_node.data.camvid import CamVid

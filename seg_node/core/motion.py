@@ -10,8 +10,7 @@ Replacing it everywhere would lose there. All measured: `benchmarks/results/moti
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, NamedTuple, TYPE_CHECKING
+from typing import NamedTuple, TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -19,8 +18,9 @@ import torch
 
 from seg_node.core.blocks import grid_shape
 from seg_node.core.config import MOTION_SOURCES
+from seg_node.core.flow import FlowEstimator, work_image
 from seg_node.core.types import ConfigError, DataError, Motion, Reason
-from seg_node.core.warp import nearest, origin, pull, pull_mask, rescale
+from seg_node.core.warp import nearest, pull, pull_mask, rescale
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,12 +30,6 @@ if TYPE_CHECKING:
 SOURCES = MOTION_SOURCES
 """Values of `motion.source`: codec vectors where a frame carries them and else estimated flow,
 only vectors, only flow, or no motion at all."""
-
-WORK_PIXELS = 480 * 360
-"""Most pixels of the grey images that motion is estimated and distortion measured on.
-
-On CamVid they bring a point of mIoU at five frames over a quarter as many.
-"""
 
 UNKNOWN_DISTORTION = 64.0
 """Distortion of a pixel whose motion is unknown, in grey levels.
@@ -60,12 +54,6 @@ CUT_UNMOVED = 0.55
 
 _MIN_CONTRAST = 8.0
 """Grey levels; below it, noise in the dark would look like a cut."""
-
-_MIN_SIDE = 32
-"""Smallest side in pixels; OpenCV's ultrafast preset crashes on long images with a shorter one."""
-
-_AROUND = 9
-"""Side in pixels of the neighbourhood in which two motions of a pixel are compared."""
 
 
 def compose(later: Motion, earlier: Motion) -> Motion:
@@ -106,100 +94,6 @@ def fit(motion: Motion, size: tuple[int, int]) -> Motion:
     intra = None if motion.intra is None else nearest(motion.intra, size)
     valid = nearest(motion.valid, size)
     return Motion(flow, valid, intra, motion.since_ns)
-
-
-def work_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an RGB image [H, W, 3] in grey, reduced to at most `WORK_PIXELS`, uint8 [h, w]."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    scale = (WORK_PIXELS / grey.size) ** 0.5
-    if scale < 1:
-        height, width = (max(1, round(scale * length)) for length in grey.shape)
-        grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(grey, np.uint8)
-
-
-class FlowEstimator:
-    """Estimates motion with OpenCV's DIS (Kroeger et al., ECCV 2016), preset ultrafast.
-
-    On one core an estimate on 480x360 takes 2 to 3 ms and refining one 4 to 5. Of the other
-    presets, fast takes twice as long and scores lower; medium takes ten times as long and its
-    composed motion scores half a point higher at five frames, which refining brings too. Half
-    the size takes a quarter of the time and costs a point at five frames.
-
-    Args:
-        preset: OpenCV's number of another preset.
-
-    """
-
-    def __init__(self, preset: int = cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST) -> None:
-        """Prepare; nothing is known of any image yet."""
-        # Two, because one that was ever given a flow to start from remembers it. OpenCV's stub
-        # does not know that this flow may be None.
-        self._fresh: Any = cv2.DISOpticalFlow.create(preset)
-        self._started: Any = cv2.DISOpticalFlow.create(preset)
-
-    def estimate(
-        self,
-        before: NDArray[np.uint8],
-        image: NDArray[np.uint8],
-        since_ns: int = 0,
-        start: Motion | None = None,
-    ) -> Motion:
-        """Estimate the motion between two grey images of one size, as `work_image` makes them.
-
-        Args:
-            before: the earlier image, uint8 [h, w], of any size.
-            image: the present one, likewise.
-            since_ns: stamp of the earlier one.
-            start: motion [h, w] to try first, such as that of the frame before: what moved goes
-                on moving.
-
-        Returns:
-            Motion [h, w], valid where it leads into the earlier image. Content that was hidden
-            there is not recognised: `block_distortion` sees it. A second estimate, back again,
-            would tell some of it at twice the cost, and calls much of every plain road unknown.
-
-        """
-        height, width = image.shape
-        flow = self._flow(before, image, start)
-        x, y = origin(flow)
-        inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-        return Motion(flow, inside, since_ns=since_ns)
-
-    def refine(
-        self, before: NDArray[np.uint8], image: NDArray[np.uint8], motion: Motion
-    ) -> Motion:
-        """Let every pixel keep its motion, or take an estimate that starts from it if better.
-
-        Better is the flow by which the earlier image, moved, differs less from the present one,
-        on average over the 9x9 pixels around.
-
-        Args:
-            before: the earlier image, grey, uint8 [h, w].
-            image: the present one, likewise.
-            motion: between the two, [h, w].
-
-        Returns:
-            Motion [h, w]; `valid`, `intra` and `since_ns` are those of the motion.
-
-        """
-        found = self._flow(before, image, motion)
-        was, now = (_around(cv2.absdiff(image, pull(before, x))) for x in (motion.flow, found))
-        flow = motion.flow.copy()
-        cv2.copyTo(found, (now < was).view(np.uint8), flow)
-        return replace(motion, flow=flow)
-
-    def _flow(
-        self, before: NDArray[np.uint8], image: NDArray[np.uint8], start: Motion | None
-    ) -> NDArray[np.float32]:
-        height, width = image.shape
-        old, new = (_enlarged(x) for x in (before, image))
-        if start is None:
-            flow = self._fresh.calc(new, old, None)
-        else:
-            # The estimator writes into the flow that it starts from.
-            flow = self._started.calc(new, old, _enlarged(start.flow).copy())
-        return np.ascontiguousarray(flow[:height, :width], np.float32)
 
 
 def block_distortion(
@@ -250,7 +144,7 @@ def block_starts(
     return rows, columns
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """A frame and its grey work image."""
 
     frame: Frame
@@ -262,17 +156,26 @@ class _Seen(NamedTuple):
         return self.grey.shape[0], self.grey.shape[1]
 
 
-class MotionTracker:
-    """Follows the frames of one camera back to the newest full computation.
+def see(frame: Frame) -> Seen:
+    """Reduce the image of a frame."""
+    return Seen(frame, work_image(frame.image))
 
-    Call `start` with every frame that is computed in full and `track` with every other, in the
-    order of their stamps; where `track` answers a `Reason`, the frame must be computed in full.
-    Motion comes at the size of `work_image`. Another source is another tracker.
+
+class StepTracker:
+    """Follows the frames of one camera, each back to the one before.
+
+    Call `track` with every frame in the order of their stamps. Motion comes at the size of
+    `work_image`. Another source is another tracker.
 
     Args:
         source: one of `SOURCES`. A codec's vectors are used where they lead to the frame of the
             call before. With `auto`, frames without, and frames that the codec coded anew, are
             estimated.
+
+    Attributes:
+        estimator: estimates motion where nobody states it.
+        latest: the frame that was followed last.
+        stated: whether its motion was stated, by vectors or by the source `none`.
 
     Raises:
         ConfigError: there is no such source.
@@ -285,45 +188,44 @@ class MotionTracker:
             msg = f"motion.source is {source!r}; choose one of {', '.join(SOURCES)}"
             raise ConfigError(msg)
         self.source = source
-        self._estimator = FlowEstimator()
-        self._key: _Seen | None = None  # the frame that motion leads to
-        self._latest: _Seen | None = None  # the frame that motion is followed from
-        self._newest: _Seen | None = None  # also one that could not be followed
-        self._motion: Motion | None = None  # from the latest frame to the key
+        self.estimator = FlowEstimator()
+        self.latest: Seen | None = None
+        self.stated = False
         self._step: Motion | None = None  # from the latest frame to the one before it
 
-    def start(self, frame: Frame) -> None:
-        """Make this frame the one that later frames are followed back to."""
-        if self._latest is None or self._latest.frame is not frame:
+    def start(self, frame: Frame) -> Seen:
+        """Follow later frames from this one, whatever came before."""
+        if self.latest is None or self.latest.frame is not frame:
             self._step = None
-        self._key = self._latest = self._see(frame)
-        self._motion = still(self._latest.size, frame.stamp_ns)
+            self.latest = see(frame)
+        return self.latest
 
     def track(self, frame: Frame) -> Motion | Reason:
-        """Return the motion from this frame to the frame of `start`, or why there is none."""
-        key, latest, motion = self._key, self._latest, self._motion
-        if key is None or latest is None or motion is None:
+        """Return the motion from this frame to the one of the call before, or why there is none.
+
+        After a `Reason`, later frames are still followed from the frame before this one, until
+        `start` is called.
+        """
+        latest = self.latest
+        if latest is None:
             return Reason.FIRST
         jump = jumped(latest.frame, frame)
         if jump is not None:
             return jump
-        seen = self._see(frame)
+        seen = see(frame)
         stated = self._stated(latest, seen)
         if isinstance(stated, Reason):
             return stated
-        step = stated or self._estimator.estimate(
+        step = stated or self.estimator.estimate(
             latest.grey, seen.grey, latest.frame.stamp_ns, self._step
         )
         limit = CUT_UNMOVED if self.source == "none" else CUT
         if unlike(seen.grey, pull(latest.grey, step.flow)) > limit:
             return Reason.SCENE_CUT
-        motion = compose(step, motion)
-        if stated is None and latest is not key:
-            motion = self._estimator.refine(key.grey, seen.grey, motion)
-        self._latest, self._motion, self._step = seen, motion, step
-        return motion
+        self.latest, self.stated, self._step = seen, stated is not None, step
+        return step
 
-    def _stated(self, latest: _Seen, seen: _Seen) -> Motion | Reason | None:
+    def _stated(self, latest: Seen, seen: Seen) -> Motion | Reason | None:
         """Return the motion since the frame before; None where it is to be estimated."""
         since_ns = latest.frame.stamp_ns
         if self.source == "none":
@@ -333,11 +235,52 @@ class MotionTracker:
             return fit(vectors, seen.size)
         return vectors if self.source == "codec" else None
 
-    def _see(self, frame: Frame) -> _Seen:
-        """Reduce the image of a frame; that of the newest one is remembered."""
-        if self._newest is None or self._newest.frame is not frame:
-            self._newest = _Seen(frame, work_image(frame.image))
-        return self._newest
+
+class MotionTracker:
+    """Follows the frames of one camera back to the newest full computation.
+
+    Call `start` with every frame that is computed in full and `track` with every other, in the
+    order of their stamps; where `track` answers a `Reason`, the frame must be computed in full.
+    Motion comes at the size of `work_image`. Another source is another tracker.
+
+    Args:
+        source: one of `SOURCES`, see `StepTracker`.
+
+    Raises:
+        ConfigError: there is no such source.
+
+    """
+
+    def __init__(self, source: str = "auto") -> None:
+        """Start without a frame."""
+        self._steps = StepTracker(source)
+        self._key: Seen | None = None  # the frame that motion leads to
+        self._motion: Motion | None = None  # from the latest frame to the key
+
+    @property
+    def source(self) -> str:
+        """Where motion comes from."""
+        return self._steps.source
+
+    def start(self, frame: Frame) -> None:
+        """Make this frame the one that later frames are followed back to."""
+        self._key = self._steps.start(frame)
+        self._motion = still(self._key.size, frame.stamp_ns)
+
+    def track(self, frame: Frame) -> Motion | Reason:
+        """Return the motion from this frame to the frame of `start`, or why there is none."""
+        key, before = self._key, self._steps.latest
+        step = self._steps.track(frame)
+        if isinstance(step, Reason):
+            return step
+        assert key is not None
+        assert self._motion is not None
+        assert self._steps.latest is not None
+        motion = compose(step, self._motion)
+        if not self._steps.stated and before is not key:
+            motion = self._steps.estimator.refine(key.grey, self._steps.latest.grey, motion)
+        self._motion = motion
+        return motion
 
 
 def still(size: tuple[int, int], since_ns: int = 0) -> Motion:
@@ -382,16 +325,3 @@ def _vectors(frame: Frame, since_ns: int) -> Motion | Reason:
     if motion.since_ns != since_ns:
         return Reason.DROPPED
     return motion
-
-
-def _around(difference: NDArray[Any]) -> NDArray[np.float32]:
-    """Average a difference of images over the neighbourhood of each pixel."""
-    return np.asarray(cv2.boxFilter(difference, cv2.CV_32F, (_AROUND, _AROUND)), np.float32)
-
-
-def _enlarged(plane: NDArray[Any]) -> NDArray[Any]:
-    """Repeat the last row and column of a plane too small for OpenCV's estimator."""
-    down, right = (max(0, _MIN_SIDE - length) for length in plane.shape[:2])
-    if not (down or right):
-        return plane
-    return np.asarray(cv2.copyMakeBorder(plane, 0, down, 0, right, cv2.BORDER_REPLICATE))

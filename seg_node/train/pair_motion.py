@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 import cv2
 import numpy as np
 
-from seg_node.core.motion import fit, FlowEstimator, work_image
+from seg_node.core.flow import FlowEstimator, work_image
+from seg_node.core.motion import fit
 from seg_node.core.types import Motion
 from seg_node.train.pairs import inside
 

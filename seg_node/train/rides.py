@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from seg_node.core.motion import compose, fit, FlowEstimator, work_image
+from seg_node.core.flow import FlowEstimator, work_image
+from seg_node.core.motion import compose, fit
 from seg_node.core.types import DataError, IGNORE_LABEL, Motion
 from seg_node.data.street import Street
 from seg_node.train.augment import Picture

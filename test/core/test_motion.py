@@ -10,23 +10,23 @@ import cv2
 import numpy as np
 import pytest
 
+from seg_node.core.flow import FlowEstimator, work_image
 from seg_node.core.motion import (
     block_distortion,
     block_starts,
     compose,
     fit,
-    FlowEstimator,
     MAX_GAP_NS,
     MotionTracker,
     same_view,
     still,
     UNKNOWN_DISTORTION,
     unlike,
-    work_image,
 )
 from seg_node.core.types import ConfigError, DataError, Frame, Motion, Reason
 from seg_node.data.camvid import CamVid
 from seg_node.data.street import Street, StreetFrame
+from test.core.motions import moved, picture, SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 RATE_HZ = 15.0
 S = 1_000_000_000
-SIZE = (120, 160)
 
 
 @pytest.fixture(autouse=True)
@@ -51,11 +50,6 @@ def exact(shot: StreetFrame) -> Motion:
     return Motion(shot.flow, ~shot.occluded)
 
 
-def moved(x: float, y: float, since_ns: int = 0, size: tuple[int, int] = SIZE) -> Motion:
-    motion = still(size, since_ns)
-    return replace(motion, flow=motion.flow + np.array([x, y], np.float32))
-
-
 def error_px(motion: Motion, truth: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(np.hypot(*np.moveaxis(motion.flow - truth, -1, 0)), np.float64)
 
@@ -64,20 +58,6 @@ def textured(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (5, 5), 0)
     slope = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
     return np.asarray(slope > 20)
-
-
-def picture(seed: int, size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
-    """Return a picture with detail of several sizes."""
-    rng = np.random.default_rng(seed)
-    planes = [
-        cv2.resize(
-            rng.integers(0, 256, (size[0] // n + 1, size[1] // n + 1, 3)).astype(np.uint8),
-            size[::-1],
-            interpolation=cv2.INTER_CUBIC,
-        )
-        for n in (4, 8, 32)
-    ]
-    return np.asarray(np.mean(planes, axis=0), np.uint8)
 
 
 # ---- composition -----------------------------------------------------------------------------
@@ -150,90 +130,6 @@ def test_fit_scales_flow_and_keeps_masks_in_place() -> None:
     assert small.intra is not None
     assert np.argwhere(small.intra).tolist() == [[4, 0]]
     assert small.since_ns == 5
-
-
-# ---- estimates -------------------------------------------------------------------------------
-
-
-def test_a_translation_is_found_with_its_axes_and_signs() -> None:
-    wide = picture(1, (140, 190))
-    before, image = wide[10:130, 10:170], wide[13:133, 15:175]  # came from 5 right and 3 below
-    motion = FlowEstimator().estimate(work_image(before), work_image(image), 17)
-    assert np.median(motion.flow.reshape(-1, 2), axis=0) == pytest.approx([5, 3], abs=0.3)
-    assert motion.since_ns == 17
-    assert not motion.valid[-1, -1]
-    assert motion.valid[:-6, :-8].mean() > 0.99
-
-
-@pytest.mark.parametrize(
-    "size", [(1, 1), (1, 40), (5, 9), (11, 300), (12, 12), (13, 12), (17, 640), (75, 31)]
-)
-def test_images_of_every_shape_have_motion(size: tuple[int, int]) -> None:
-    image = picture(2, size)
-    motion = FlowEstimator().estimate(work_image(image), work_image(image))
-    assert motion.flow.shape == (*size, 2)
-    assert motion.flow.dtype == np.float32
-    assert np.abs(motion.flow).max() < 0.5
-
-
-def test_refining_keeps_what_is_right_and_mends_what_is_wrong() -> None:
-    wide = picture(1, (140, 190))
-    before, image = (work_image(x) for x in (wide[10:130, 10:170], wide[13:133, 14:174]))
-    motion = replace(moved(4.0, 3.0, 7), intra=np.zeros(SIZE, np.bool_))
-    motion.flow[:, 90:] += np.array([2.0, -3.0], np.float32)
-    given = motion.flow.copy()
-    found = FlowEstimator().refine(before, image, motion)
-    np.testing.assert_array_equal(motion.flow, given)
-    assert (found.flow[:110, :80] == np.array([4, 3], np.float32)).all()
-    wrong = found.flow[:110, 100:150].reshape(-1, 2)
-    assert np.median(wrong, axis=0) == pytest.approx([4, 3], abs=0.5)
-    assert found.valid is motion.valid
-    assert found.intra is motion.intra
-    assert found.since_ns == 7
-
-
-def test_an_estimate_does_not_depend_on_what_was_refined_before() -> None:
-    estimator = FlowEstimator()
-    before, image, other = (work_image(picture(seed)) for seed in (1, 2, 3))
-    alone = estimator.estimate(before, image).flow
-    estimator.refine(other, image, moved(9.0, -4.0))
-    np.testing.assert_array_equal(estimator.estimate(before, image).flow, alone)
-    started = FlowEstimator().estimate(before, image, start=moved(2.0, 1.0)).flow
-    again = estimator.estimate(before, image, start=moved(2.0, 1.0)).flow
-    np.testing.assert_array_equal(again, started)
-    old, new = (work_image(picture(seed, (60, 90))) for seed in (1, 2))
-    np.testing.assert_array_equal(
-        estimator.refine(old, new, still((60, 90))).flow,
-        FlowEstimator().refine(old, new, still((60, 90))).flow,
-    )
-
-
-def test_a_start_leads_further_than_an_estimate_from_nothing() -> None:
-    wide = picture(1, (140, 260))
-    before, image = (work_image(x) for x in (wide[10:130, 10:170], wide[10:130, 60:220]))
-    estimator, start = FlowEstimator(), moved(48.0, 1.0)
-    known = estimator.estimate(before, image, 3, start)
-    assert np.median(known.flow[:, :100].reshape(-1, 2), axis=0) == pytest.approx([50, 0], abs=1)
-    assert not known.valid[:, -40:].any()
-    assert known.since_ns == 3
-    assert start.flow[5, 5].tolist() == [48.0, 1.0]
-    lost = estimator.estimate(before, image)
-    assert abs(np.median(lost.flow[:, :100, 0]) - 50) > 20
-
-
-def test_a_tiny_motion_can_be_refined() -> None:
-    image = work_image(picture(2, (5, 9)))
-    assert FlowEstimator().refine(image, image, still((5, 9))).flow.shape == (5, 9, 2)
-
-
-@pytest.mark.parametrize(
-    ("size", "work"),
-    [((360, 480), (360, 480)), ((720, 960), (360, 480)), ((36, 48), (36, 48)), ((1, 9), (1, 9))],
-)
-def test_work_images_have_at_most_480x360_pixels(
-    size: tuple[int, int], work: tuple[int, int]
-) -> None:
-    assert work_image(np.zeros((*size, 3), np.uint8)).shape == work
 
 
 # ---- distortion ------------------------------------------------------------------------------
