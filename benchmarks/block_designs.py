@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from seg_node.core.background import Background, Recorder
+from seg_node.core.background import Recorder, Recording
 from seg_node.core.blocks import block_mean, BlockLayout, to_pixels
 from seg_node.core.scores import Heuristic, Oracle
 from seg_node.core.sparse import split
@@ -73,11 +73,11 @@ def dual(net: nn.Module, image: Tensor, high: NDArray[np.bool_], side: int) -> T
 
 def plane(net: nn.Module, image: Tensor, high: NDArray[np.bool_], side: int) -> Tensor:
     """Return logits of HIGH blocks on a plane of half resolution."""
-    background = Background()
+    background = Recording()
     with Recorder(background):
         coarse = low(net, image)
     # The enlarging of the logits is no operation of the network.
-    background.planes.pop()
+    background.tensors.pop()
     grid = np.where(high, Action.HIGH, Action.REUSE).astype(np.uint8)[None]
     size = (image.shape[-2], image.shape[-1])
     layout = BlockLayout(grid, side, size, background=2)

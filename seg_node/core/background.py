@@ -1,42 +1,113 @@
-"""What REUSE blocks show to their neighbours: planes that a dense network has read."""
+"""What REUSE blocks show to their neighbours: the planes that a network's operations read."""
 
 from __future__ import annotations
 
-from typing import Any, TYPE_CHECKING
+from typing import Any, Protocol, TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from seg_node.core.tiles import as_rows, halved
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from seg_node.core.blocks import Window
 
 
-class Background:
-    """What REUSE blocks show to their neighbours: the planes that operations read, in order.
+class Plane(Protocol):
+    """What one operation may read beyond the blocks that are computed."""
+
+    def rows(self, pixels: Tensor, window: Window, *, halve: bool) -> Tensor:
+        """Return some pixels.
+
+        Args:
+            pixels: their numbers in the plane, counted row by row through all images, int64 [k].
+            window: of the operation, with stride and size of the plane.
+            halve: whether they are pixels of the plane at half its resolution.
+
+        Returns:
+            float [k, C].
+
+        """
+        ...
+
+    def whole(self, window: Window) -> Tensor:
+        """Return all pixels, [N, C, h, w]."""
+        ...
+
+    def keep(self, tiles: Tensor, window: Window) -> None:
+        """Take note of the plane's pixels in the HIGH blocks, [K, C, b, b]."""
+        ...
+
+
+class Background(Protocol):
+    """The planes that a network's operations read, in order."""
+
+    def planes(self) -> Iterator[Plane]:
+        """Return them from the first on."""
+        ...
+
+
+class Recording:
+    """A background of planes that a dense network has read.
 
     A network runs once on the whole frame under a `Recorder`, at full or half resolution; the
     same network, run on blocks, then finds for its n-th operation of this kind the n-th plane.
+
+    Attributes:
+        tensors: the planes, [N, C, h, w] each.
+
     """
 
     def __init__(self) -> None:
         """Start without planes."""
-        self.planes: list[Tensor] = []
+        self.tensors: list[Tensor] = []
+
+    def planes(self) -> Iterator[Plane]:
+        """Return the planes from the first on."""
+        return map(Shown, self.tensors)
 
 
-class Recorder(TorchFunctionMode):
-    """Fills a `Background` while a dense network runs inside `with`.
+class Shown:
+    """A plane of a whole tensor.
 
     Args:
-        background: where the planes go.
+        tensor: [N, C, h, w].
 
     """
 
-    def __init__(self, background: Background) -> None:
-        """Take the background."""
+    def __init__(self, tensor: Tensor) -> None:
+        """Take the tensor."""
+        self._tensor = tensor
+
+    def rows(self, pixels: Tensor, window: Window, *, halve: bool) -> Tensor:  # noqa: ARG002 - its size is known
+        """Return some pixels, [k, C]."""
+        plane = halved(self._tensor) if halve else self._tensor
+        return as_rows(plane).index_select(0, pixels)
+
+    def whole(self, window: Window) -> Tensor:  # noqa: ARG002 - its size is known
+        """Return all pixels."""
+        return self._tensor
+
+    def keep(self, tiles: Tensor, window: Window) -> None:
+        """Forget: the tensor stays as it is."""
+
+
+class Recorder(TorchFunctionMode):
+    """Fills a `Recording` while a dense network runs inside `with`.
+
+    Args:
+        recording: where the planes go.
+
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        """Take the recording."""
         super().__init__()
-        self._background = background
+        self._recording = recording
 
     def __torch_function__(
         self,
@@ -47,7 +118,7 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Note the input of every operation that looks beyond the pixel."""
         if _looks_around(func, args, kwargs or {}):
-            self._background.planes.append(args[0])
+            self._recording.tensors.append(args[0])
         return func(*args, **(kwargs or {}))
 
 

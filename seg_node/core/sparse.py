@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from seg_node.core.background import Shown
 from seg_node.core.blocks import scale_of, scaled, Window
 from seg_node.core.tiles import (
     as_rows,
@@ -41,7 +42,7 @@ from seg_node.core.types import Action, ModelError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from seg_node.core.background import Background
+    from seg_node.core.background import Background, Plane
     from seg_node.core.blocks import BlockLayout
 
 MATRIX_SIDE = 4
@@ -79,7 +80,7 @@ class BlockTensor:
     low: Tensor
     whole: bool = False
     pending: tuple[Callable[[Tensor], Tensor], ...] = ()
-    background: Iterator[Tensor] | None = None
+    background: Iterator[Plane] | None = None
 
     # ---- the face of a tensor --------------------------------------------------------------
 
@@ -229,11 +230,18 @@ class BlockTensor:
         window = Window(self.stride, self.full, before, after)
         if self.whole:
             return self.mapped(lambda action: self._cut(action, window, outside))
-        return self.mapped(lambda action: self._gathered(action, window, outside, plane))
+        around = self.mapped(lambda action: self._gathered(action, window, outside, plane))
+        self._show(plane)
+        return around
 
-    def _next_plane(self) -> Tensor | None:
+    def _next_plane(self) -> Plane | None:
         """Return the background of this operation, if there is one."""
         return None if self.background is None else next(self.background)
+
+    def _show(self, plane: Plane | None) -> None:
+        """Have the background take note of what the HIGH blocks show now."""
+        if plane is not None and len(self.high):
+            plane.keep(self.high, Window(self.stride, self.full))
 
     def _cut(self, action: Action, window: Window, outside: float | None = 0.0) -> Tensor:
         """Cut the blocks of one set out of its plane, and do what is pending to their pixels."""
@@ -262,7 +270,7 @@ class BlockTensor:
         return pixels
 
     def _gathered(
-        self, action: Action, window: Window, outside: float | None, plane: Tensor | None
+        self, action: Action, window: Window, outside: float | None, plane: Plane | None
     ) -> Tensor:
         """Gather the pixels of a window around each block of one set.
 
@@ -284,9 +292,8 @@ class BlockTensor:
             if plane is None:
                 msg = "the grid has REUSE blocks, but there is no background for them"
                 raise ModelError(msg)
-            if scale_of(action) > self.layout.background:
-                plane = halved(plane)
-            shown = as_rows(plane).index_select(0, rows.plane)
+            halve = scale_of(action) > self.layout.background
+            shown = plane.rows(rows.plane, window, halve=halve)
             out.index_copy_(0, rows.plane_at, shown.to(out.dtype))
         around = out.view(len(tiles), rows.span, rows.span, -1).permute(0, 3, 1, 2)
         return bounded(around, self.layout.borders(action, window), outside)
@@ -337,17 +344,20 @@ class BlockTensor:
             base = self.low.new_zeros((self.layout.images, self.low.shape[1], *self.full))
         if base is not None and self.layout.background == scale_of(Action.LOW):
             base = halved(base)
-        return enlarged(self._gathered(Action.LOW, window, None, base), 2)
+        plane = None if base is None else Shown(base)
+        return enlarged(self._gathered(Action.LOW, window, None, plane), 2)
 
     def context(self) -> Tensor:
         """Return the whole plane [N, C, h, w] from which pooled context is computed."""
-        plane = self._next_plane()
-        if plane is not None and self.layout.background > self.layout.finest:
-            plane = plane.repeat_interleave(2, 2).repeat_interleave(2, 3)
-            plane = plane[..., : self.full[0], : self.full[1]]
-        elif plane is not None and self.layout.background < self.layout.finest:
-            plane = halved(plane)
-        return self.cut().combined(smooth=False, base=plane)
+        x, plane = self.cut(), self._next_plane()
+        base = None if plane is None else plane.whole(Window(self.stride, self.full))
+        if base is not None and self.layout.background > self.layout.finest:
+            base = base.repeat_interleave(2, 2).repeat_interleave(2, 3)
+            base = base[..., : self.full[0], : self.full[1]]
+        elif base is not None and self.layout.background < self.layout.finest:
+            base = halved(base)
+        x._show(plane)
+        return x.combined(smooth=False, base=base)
 
 
 def split(image: Tensor, layout: BlockLayout, background: Background | None = None) -> BlockTensor:
@@ -365,7 +375,7 @@ def split(image: Tensor, layout: BlockLayout, background: Background | None = No
     if tuple(image.shape) != (layout.images, image.shape[1], *layout.size):
         msg = f"the layout is for {layout.images} images of {layout.size}, not {list(image.shape)}"
         raise ModelError(msg)
-    planes = None if background is None else iter(background.planes)
+    planes = None if background is None else background.planes()
     low = halved(image) if layout.count(Action.LOW) else none_like(image)
     return BlockTensor(layout, 1, layout.size, image, low, whole=True, background=planes)
 

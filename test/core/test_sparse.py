@@ -11,7 +11,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
-from seg_node.core.background import Background, Recorder
+from seg_node.core.background import Recorder, Recording
 from seg_node.core.blocks import BlockLayout, grid_shape
 from seg_node.core.sparse import BlockTensor, known_functions, split
 from seg_node.core.tiles import convolved_as_matrix
@@ -69,7 +69,7 @@ def run(net: nn.Module, image: Tensor, layout: BlockLayout, shown: Tensor | None
     """Run a network on blocks; REUSE blocks show what it makes of `shown`."""
     background = None
     if shown is not None:
-        background = Background()
+        background = Recording()
         with Recorder(background):
             net(shown)
     found = net(split(image, layout, background))

@@ -12,7 +12,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
-from seg_node.core.background import Background, Recorder
+from seg_node.core.background import Recorder, Recording
 from seg_node.core.blocks import BlockLayout, grid_shape, scaled
 from seg_node.core.sparse import BlockTensor, split
 from seg_node.core.types import Action
@@ -154,7 +154,7 @@ class Case:
 
     def run(self, operation: Operation, plane: Tensor) -> Any:
         """Run an operation on blocks, on a background recorded from the same operation."""
-        background = Background()
+        background = Recording()
         if self.has_reuse:
             fits = plane if self.layout.background == 1 else averaged(plane)
             with Recorder(background):
