@@ -1,10 +1,17 @@
-"""Where frames wait: the newest-frame rule, shared by the node and by replay."""
+"""Where frames wait: the newest-frame rule of one camera, and the turns that several take.
+
+Putting never blocks, so a callback that puts never starves its executor. Everything here may be
+used by several threads.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from threading import Condition
-from typing import Generic, TypeVar
+from typing import Generic, TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 T = TypeVar("T")
 
@@ -15,17 +22,27 @@ QUEUE_LIMIT = 256
 class Intake(Generic[T]):
     """A place for waiting items: `newest` keeps one, `every` keeps them in order.
 
-    Putting never blocks, so a callback that puts never starves its executor. Thread-safe.
+    Args:
+        condition: lock and bell that several intakes share; None for one of its own.
+
+    Attributes:
+        received: items that were put.
+        dropped: items that were overtaken by newer ones.
+
     """
 
-    def __init__(self) -> None:
+    def __init__(self, condition: Condition | None = None) -> None:
         """Start empty, open, and keeping the newest only."""
         self._items: deque[T] = deque()
-        self._condition = Condition()
+        self._condition = condition or Condition()
         self._limit = 1
         self._closed = False
         self.received = 0
         self.dropped = 0
+
+    def __len__(self) -> int:
+        """Return how many items wait."""
+        return len(self._items)
 
     def keep(self, overload: str) -> None:
         """Set what waits, by the value of the `overload` setting; surplus items are dropped."""
@@ -36,19 +53,28 @@ class Intake(Generic[T]):
     def put(self, item: T) -> None:
         """Add an item; an older one that no longer fits is dropped and counted."""
         with self._condition:
+            if self._closed:
+                return
             self.received += 1
             self._items.append(item)
             self._shed()
-            self._condition.notify()
+            self._condition.notify_all()
 
     def take(self, timeout_s: float | None = None) -> T | None:
         """Remove and return the oldest item; None when closed or after `timeout_s` seconds."""
         with self._condition:
             self._condition.wait_for(lambda: bool(self._items) or self._closed, timeout_s)
-            return self._items.popleft() if self._items and not self._closed else None
+            return self._items.popleft() if self._items else None
+
+    def drain(self) -> list[T]:
+        """Remove and return all that waits now, oldest first."""
+        with self._condition:
+            items = list(self._items)
+            self._items.clear()
+            return items
 
     def close(self) -> None:
-        """Forget what waits and make every `take` return None from now on."""
+        """Forget what waits, take nothing more, and let every `take` return None from now on."""
         with self._condition:
             self._closed = True
             self._items.clear()
@@ -63,3 +89,63 @@ class Intake(Generic[T]):
         while len(self._items) > self._limit:
             self._items.popleft()
             self.dropped += 1
+
+
+class Turns(Generic[T]):
+    """The intakes of several cameras, served in turns.
+
+    Of the cameras that have an item waiting, the one whose last turn is longest ago comes next. So
+    a waiting camera is passed over at most once by each of the others, whatever their rates, and
+    one that sends nothing costs the others nothing.
+
+    Args:
+        names: names of the cameras, all different; the first of them has the first turn.
+
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        """Start with empty intakes that keep the newest only."""
+        self._bell = Condition()
+        self._intakes: dict[str, Intake[T]] = {name: Intake(self._bell) for name in names}
+        self._order = list(self._intakes)
+        self._closed = False
+
+    def __getitem__(self, name: str) -> Intake[T]:
+        """Return the intake of a camera."""
+        return self._intakes[name]
+
+    def take(self, timeout_s: float | None = None) -> tuple[str, T] | None:
+        """Remove the oldest item of the camera whose turn it is.
+
+        Args:
+            timeout_s: how long to wait for an item; None for ever.
+
+        Returns:
+            The camera's name and the item; None when closed or after `timeout_s` seconds.
+
+        """
+        with self._bell:
+            self._bell.wait_for(lambda: self._closed or self._next() is not None, timeout_s)
+            name = self._next()
+            item = None if name is None else self._intakes[name].take(0.0)
+            if name is None or item is None:
+                return None
+            self._order.remove(name)
+            self._order.append(name)
+            return name, item
+
+    def close(self) -> None:
+        """Forget what waits, take nothing more, and let every `take` return None from now on."""
+        with self._bell:
+            self._closed = True
+            for intake in self._intakes.values():
+                intake.close()
+
+    def clear(self) -> None:
+        """Forget what waits, uncounted; the intakes stay open."""
+        for intake in self._intakes.values():
+            intake.clear()
+
+    def _next(self) -> str | None:
+        """Return the camera whose turn it is, None if nothing waits."""
+        return next((name for name in self._order if self._intakes[name]), None)

@@ -127,6 +127,7 @@ class Situation:
         converter: who converts images, and why.
         dropped: frames overtaken by newer ones since activation.
         now_ns: steady time.
+        camera: name of the camera; empty for the one camera of a node that names none.
 
     """
 
@@ -142,6 +143,7 @@ class Situation:
     converter: str
     dropped: int
     now_ns: int
+    camera: str = ""
 
 
 def report(situation: Situation, health: Health) -> list[Any]:
@@ -199,7 +201,8 @@ def _nothing_arrived(situation: Situation) -> tuple[bytes, str]:
     others = sorted(set(situation.publishers) - {situation.expected_type})
     if others:
         hint = {kind: name for name, kind in TYPES.items()}.get(others[0])
-        fix = f"set input.transport to {hint} or remap image" if hint else "remap image"
+        remap = f"remap {situation.camera}/image" if situation.camera else "remap image"
+        fix = f"set input.transport to {hint} or {remap}" if hint else remap
         return ERROR, (
             f"{situation.topic} carries {others[0]}, expected {situation.expected_type}; {fix}"
         )

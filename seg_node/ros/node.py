@@ -1,13 +1,14 @@
-"""The ROS 2 node: newest image in, mask out; the segmentation itself is `Segmenter.step`.
+"""The ROS 2 node: newest images in, masks out; the segmentation itself is `Segmenter.step`.
 
 Threads: the executor only stores images, answers services and reports health; one worker thread
-converts, segments and publishes. So parameters and lifecycle stay responsive however slow the
-network is, and an image that was overtaken by a newer one costs nothing more.
+converts, segments and publishes, for all cameras in turns. So parameters and lifecycle stay
+responsive however slow the network is, and an image that was overtaken by a newer one costs
+nothing more.
 """
 
 from __future__ import annotations
 
-from functools import wraps
+from functools import partial, wraps
 import gc
 import sys
 import time
@@ -19,10 +20,7 @@ import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
-from rclpy.qos import HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import SetBool, Trigger
 import torch
 
@@ -31,10 +29,12 @@ from seg_node.core.types import SegNodeError
 from seg_node.data.image_conversion import choose_converter
 from seg_node.nets.build import build_policies, load_model
 from seg_node.ros import diagnostics, image_topics
-from seg_node.ros.outputs import Outputs
+from seg_node.ros.activation import Activation
+from seg_node.ros.camera_diagnostics import report_cameras
+from seg_node.ros.cameras import check_topics, find_cameras
+from seg_node.ros.outputs import Classes, Outputs
 from seg_node.ros.parameters import declare_autostart, Parameters
 from seg_node.ros.stopping import StopRequest
-from seg_node.ros.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,19 +42,11 @@ if TYPE_CHECKING:
     from seg_node.core.config import Config
     from seg_node.data.image_conversion import ChosenConverter
     from seg_node.nets.build import Model
+    from seg_node.ros.cameras import Camera
 
 DIAGNOSTIC_PERIOD_S = 1.0
 REPEAT_LOG_S = 5.0
 WORKER_STOP_S = 30.0
-
-
-def _input_qos(overload: str) -> QoSProfile:
-    """Best effort, so that every camera matches; deep only if no frame may be skipped."""
-    return QoSProfile(
-        depth=1 if overload == "newest" else 64,
-        history=HistoryPolicy.KEEP_LAST,
-        reliability=ReliabilityPolicy.BEST_EFFORT,
-    )
 
 
 def _spoken(transition: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,18 +82,17 @@ class SegmentationNode(LifecycleNode):
 
         """
         super().__init__("segmentation", **kwargs)
-        self.health = diagnostics.Health()
         self._state = "unconfigured"
         self._enabled = True
         self._model: Model | None = None
         self._segmenter: Segmenter | None = None
         self._converter: ChosenConverter | None = None
-        self._outputs: Outputs | None = None
-        self._worker: Worker | None = None
+        self._classes: Classes | None = None
+        self._outputs: dict[str, Outputs] = {}
+        self._health: dict[str, diagnostics.Health] = {}
+        self._active: Activation | None = None
         self._failure = ""
-        self._image_subscription: Any = None
-        self._camera_info_subscription: Any = None
-        self._last_log: dict[str, int] = {}
+        self._last_log: dict[tuple[Camera, str], int] = {}
         self.autostart = declare_autostart(self)
         self._settings = Parameters(self, self._is_configured, self._check, self._apply)
         self.create_service(SetBool, "~/enable", self._on_enable)
@@ -129,6 +120,8 @@ class SegmentationNode(LifecycleNode):
         if config.threads:
             torch.set_num_threads(config.threads)
         image_topics.message_type(config.input.transport)  # refuses one that is not installed
+        cameras = self._cameras()
+        check_topics(cameras)
         self._converter = choose_converter(config.input.converter)
         self._model = load_model(config.model)
         manifest = self._model.manifest
@@ -137,7 +130,11 @@ class SegmentationNode(LifecycleNode):
         )
         width, height = manifest.training_size
         self._segmenter.warm_up(height, width)
-        self._outputs = Outputs(self, manifest.classes, self._warn)
+        self._classes = Classes(self, manifest.classes)
+        self._outputs = {
+            each.name: Outputs(self, manifest.classes, partial(self._warn_of, each), each.name)
+            for each in cameras
+        }
         self.get_logger().info(
             f"configured: model {manifest.name} on {self._compute_name()}, {self._converter.note}"
         )
@@ -147,25 +144,23 @@ class SegmentationNode(LifecycleNode):
         """Enable the outputs, start the worker, and subscribe last."""
         done = super().on_activate(state)
         assert self._segmenter is not None
+        assert self._classes is not None
+        self._classes.announce()
         assert self._converter is not None
-        assert self._outputs is not None
-        self._outputs.announce()
-        self.health = diagnostics.Health()
-        self._worker = Worker(
+        cameras = self._cameras()
+        self._active = Activation(
+            self,
+            cameras=cameras,
             segmenter=self._segmenter,
             convert=self._converter,
             outputs=self._outputs,
-            health=self.health,
-            topic=self._topic(),
-            warn=self._warn,
-            now_ns=lambda: int(self.get_clock().now().nanoseconds),
+            warn=self._warn_of,
         )
-        self._worker.keep(self._settings.config.overload)
-        self._worker.start()
-        if self._enabled:
-            self._subscribe()
+        self._health = self._active.health
+        self._active.start(enabled=self._enabled)
         self._state = "active"
-        self.get_logger().info(f"active: images from {self._topic()}")
+        topics = ", ".join(camera.topic for camera in cameras)
+        self.get_logger().info(f"active: images from {topics}")
         return done
 
     @_spoken
@@ -201,79 +196,38 @@ class SegmentationNode(LifecycleNode):
 
     def stop(self) -> None:
         """Unsubscribe and end the worker; harmless when there is none."""
-        self._unsubscribe()
-        worker, self._worker = self._worker, None
-        if worker is None:
+        active, self._active = self._active, None
+        if active is None:
             return
-        if not worker.stop(WORKER_STOP_S):
+        if not active.stop(WORKER_STOP_S):
             self.get_logger().error(
                 f"the frame in work takes longer than {WORKER_STOP_S:g} s; its mask is discarded"
             )
-        self._failure = worker.failure
+        self._failure = active.failure
 
     def _release(self) -> None:
-        if self._outputs is not None:
-            self._outputs.destroy()
-        self._outputs = self._segmenter = self._model = self._converter = None
+        for outputs in self._outputs.values():
+            outputs.destroy()
+        if self._classes is not None:
+            self._classes.destroy()
+        self._outputs = {}
+        self._classes = self._segmenter = self._model = self._converter = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    # ---- input -----------------------------------------------------------------------------
+    # ---- cameras ---------------------------------------------------------------------------
 
-    def _topic(self) -> str:
-        """Return the image topic: remapped first, then the transport's suffix."""
-        return image_topics.topic_of(str(self.resolve_topic_name("image")), self._transport())
+    def _cameras(self) -> tuple[Camera, ...]:
+        return find_cameras(self, self._settings.config)
 
-    def _transport(self) -> str:
-        return self._settings.config.input.transport
-
-    def _subscribe(self) -> None:
-        """Subscribe to image and camera_info.
-
-        Reliability and history may be overridden by parameters; the depth follows `overload`,
-        and an override, once declared, would hold it at its first value.
-        """
-        kinds = (QoSPolicyKind.HISTORY, QoSPolicyKind.RELIABILITY)
-        override = QoSOverridingOptions(kinds)
-        # A video's packets are all needed, whatever becomes of the frames.
-        raw = self._transport() == "raw"
-        self._image_subscription = self.create_subscription(
-            image_topics.message_type(self._transport()),
-            self._topic(),
-            self._on_image,
-            _input_qos(self._settings.config.overload if raw else "every"),
-            qos_overriding_options=override,
-        )
-        self._camera_info_subscription = self.create_subscription(
-            CameraInfo,
-            "camera_info",
-            self._on_camera_info,
-            _input_qos("newest"),
-            qos_overriding_options=override,
-        )
-
-    def _unsubscribe(self) -> None:
-        for subscription in (self._image_subscription, self._camera_info_subscription):
-            if subscription is not None:
-                self.destroy_subscription(subscription)
-        self._image_subscription = self._camera_info_subscription = None
-
-    def _on_image(self, message: Any) -> None:
-        if self._worker is not None:
-            self._worker.put(message)
-
-    def _on_camera_info(self, message: Any) -> None:
-        if self._worker is not None:
-            self._worker.camera_info = message
-
-    def _warn(self, subject: str, text: str) -> None:
-        """Log a warning, at most once in five seconds per subject."""
+    def _warn_of(self, camera: Camera, subject: str, text: str) -> None:
+        """Log a warning, at most once in five seconds per camera and subject."""
         now_ns = time.monotonic_ns()
-        last = self._last_log.get(subject)
+        last = self._last_log.get((camera, subject))
         if last is None or now_ns - last > REPEAT_LOG_S * 1e9:
-            self._last_log[subject] = now_ns
-            self.get_logger().warning(text)
+            self._last_log[camera, subject] = now_ns
+            self.get_logger().warning(f"{camera.name}: {text}" if camera.name else text)
 
     # ---- services and parameters -------------------------------------------------------------
 
@@ -291,23 +245,15 @@ class SegmentationNode(LifecycleNode):
             self._segmenter.check(config)
 
     def _apply(self, config: Config) -> None:
-        if self._segmenter is None:
-            return
-        deeper = config.overload != self._segmenter.config.overload
-        self._segmenter.reconfigure(config)
-        if self._worker is not None:
-            self._worker.keep(config.overload)
-        if deeper and self._image_subscription is not None:
-            self._unsubscribe()
-            self._subscribe()
+        if self._segmenter is not None:
+            self._segmenter.reconfigure(config)
+        if self._active is not None:
+            self._active.apply()
 
     def _on_enable(self, request: Any, response: Any) -> Any:
         self._enabled = bool(request.data)
-        if self._worker is not None:
-            self._unsubscribe()
-            self._worker.clear()
-            if self._enabled:
-                self._subscribe()
+        if self._active is not None:
+            self._active.enable(on=self._enabled)
         response.success = True
         response.message = "segmenting" if self._enabled else "off: not subscribed to images"
         return response
@@ -324,33 +270,38 @@ class SegmentationNode(LifecycleNode):
     # ---- diagnostics ---------------------------------------------------------------------------
 
     def _report(self) -> None:
-        failure = self._worker.failure if self._worker else self._failure
+        failure = self._active.failure if self._active else self._failure
         if failure:
             msg = f"the worker thread died:\n{failure}"
             raise RuntimeError(msg)
-        topic = self._topic()
-        found = self.get_publishers_info_by_topic(topic)
-        situation = diagnostics.Situation(
-            name=self._name(),
-            state=self._state,
-            enabled=self._enabled,
-            topic=topic,
-            publishers=tuple(info.topic_type for info in found),
-            expected_type=image_topics.TYPES[self._transport()],
-            config=self._settings.config,
-            manifest=self._model.manifest if self._model else None,
-            compute=self._compute_name(),
-            converter=self._converter.note if self._converter else "",
-            dropped=self._worker.dropped if self._worker else 0,
-            now_ns=time.monotonic_ns(),
-        )
-        status = diagnostics.report(situation, self.health)
+        watched = [
+            (self._situation(camera), self._health.get(camera.name, diagnostics.Health()))
+            for camera in self._cameras()
+        ]
+        alone = not self._settings.config.cameras
+        status = diagnostics.report(*watched[0]) if alone else report_cameras(watched)
         message = DiagnosticArray(status=status)
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
 
-    def _name(self) -> str:
-        return str(self.get_fully_qualified_name())
+    def _situation(self, camera: Camera) -> diagnostics.Situation:
+        found = self.get_publishers_info_by_topic(camera.topic)
+        config = self._settings.config
+        return diagnostics.Situation(
+            name=str(self.get_fully_qualified_name()),
+            state=self._state,
+            enabled=self._enabled,
+            topic=camera.topic,
+            publishers=tuple(info.topic_type for info in found),
+            expected_type=image_topics.TYPES[config.input.transport],
+            config=config,
+            manifest=self._model.manifest if self._model else None,
+            compute=self._compute_name(),
+            converter=self._converter.note if self._converter else "",
+            dropped=self._active.dropped(camera.name) if self._active else 0,
+            now_ns=time.monotonic_ns(),
+            camera=camera.name,
+        )
 
     def _compute_name(self) -> str:
         if self._segmenter is None:

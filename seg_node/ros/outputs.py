@@ -1,4 +1,7 @@
-"""Owns the node's publishers: mask and stats always, everything else only if somebody listens."""
+"""Owns the node's publishers: those of each camera, and the classes that all of them share.
+
+Mask and stats are always published, everything else of a camera only if somebody listens.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ KINDS = {
     "camera_info": CameraInfo,
     "stats": DiagnosticArray,
 }
-"""Message type of every per-frame output, by its name below `~/`."""
+"""Message type of every per-frame output, by its name below `~/` or `~/<camera>/`."""
 
 
 def _output_qos() -> QoSProfile:
@@ -53,42 +56,27 @@ def _latched_qos() -> QoSProfile:
     )
 
 
-class Outputs:
-    """The publishers of a configured node.
+class Classes:
+    """The latched publishers that say what the class ids in the masks mean.
 
     Args:
         node: lifecycle node that owns them; it enables them while it is active.
-        classes: classes of the model, for legend, label_info and overlay.
-        warn: called with a subject and a text when something cannot be published.
+        classes: classes of the model.
 
     """
 
-    def __init__(
-        self, node: Any, classes: tuple[ClassInfo, ...], warn: Callable[[str, str], None]
-    ) -> None:
-        """Create all publishers."""
+    def __init__(self, node: Any, classes: tuple[ClassInfo, ...]) -> None:
+        """Create the publishers."""
         self._node = node
-        self._colors = color_table(classes)
-        self._warn = warn
-        self._last_overlay_ns = 0
-        self._publishers = {
-            name: node.create_lifecycle_publisher(
-                kind,
-                f"~/{name}",
-                _output_qos(),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
-            for name, kind in KINDS.items()
-        }
         self._latched = {"legend": messages.make_legend(classes)}
         try:
             self._latched["label_info"] = messages.make_label_info(self._now_header(), classes)
         except ImportError:
             node.get_logger().info("vision_msgs is not installed: no ~/label_info, see ~/legend")
-        for name, message in self._latched.items():
-            self._publishers[name] = node.create_lifecycle_publisher(
-                type(message), f"~/{name}", _latched_qos()
-            )
+        self._publishers = {
+            name: node.create_lifecycle_publisher(type(message), f"~/{name}", _latched_qos())
+            for name, message in self._latched.items()
+        }
 
     def _now_header(self) -> Any:
         header = Header()
@@ -96,14 +84,55 @@ class Outputs:
         return header
 
     def announce(self) -> None:
-        """Publish what is latched: the classes."""
+        """Publish the classes; who subscribes later gets them, too."""
         for name, message in self._latched.items():
             if name == "label_info":
                 message.header = self._now_header()
             self._publishers[name].publish(message)
 
     def destroy(self) -> None:
-        """Destroy all publishers; a second call does nothing."""
+        """Destroy the publishers; a second call does nothing."""
+        for publisher in self._publishers.values():
+            self._node.destroy_lifecycle_publisher(publisher)
+        self._publishers = {}
+
+
+class Outputs:
+    """The publishers of one camera of a configured node.
+
+    Args:
+        node: lifecycle node that owns them; it enables them while it is active.
+        classes: classes of the model, for the overlay.
+        warn: called with a subject and a text when something cannot be published.
+        camera: name of the camera; empty for the one camera of a node that names none.
+
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        classes: tuple[ClassInfo, ...],
+        warn: Callable[[str, str], None],
+        camera: str = "",
+    ) -> None:
+        """Create all publishers."""
+        self._node = node
+        self._camera = camera
+        self._colors = color_table(classes)
+        self._warn = warn
+        self._last_overlay_ns = 0
+        self._publishers = {
+            name: node.create_lifecycle_publisher(
+                kind,
+                f"~/{camera}/{name}" if camera else f"~/{name}",
+                _output_qos(),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+            for name, kind in KINDS.items()
+        }
+
+    def destroy(self) -> None:
+        """Destroy the publishers; a second call does nothing."""
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers = {}
@@ -130,6 +159,7 @@ class Outputs:
         out = self._publishers
         out["mask"].publish(messages.make_image(header, result.labels, "mono8"))
         name = str(self._node.get_fully_qualified_name())
+        name += f"/{self._camera}" if self._camera else ""
         out["stats"].publish(messages.make_stats(header, name, result, extra))
         if self._wanted("mask/compressed"):
             out["mask/compressed"].publish(messages.make_png(header, result.labels))

@@ -21,7 +21,7 @@ from seg_node.core.types import (
     StepReport,
     StepResult,
 )
-from seg_node.ros.outputs import Outputs
+from seg_node.ros.outputs import Classes, Outputs
 
 ALWAYS = {"mask", "stats"}
 LAZY = {"mask/compressed", "confidence", "overlay", "age", "plan", "camera_info"}
@@ -82,13 +82,21 @@ class StandIn:
 
 
 class Bench:
-    """Outputs on a stand-in, with one frame to publish."""
+    """Outputs on a stand-in, with one frame to publish.
 
-    def __init__(self) -> None:
+    Args:
+        camera: name of the camera.
+
+    """
+
+    def __init__(self, camera: str = "") -> None:
         """Create the outputs."""
         self.node = StandIn()
         self.warnings: list[str] = []
-        self.outputs = Outputs(self.node, CAMVID_CLASSES, lambda s, _: self.warnings.append(s))
+        self.classes = Classes(self.node, CAMVID_CLASSES)
+        self.outputs = Outputs(
+            self.node, CAMVID_CLASSES, lambda s, _: self.warnings.append(s), camera
+        )
 
     def listen(self, *names: str) -> None:
         """Give these outputs, and no others, a reader."""
@@ -183,7 +191,7 @@ def test_every_publisher_has_a_profile_of_its_own(bench: Bench) -> None:
 def test_legend_is_announced_and_latched(bench: Bench) -> None:
     from rclpy.qos import DurabilityPolicy  # noqa: PLC0415
 
-    bench.outputs.announce()
+    bench.classes.announce()
     legend = bench.node.publishers["legend"]
     assert len(legend.sent) == 1
     assert legend.qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
@@ -195,13 +203,27 @@ def test_label_info_is_announced_where_vision_msgs_is(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "vision_msgs", SimpleNamespace(msg=messages))
     monkeypatch.setitem(sys.modules, "vision_msgs.msg", messages)
     bench = Bench()
-    bench.outputs.announce()
+    bench.classes.announce()
     (info,) = bench.node.publishers["label_info"].sent
     found = {c.class_id: c.class_name for c in info.class_map}
     assert found == {i: c.name for i, c in enumerate(CAMVID_CLASSES)}
 
 
 def test_destroy_destroys_every_publisher_once(bench: Bench) -> None:
-    bench.outputs.destroy()
-    bench.outputs.destroy()
+    for owner in (bench.outputs, bench.classes) * 2:
+        owner.destroy()
     assert sorted(map(id, bench.node.destroyed)) == sorted(map(id, bench.node.publishers.values()))
+
+
+def test_outputs_of_a_camera_carry_its_name_and_the_classes_do_not() -> None:
+    """`~/front/mask` and `~/legend`; `~/front/stats` says whose frame it was."""
+    bench = Bench("front")
+    bench.publish()
+    assert set(bench.sent()) == {f"front/{name}" for name in ALWAYS}
+    assert set(bench.node.publishers) == {
+        *(f"front/{name}" for name in ALWAYS | LAZY),
+        "legend",
+    }
+    (stats,) = bench.node.publishers["front/stats"].sent
+    assert stats.status[0].name == "/segmentation/front: frame"
+    assert stats.status[0].hardware_id == "camera"
