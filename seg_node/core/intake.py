@@ -40,8 +40,9 @@ class Intake(Generic[T]):
         self.received = 0
         self.dropped = 0
 
-    def __len__(self) -> int:
-        """Return how many items wait."""
+    @property
+    def waiting(self) -> int:
+        """Number of items that wait."""
         return len(self._items)
 
     def keep(self, overload: str) -> None:
@@ -148,4 +149,4 @@ class Turns(Generic[T]):
 
     def _next(self) -> str | None:
         """Return the camera whose turn it is, None if nothing waits."""
-        return next((name for name in self._order if self._intakes[name]), None)
+        return next((name for name in self._order if self._intakes[name].waiting), None)

@@ -118,7 +118,7 @@ class Activation:
         self._overload = overload
         for feed in self._feeds.values():
             feed.keep(overload)
-        if self._subscriptions:
+        if self._subscriptions.are_open:
             self._subscriptions.open(overload)
 
     def _on_image(self, camera: str, message: Any) -> None:

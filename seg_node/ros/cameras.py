@@ -103,8 +103,9 @@ class Subscriptions:
         self._on_camera_info = on_camera_info
         self._open: list[Any] = []
 
-    def __bool__(self) -> bool:
-        """Whether they are open."""
+    @property
+    def are_open(self) -> bool:
+        """Whether the node is subscribed."""
         return bool(self._open)
 
     def open(self, overload: str) -> None:
