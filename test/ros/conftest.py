@@ -95,6 +95,12 @@ REAR_PARAMETERS = """\
       /rear/image:
         subscription:
           reliability: reliable
+      /rear/left/image:
+        subscription:
+          reliability: reliable
+      /rear/right/image:
+        subscription:
+          reliability: reliable
       /rear/segmentation/confidence:
         publisher:
           reliability: best_effort
