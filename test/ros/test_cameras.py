@@ -194,10 +194,13 @@ def test_every_camera_gets_its_own_masks(
         np.testing.assert_array_equal(pixels_of(masks[name]), expected)
     info = set_header(CameraInfo(height=90, width=70), 1, "left lens")
     with rig.listening(CameraInfo, "left/camera_info") as infos:
-        while not infos:
+
+        def passed() -> list[Any]:
             rig.client.publish(info, "/rear/left/camera_info")
-            again = {x: rig.picture(pixels[x], frame_id=f"{x}_optical") for x in NAMES}
-            trio.segment(**again)
+            trio.segment(**{x: rig.picture(pixels[x], frame_id=f"{x}_optical") for x in NAMES})
+            return infos
+
+        rig.client.wait_for(passed, "the calibration of the left camera")
     assert infos[0].header.frame_id == "left_optical"
     for name, status in trio.statuses().items():
         assert {mask.header.frame_id for mask in trio.masks[name]} == {f"{name}_optical"}
@@ -244,8 +247,12 @@ def test_services_act_on_all_cameras(trio: Trio, rgb: NDArray[np.uint8]) -> None
     """A keyframe for each; off means that no camera is subscribed."""
     rig = trio.rig
     with rig.setting("mode", "warp"), trio.reasons() as reasons:
-        while {name for name, _ in reasons} != set(NAMES):
+
+        def heard() -> bool:
             trio.segment(**{name: rig.picture(rgb) for name in NAMES})
+            return {name for name, _ in reasons} == set(NAMES)
+
+        rig.client.wait_for(heard, "stats of all cameras")
         moved = trio.play(rgb, reasons)
         assert keyframe(rig).success
         asked = trio.play(rgb, reasons)
