@@ -145,6 +145,37 @@ class MotionConfig:
 
 
 @dataclass(frozen=True)
+class BudgetConfig:
+    """What a frame of mode adaptive may cost."""
+
+    compute: float = _setting(
+        0.15,
+        Limits(
+            "Share of the dense network's multiply-accumulates that a frame of mode adaptive may "
+            "cost on average.",
+            low=0.0,
+            high=1.0,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class ReuseConfig:
+    """What mode adaptive leaves as it was."""
+
+    threshold: float = _setting(
+        0.1,
+        Limits(
+            "Blocks below it are not computed anew before they are due by age: difference of the "
+            "image from that of their computation, in grey levels, times the uncertainty of "
+            "their result, 0..1.",
+            low=0.0,
+            high=255.0,
+        ),
+    )
+
+
+@dataclass(frozen=True)
 class PublishConfig:
     """What goes out beside mask and stats."""
 
@@ -209,8 +240,9 @@ class Config:
             "How the compute of a frame is chosen: dense computes all of it; segblocks computes "
             "policy.high_fraction of the blocks at full and the others at half resolution; warp "
             "computes every keyframe_interval-th frame and moves its result to the frames "
-            "between; arseg computes those at half resolution, sharpened by what was moved.",
-            choices=("dense", "segblocks", "warp", "arseg"),
+            "between; arseg computes those at half resolution, sharpened by what was moved; "
+            "adaptive computes in each frame the blocks that are worth it within the budget.",
+            choices=("dense", "segblocks", "warp", "arseg", "adaptive"),
         ),
     )
     keyframe_interval: int = _setting(
@@ -243,6 +275,8 @@ class Config:
     input: InputConfig = field(default_factory=InputConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    reuse: ReuseConfig = field(default_factory=ReuseConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from seg_node.core.memory import Memory, moved
 from seg_node.core.motion import MotionTracker
-from seg_node.core.policy import Past
+from seg_node.core.policy import Past, Remembers
 from seg_node.core.types import Reason
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ class History:
     For every frame, in the order of their stamps: `look` first; then `keep` if it was computed in
     full, or `features` or `logits` if it was not.
     """
+
+    remembers = Remembers.FRAME
 
     def __init__(self) -> None:
         """Remember nothing."""

@@ -10,13 +10,14 @@ import cv2
 import numpy as np
 import torch
 
+from seg_node.core.block_history import BlockHistory
 from seg_node.core.blocks import BlockLayout, scaled
 from seg_node.core.config import Config
 from seg_node.core.costs import dense_macs, MacCounter
 from seg_node.core.fusion import enlarge
 from seg_node.core.history import History
 from seg_node.core.masks import decide, resize_result
-from seg_node.core.policy import NOTHING
+from seg_node.core.policy import NOTHING, Remembers
 from seg_node.core.sparse import split
 from seg_node.core.tiles import halved
 from seg_node.core.timing import StageTimer
@@ -148,7 +149,7 @@ class Segmenter:
         self._low = None if low is None else self._placed(low)
         self._face = cast("SegmentationNetwork", self._net)
         self._macs: dict[tuple[int, int], int] = {}
-        self._histories: dict[str, History] = {}
+        self._histories: dict[str, History | BlockHistory] = {}
 
     def _placed(self, net: nn.Module) -> nn.Module:
         net = net.to(self.compute.device, self.compute.dtype).eval()
@@ -202,7 +203,7 @@ class Segmenter:
             image = self._uploaded(frame.image)
         config = self.config
         policy = self.policies[config.mode]
-        history = self._history(frame.camera, remembers=policy.remembers)
+        history = self._history(frame.camera, policy.remembers)
         with timer.stage("motion"):
             past = history.look(frame, config) if history else NOTHING
         with timer.stage("plan"):
@@ -246,18 +247,28 @@ class Segmenter:
         pixels = image if image.flags.c_contiguous and image.flags.writeable else image.copy()
         return torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.compute.device)
 
-    def _history(self, camera: str, *, remembers: bool) -> History | None:
+    def _history(self, camera: str, remembers: Remembers) -> History | BlockHistory | None:
         """Return what is remembered of a camera; nothing is, in modes without a use for it."""
-        if not remembers:
+        history = self._histories.get(camera)
+        if history is None or history.remembers is not remembers:
             self._histories.pop(camera, None)
-            return None
-        return self._histories.setdefault(camera, History())
+            history = None
+        if history is None and remembers is Remembers.FRAME:
+            history = self._histories[camera] = History()
+        if history is None and remembers is Remembers.BLOCKS:
+            side, device = self.config.block_size, self.compute.device
+            history = self._histories[camera] = BlockHistory(self._face.stride, side, device)
+        return history
 
-    def _execute(self, frame: Frame, image: Tensor, plan: Plan, history: History | None) -> Tensor:
+    def _execute(
+        self, frame: Frame, image: Tensor, plan: Plan, history: History | BlockHistory | None
+    ) -> Tensor:
         """Return the logits of a plan, [1, classes, h, w] at the network's stride.
 
         A whole frame of one action takes the way without blocks.
         """
+        if isinstance(history, BlockHistory):
+            return self._refresh(frame, image, plan, history)
         if (plan.grid == Action.HIGH).all():
             features = self._face.features(image)
             logits = self._face.head(features)
@@ -275,6 +286,22 @@ class Segmenter:
         layout = BlockLayout(plan.grid[None], self.config.block_size, size, device=image.device)
         blocks: BlockTensor = self._net(split(image, layout))
         return blocks.combined()
+
+    def _refresh(self, frame: Frame, image: Tensor, plan: Plan, history: BlockHistory) -> Tensor:
+        """Return the logits of a plan of HIGH and REUSE blocks, and remember what was computed."""
+        if (plan.grid == Action.HIGH).all():
+            with history.recorder():
+                logits = self._face.head(self._face.features(image))
+            history.keep_all(frame, logits)
+            return logits
+        if (plan.grid == Action.REUSE).all():
+            return history.logits()
+        size = (image.shape[-2], image.shape[-1])
+        layout = BlockLayout(plan.grid[None], self.config.block_size, size, device=image.device)
+        computed: BlockTensor = self._net(split(image, layout, history.background(plan.grid)))
+        logits = computed.combined(base=history.logits())
+        history.keep(frame, logits, plan.grid)
+        return logits
 
     def _dense_macs(self, image: Tensor) -> int:
         size = (image.shape[-2], image.shape[-1])

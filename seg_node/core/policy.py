@@ -7,6 +7,7 @@ earlier frames decide when a frame is computed in full.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import auto, Enum
 from typing import Protocol, TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,37 @@ if TYPE_CHECKING:
     from seg_node.core.scores import BlockScore
 
 
+class Remembers(Enum):
+    """What is kept of earlier frames."""
+
+    NOTHING = auto()
+    FRAME = auto()
+    """The newest frame that was computed in full."""
+    BLOCKS = auto()
+    """The newest computation of each block, in the frame where it was computed."""
+
+
+@dataclass(frozen=True)
+class BlockPast:
+    """What a policy may know of each block, float [gh, gw] each.
+
+    Attributes:
+        distortion: mean absolute difference, in grey levels 0..255, of the present image from
+            that in which the content was computed.
+        doubt: how uncertain the remembered result is, 0..1: 1 - the probability of its class.
+        age_ms: mean time since the content was computed.
+        oldest_ms: the most of any pixel.
+        interval_ms: time since the frame before, one number.
+
+    """
+
+    distortion: NDArray[np.floating]
+    doubt: NDArray[np.floating]
+    age_ms: NDArray[np.floating]
+    oldest_ms: NDArray[np.floating]
+    interval_ms: float
+
+
 @dataclass(frozen=True)
 class Past:
     """What a policy may know of earlier frames.
@@ -31,11 +63,13 @@ class Past:
     Attributes:
         lost: why nothing of them can be used; None if it can.
         frames: frames since the newest full computation, this one included: 1 right after it.
+        blocks: what is known of each block, where blocks are remembered.
 
     """
 
     lost: Reason | None = Reason.FIRST
     frames: int = 0
+    blocks: BlockPast | None = None
 
 
 NOTHING = Past()
@@ -46,11 +80,11 @@ class BlockPolicy(Protocol):
     """Chooses a plan for a frame.
 
     Attributes:
-        remembers: whether plans reuse features of earlier frames.
+        remembers: what of earlier frames plans reuse.
 
     """
 
-    remembers: bool
+    remembers: Remembers
 
     def plan(self, image: Tensor, config: Config, past: Past = NOTHING) -> Plan:
         """Return the plan of one frame.
@@ -79,21 +113,21 @@ class _Free:
 class AllHigh(_Free):
     """Computes every block at full resolution: mode `dense`."""
 
-    remembers = False
+    remembers = Remembers.NOTHING
 
     def plan(self, image: Tensor, config: Config, past: Past = NOTHING) -> Plan:  # noqa: ARG002 - there is no choice
         """Return a grid of HIGH."""
-        return Plan(_filled(image, config, Action.HIGH), Reason.DENSE)
+        return Plan(filled(image, config, Action.HIGH), Reason.DENSE)
 
 
 class AllLow(_Free):
     """Computes every block at half resolution."""
 
-    remembers = False
+    remembers = Remembers.NOTHING
 
     def plan(self, image: Tensor, config: Config, past: Past = NOTHING) -> Plan:  # noqa: ARG002 - there is no choice
         """Return a grid of LOW."""
-        return Plan(_filled(image, config, Action.LOW), Reason.BLOCKS)
+        return Plan(filled(image, config, Action.LOW), Reason.BLOCKS)
 
 
 class Interval(_Free):
@@ -106,7 +140,7 @@ class Interval(_Free):
 
     """
 
-    remembers = True
+    remembers = Remembers.FRAME
 
     def __init__(self, between: Action) -> None:
         """Take the action."""
@@ -118,10 +152,10 @@ class Interval(_Free):
         if reason is None and past.frames >= config.keyframe_interval:
             reason = Reason.INTERVAL
         if reason is not None:
-            return Plan(_filled(image, config, Action.HIGH), reason)
+            return Plan(filled(image, config, Action.HIGH), reason)
         moved = self.between is Action.REUSE
         reason = Reason.MOVED if moved else Reason.SHARPENED
-        return Plan(_filled(image, config, self.between), reason)
+        return Plan(filled(image, config, self.between), reason)
 
 
 UNTRAINED: Mapping[str, BlockPolicy] = {"dense": AllHigh(), "warp": Interval(Action.REUSE)}
@@ -140,7 +174,7 @@ class Ranked:
 
     """
 
-    remembers = False
+    remembers = Remembers.NOTHING
 
     def __init__(self, score: BlockScore) -> None:
         """Take the score."""
@@ -160,6 +194,7 @@ class Ranked:
         return self.score.macs(size, side)
 
 
-def _filled(image: Tensor, config: Config, action: Action) -> NDArray[np.uint8]:
+def filled(image: Tensor, config: Config, action: Action) -> NDArray[np.uint8]:
+    """Return a grid of one action."""
     grid = grid_shape(image.shape[-2], image.shape[-1], config.block_size)
     return np.full(grid, action, np.uint8)

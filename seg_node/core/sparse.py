@@ -231,14 +231,14 @@ class BlockTensor:
         if self.whole:
             return self.mapped(lambda action: self._cut(action, window, outside))
         around = self.mapped(lambda action: self._gathered(action, window, outside, plane))
-        self._show(plane)
+        self.show(plane)
         return around
 
     def _next_plane(self) -> Plane | None:
         """Return the background of this operation, if there is one."""
         return None if self.background is None else next(self.background)
 
-    def _show(self, plane: Plane | None) -> None:
+    def show(self, plane: Plane | None) -> None:
         """Have the background take note of what the HIGH blocks show now."""
         if plane is not None and len(self.high):
             plane.keep(self.high, Window(self.stride, self.full))
@@ -356,7 +356,7 @@ class BlockTensor:
             base = base[..., : self.full[0], : self.full[1]]
         elif base is not None and self.layout.background < self.layout.finest:
             base = halved(base)
-        x._show(plane)
+        x.show(plane)
         return x.combined(smooth=False, base=base)
 
 

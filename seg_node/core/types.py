@@ -76,6 +76,7 @@ class Reason(Enum):
     BLOCKS = "the policy's share of the blocks at full resolution, the others at half"
     MOVED = "the newest full computation, moved to where things are now"
     SHARPENED = "half resolution, sharpened by the newest full computation"
+    REFRESHED = "the blocks that are worth it within the budget, the others moved from before"
     INTERVAL = "keyframe_interval frames have passed since the newest full computation"
     AGE = "the newest full computation would be older than max_age_ms"
     ASKED = "a full frame was asked for"

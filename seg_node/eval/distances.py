@@ -17,6 +17,7 @@ import re
 import tempfile
 from typing import Any, TYPE_CHECKING
 
+from seg_node.core.policy import Remembers
 from seg_node.core.types import Action, ConfigError, DataError
 from seg_node.data.encode import encode_clip, Encoding
 from seg_node.data.video import VideoReader
@@ -247,7 +248,7 @@ def _play(
 
     Modes without a memory make the same of the same picture at every distance: one pass will do.
     """
-    remembers = session.segmenter.policies[session.config.mode].remembers
+    remembers = session.segmenter.policies[session.config.mode].remembers is not Remembers.NOTHING
     same = not remembers and protocol.encoding is None
     if same and offset:
         return

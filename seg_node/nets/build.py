@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from seg_node.core.budgeted import Budgeted
 from seg_node.core.policy import Interval, Ranked, UNTRAINED
 from seg_node.core.scores import Complexity, Heuristic, Middle, Random
 from seg_node.core.types import Action, ModelError
@@ -148,7 +149,7 @@ def build_policies(model: Model, config: Config) -> dict[str, BlockPolicy]:
             out if that is the learned policy and the model has none.
 
     """
-    policies: dict[str, BlockPolicy] = dict(UNTRAINED)
+    policies: dict[str, BlockPolicy] = {**UNTRAINED, "adaptive": Budgeted()}
     if config.policy.score != "learned":
         policies["segblocks"] = Ranked(SCORES[config.policy.score]())
     elif model.policy is not None:

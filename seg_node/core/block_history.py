@@ -1,0 +1,191 @@
+"""What a camera's blocks left behind, each in the frame where it was computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import cv2
+import numpy as np
+import torch
+
+from seg_node.core.background import Recorder, Recording
+from seg_node.core.blocks import block_mean, grid_shape, scaled
+from seg_node.core.motion import StepTracker, UNKNOWN_DISTORTION
+from seg_node.core.origins import Origins
+from seg_node.core.policy import BlockPast, Past, Remembers
+from seg_node.core.pools import FeaturePool, ResultPool
+from seg_node.core.types import Action, Motion, Reason
+from seg_node.core.warp import nearest, rescale
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from seg_node.core.background import Background
+    from seg_node.core.config import Config
+    from seg_node.core.types import Frame
+
+Number = TypeVar("Number", np.float64, np.int64)
+
+_NS_PER_MS = 1_000_000
+_MAX_MS = int(np.iinfo(np.uint16).max)
+
+
+class BlockHistory:
+    """The memory of one camera whose blocks are computed one by one.
+
+    For every frame, in the order of their stamps: `look` first; then `recorder` and `keep_all`
+    around a full computation, or `background` and `keep` around that of some blocks.
+
+    Args:
+        stride: image pixels per feature pixel of the network's results.
+        side: side of a block, in image pixels.
+        device: where the network runs.
+
+    """
+
+    remembers = Remembers.BLOCKS
+
+    def __init__(self, stride: int, side: int, device: torch.device) -> None:
+        """Remember nothing."""
+        self._stride, self._side, self._device = stride, side, device
+        self._tracker: StepTracker | None = None
+        self._origins: Origins | None = None
+        self._results = ResultPool(side // stride)
+        self._features: FeaturePool | None = None
+        self._known: Tensor | None = None  # results where things are now, and the grey image
+        self._grey: Tensor | None = None
+        self._before_ns = 0
+        self._recording = Recording()
+        self._asked = False
+
+    def ask(self) -> None:
+        """Have the next frame computed in full."""
+        self._asked = True
+
+    # ---- before the plan -------------------------------------------------------------------
+
+    def look(self, frame: Frame, config: Config) -> Past:
+        """Follow the content to this frame, and return what of it can be used.
+
+        Args:
+            frame: the next frame, as the network will see it.
+            config: settings in force.
+
+        """
+        if self._tracker is None or self._tracker.source != config.motion.source:
+            self._tracker = StepTracker(config.motion.source)
+            self._origins = None
+        size = scaled((frame.image.shape[0], frame.image.shape[1]), self._stride)
+        self._grey = _grey(frame.image, size).to(self._device)
+        found = self._tracker.track(frame)
+        if isinstance(found, Reason):
+            return Past(found)
+        if self._origins is None:
+            return Past(Reason.FIRST)
+        if self._asked:
+            return Past(Reason.ASKED)
+        interval_ns, self._before_ns = frame.stamp_ns - self._before_ns, frame.stamp_ns
+        return Past(None, 1, self._follow(found, frame.stamp_ns, interval_ns))
+
+    def _follow(self, step: Motion, now_ns: int, interval_ns: int) -> BlockPast:
+        assert self._origins is not None
+        assert self._grey is not None
+        origins = self._origins
+        flow = rescale(torch.from_numpy(step.flow)[None], origins.size)[0].numpy()
+        origins.move(flow)
+        self._known = self._results.read(origins.places(), origins.size)
+        logits, grey = self._known[:, :-1], self._known[:, -1]
+        distortion = (grey - self._grey)[0].abs().float().cpu().numpy()
+        distortion[~nearest(step.valid, origins.size)] = UNKNOWN_DISTORTION
+        doubt = (1 - torch.softmax(logits.float(), 1).amax(1))[0].cpu().numpy()
+        age_ms = (now_ns - self._results.stamps_ns[origins.slot]) / _NS_PER_MS
+        side = origins.side
+        return BlockPast(
+            block_mean(distortion, side),
+            block_mean(doubt, side),
+            block_mean(age_ms, side),
+            _block_max(age_ms, side),
+            interval_ns / _NS_PER_MS,
+        )
+
+    # ---- what was computed -----------------------------------------------------------------
+
+    def logits(self) -> Tensor:
+        """Return the remembered results where things are now, [1, classes, h, w]."""
+        assert self._known is not None
+        return self._known[:, :-1]
+
+    def recorder(self) -> Recorder:
+        """Return what a full computation runs in."""
+        self._recording = Recording()
+        return Recorder(self._recording)
+
+    def keep_all(self, frame: Frame, logits: Tensor) -> None:
+        """Remember a frame that was computed in full, in place of all before.
+
+        Args:
+            frame: the frame that `look` saw last.
+            logits: of the network, [1, classes, h, w].
+
+        """
+        assert self._tracker is not None
+        assert self._grey is not None
+        self._tracker.start(frame)
+        size = (logits.shape[-2], logits.shape[-1])
+        self._origins = Origins(size, self._side // self._stride)
+        self._results.restart(self._with_grey(logits), frame.stamp_ns)
+        grid = grid_shape(frame.image.shape[0], frame.image.shape[1], self._side)
+        self._features = FeaturePool(grid, self._origins, self._stride, self._side)
+        self._features.restart(self._recording.tensors)
+        self._before_ns, self._asked = frame.stamp_ns, False
+
+    def background(self, grid: NDArray[np.uint8]) -> Background:
+        """Return what the network finds around the blocks that it computes of a grid."""
+        assert self._origins is not None
+        assert self._features is not None
+        used = np.bincount(self._origins.slot.ravel())
+        self._results.free_all_but(used)
+        self._features.claim(np.flatnonzero(grid == Action.HIGH), used)
+        return self._features
+
+    def keep(self, frame: Frame, logits: Tensor, grid: NDArray[np.uint8]) -> None:
+        """Remember the blocks that were computed of a frame.
+
+        Args:
+            frame: the frame that `look` saw last.
+            logits: of the whole frame, computed or remembered, [1, classes, h, w].
+            grid: `Action` of each block.
+
+        """
+        assert self._origins is not None
+        assert self._features is not None
+        blocks = np.argwhere(grid == Action.HIGH)
+        slots = self._results.add(self._with_grey(logits), blocks, frame.stamp_ns)
+        self._features.name(slots)
+        self._origins.renew(blocks, slots)
+
+    def _with_grey(self, logits: Tensor) -> Tensor:
+        assert self._grey is not None
+        return torch.cat((logits, self._grey[None, None].to(logits.dtype)), 1)
+
+    def age_ms(self, frame: Frame) -> NDArray[np.uint16]:
+        """Return how old the oldest computation behind each block is, uint16 [gh, gw]."""
+        assert self._origins is not None
+        age_ns = frame.stamp_ns - self._results.stamps_ns[self._origins.slot]
+        oldest = -(-_block_max(age_ns, self._origins.side) // _NS_PER_MS)
+        return np.asarray(np.clip(oldest, 0, _MAX_MS), np.uint16)
+
+
+def _grey(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
+    """Return an RGB image in grey at the size of the results, float32 [h, w]."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, size[::-1], interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(np.asarray(small, np.float32))
+
+
+def _block_max(values: NDArray[Number], side: int) -> NDArray[Number]:
+    """Return the largest value of each block of a plane, [gh, gw]."""
+    starts = [np.arange(0, length, side) for length in values.shape]
+    rows = np.maximum.reduceat(values, starts[0], axis=0)
+    return np.asarray(np.maximum.reduceat(rows, starts[1], axis=1))

@@ -1,0 +1,106 @@
+"""Mode `adaptive`: computes the blocks that are worth it, as many as the budget allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from seg_node.core.policy import filled, NOTHING, Remembers
+from seg_node.core.types import Action, Plan, Reason
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from seg_node.core.config import Config
+    from seg_node.core.policy import BlockPast, Past
+
+
+@dataclass(frozen=True)
+class ValueWeights:
+    """How much what is known of a block counts for the value of computing it.
+
+    The value is distortion ** a * doubt ** b * age ** c: a product, because old content that is
+    still explained, or distortion where the class is certain, costs nothing.
+
+    Attributes:
+        distortion: exponent a.
+        doubt: exponent b.
+        age: exponent c.
+
+    """
+
+    distortion: float = 1.0
+    doubt: float = 1.0
+    age: float = 1.0
+
+
+def values(past: BlockPast, weights: ValueWeights) -> NDArray[np.float64]:
+    """Return what computing each block is worth, [gh, gw]; of no unit."""
+    worth: NDArray[np.float64] = (
+        past.distortion**weights.distortion * past.doubt**weights.doubt * past.age_ms**weights.age
+    )
+    return worth
+
+
+def count_due(oldest_ms: NDArray[np.floating], interval_ms: float, max_age_ms: float) -> int:
+    """Return how many of the oldest blocks must be computed now for none to become too old.
+
+    The least number which, frame after frame, meets all deadlines: of the i oldest blocks, all
+    must be computed within the frames that the i-th has left. So blocks that were computed
+    together are not due together.
+
+    Args:
+        oldest_ms: age of the oldest pixel of each block.
+        interval_ms: time from frame to frame.
+        max_age_ms: no pixel may be older.
+
+    """
+    if interval_ms <= 0:
+        return int((oldest_ms > max_age_ms).sum())
+    age = np.sort(oldest_ms, axis=None)[::-1]
+    chances = 1 + np.maximum(0, np.floor((max_age_ms - age) / interval_ms))
+    return int(np.ceil(np.arange(1, age.size + 1) / chances).max())
+
+
+class Budgeted:
+    """Ranks blocks by value and computes the best, as many as the budget allows.
+
+    No budget overrides what is due by age, or a frame that nothing is known of.
+
+    Args:
+        weights: how the value of a block is composed.
+
+    """
+
+    remembers = Remembers.BLOCKS
+
+    def __init__(self, weights: ValueWeights | None = None) -> None:
+        """Take the weights."""
+        self._weights = weights or ValueWeights()
+        self._owed = 0.0
+
+    def plan(self, image: Tensor, config: Config, past: Past = NOTHING) -> Plan:
+        """Return a grid of HIGH and REUSE."""
+        if past.lost is not None or past.blocks is None:
+            return Plan(filled(image, config, Action.HIGH), past.lost or Reason.FIRST)
+        blocks = past.blocks
+        total = blocks.doubt.size
+        due = count_due(blocks.oldest_ms, blocks.interval_ms, config.max_age_ms)
+        worth = blocks.distortion * blocks.doubt >= config.reuse.threshold
+        value = values(blocks, self._weights)
+        value[~worth] = -1.0
+        value.flat[np.argsort(-blocks.oldest_ms, axis=None, kind="stable")[:due]] = np.inf
+        self._owed = min(total, self._owed + config.budget.compute * total)
+        count = min(int(self._owed), int((value >= 0).sum()))
+        count = max(due, count)
+        self._owed = max(0.0, self._owed - count)
+        grid = np.full(blocks.doubt.shape, Action.REUSE, np.uint8)
+        grid.flat[np.argsort(-value, axis=None, kind="stable")[:count]] = Action.HIGH
+        return Plan(grid, Reason.REFRESHED)
+
+    def macs(self, size: tuple[int, int], side: int) -> int:  # noqa: ARG002 - the same for all
+        """Return 0: convolutions and matrix products count, and there are none."""
+        return 0
