@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from seg_node.core.budget import ComputeBudget, CostModel, LatencyBudget, Spent, Work
 from seg_node.core.policy import filled, NOTHING, Remembers
 from seg_node.core.types import Action, Plan, Reason
 
@@ -14,8 +15,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from seg_node.core.config import Config
+    from seg_node.core.budget import Budget
+    from seg_node.core.config import BudgetConfig, Config
     from seg_node.core.policy import BlockPast, Past
+    from seg_node.core.types import StepReport
+
+_MS_PER_S = 1e3
+_NS_PER_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -78,28 +84,52 @@ class Budgeted:
     remembers = Remembers.BLOCKS
 
     def __init__(self, weights: ValueWeights | None = None) -> None:
-        """Take the weights."""
+        """Know no costs yet."""
         self._weights = weights or ValueWeights()
-        self._owed = 0.0
+        self._model = CostModel()
+        self._settings: BudgetConfig | None = None
+        self._budget: Budget = ComputeBudget(1.0)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the last frame could keep the budget."""
+        return self._budget.fits
 
     def plan(self, image: Tensor, config: Config, past: Past = NOTHING) -> Plan:
         """Return a grid of HIGH and REUSE."""
-        if past.lost is not None or past.blocks is None:
-            return Plan(filled(image, config, Action.HIGH), past.lost or Reason.FIRST)
+        grid = filled(image, config, Action.REUSE)
+        allowed = self._following(config.budget).allowed(grid.size)
         blocks = past.blocks
-        total = blocks.doubt.size
-        due = count_due(blocks.oldest_ms, blocks.interval_ms, config.max_age_ms)
-        worth = blocks.distortion * blocks.doubt >= config.reuse.threshold
+        if past.lost is not None or blocks is None:
+            grid[:] = Action.HIGH
+            return Plan(grid, past.lost or Reason.FIRST)
         value = values(blocks, self._weights)
+        worth = blocks.distortion * blocks.doubt >= config.reuse.threshold
+        due = count_due(blocks.oldest_ms, blocks.interval_ms, config.max_age_ms)
+        oldest = np.argsort(-blocks.oldest_ms, axis=None, kind="stable")[:due]
         value[~worth] = -1.0
-        value.flat[np.argsort(-blocks.oldest_ms, axis=None, kind="stable")[:due]] = np.inf
-        self._owed = min(total, self._owed + config.budget.compute * total)
-        count = min(int(self._owed), int((value >= 0).sum()))
-        count = max(due, count)
-        self._owed = max(0.0, self._owed - count)
-        grid = np.full(blocks.doubt.shape, Action.REUSE, np.uint8)
+        value.flat[oldest] = np.inf
+        count = max(due, min(allowed, int((value >= 0).sum())))
         grid.flat[np.argsort(-value, axis=None, kind="stable")[:count]] = Action.HIGH
         return Plan(grid, Reason.REFRESHED)
+
+    def _following(self, settings: BudgetConfig) -> Budget:
+        """Return the budget of the settings; a new one, with the costs learned so far, if new."""
+        if settings != self._settings:
+            self._settings = settings
+            self._budget = (
+                LatencyBudget(settings.latency_ms / _MS_PER_S, self._model)
+                if settings.latency_ms
+                else ComputeBudget(settings.compute)
+            )
+        return self._budget
+
+    def learn(self, plan: Plan, report: StepReport, interval_ns: int) -> None:
+        """Take note of what a frame cost."""
+        high = int(np.count_nonzero(plan.grid == Action.HIGH))
+        work = Work(high, full=high == plan.grid.size)
+        seconds, interval_s = report.total_ns / _NS_PER_S, interval_ns / _NS_PER_S
+        self._budget.spent(Spent(work, seconds, interval_s, report.macs, report.dense_macs))
 
     def macs(self, size: tuple[int, int], side: int) -> int:  # noqa: ARG002 - the same for all
         """Return 0: convolutions and matrix products count, and there are none."""

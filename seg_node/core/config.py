@@ -148,11 +148,21 @@ class MotionConfig:
 class BudgetConfig:
     """What a frame of mode adaptive may cost."""
 
+    latency_ms: float = _setting(
+        0.0,
+        Limits(
+            "Time that a frame of mode adaptive may take on average, from image to mask; 0: "
+            "budget.compute counts instead.",
+            "ms",
+            0.0,
+            10000.0,
+        ),
+    )
     compute: float = _setting(
         0.15,
         Limits(
             "Share of the dense network's multiply-accumulates that a frame of mode adaptive may "
-            "cost on average.",
+            "cost on average; not used where budget.latency_ms is set.",
             low=0.0,
             high=1.0,
         ),

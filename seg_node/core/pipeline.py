@@ -149,6 +149,7 @@ class Segmenter:
         self._low = None if low is None else self._placed(low)
         self._face = cast("SegmentationNetwork", self._net)
         self._macs: dict[tuple[int, int], int] = {}
+        self._ended_ns = clock()
         self._histories: dict[str, History | BlockHistory] = {}
 
     def _placed(self, net: nn.Module) -> nn.Module:
@@ -222,6 +223,8 @@ class Segmenter:
             )
             age_ms = history.age_ms(frame) if history else np.zeros_like(plan.grid, np.uint16)
         report = StepReport(timer.stages, timer.total_ns(), macs, self._dense_macs(image))
+        before_ns, self._ended_ns = self._ended_ns, self._clock()
+        policy.learn(plan, report, self._ended_ns - before_ns)
         return StepResult(labels, confidence, plan, age_ms, report)
 
     def warm_up(self, height: int, width: int) -> None:

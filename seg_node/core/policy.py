@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from seg_node.core.config import Config
     from seg_node.core.scores import BlockScore
+    from seg_node.core.types import StepReport
 
 
 class Remembers(Enum):
@@ -97,12 +98,30 @@ class BlockPolicy(Protocol):
         """
         ...
 
+    def learn(self, plan: Plan, report: StepReport, interval_ns: int) -> None:
+        """Take note of what a frame cost.
+
+        Args:
+            plan: of the frame.
+            report: its cost.
+            interval_ns: time from the end of the step before to the end of this one.
+
+        """
+        ...
+
     def macs(self, size: tuple[int, int], side: int) -> int:
         """Return the MACs of deciding for an image of a size (H, W) in blocks of a side."""
         ...
 
 
-class _Free:
+class _Unmoved:
+    """A choice that cost does not change."""
+
+    def learn(self, plan: Plan, report: StepReport, interval_ns: int) -> None:
+        """Forget it."""
+
+
+class _Free(_Unmoved):
     """A choice without convolutions."""
 
     def macs(self, size: tuple[int, int], side: int) -> int:  # noqa: ARG002 - the same for all
@@ -162,7 +181,7 @@ UNTRAINED: Mapping[str, BlockPolicy] = {"dense": AllHigh(), "warp": Interval(Act
 """Policies, by mode, that any network can run."""
 
 
-class Ranked:
+class Ranked(_Unmoved):
     """Gives full resolution to the blocks with the highest scores and half to the others.
 
     The share `policy.high_fraction` is exact in every frame (up to quantising, which adds
