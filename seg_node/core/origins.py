@@ -32,8 +32,11 @@ class Origins:
     computed, and only these pointers move, once a frame: so the value of a pixel is read from a
     computed plane once, bilinearly, whatever its age, and does not blur.
 
-    Each pointer is taken from the pixel nearest to where the content was one frame ago, and keeps
-    its fraction of a pixel. So moving costs the same however many frames tiles are spread over.
+    Each pointer is taken from the pixel nearest to where the content was one frame ago, and the
+    fraction of a pixel between the two is added to it. Fractions add up over frames: pointers
+    would leave their tiles, and go on with the motion of a place, not of content. So where they
+    add up to more than half a pixel, the next pixel's pointer is taken, if that has drifted less.
+    Moving costs the same however many frames tiles are spread over.
 
     Args:
         size: of the plane of features (h, w).
@@ -41,19 +44,19 @@ class Origins:
 
     Attributes:
         slot: number of the tile, int32 [h, w].
-        y: row in the whole plane of the tile's frame, float32 [h, w].
-        x: column, likewise.
+        place: row and column in the whole plane of the tile's frame, float32 [2, h, w].
 
     """
 
     def __init__(self, size: tuple[int, int], side: int) -> None:
         """Point every pixel to itself, in tiles that are numbered row by row."""
         self.size, self.side = size, side
-        self._rows, self._columns = (np.arange(n, dtype=np.float32) for n in size)
         self.grid = (-(-size[0] // side), -(-size[1] // side))
         self.corners = np.zeros((0, 2), np.float32)
         self.slot = np.zeros(size, np.int32)
-        self.y, self.x = (np.zeros(size, np.float32) for _ in range(2))
+        self._pixels = np.indices(size, np.float32)
+        self.place = np.zeros_like(self._pixels)
+        self._drift = np.zeros_like(self._pixels)  # of `place` from the pixel whose tile it has
         self.renew(np.argwhere(np.ones(self.grid, np.bool_)), np.arange(np.prod(self.grid)))
 
     def renew(self, blocks: NDArray[np.int64], slots: NDArray[np.int64]) -> None:
@@ -70,10 +73,8 @@ class Origins:
             self.corners = np.concatenate((self.corners, np.zeros((more, 2), np.float32)))
         self.corners[slots] = blocks * side
         for (row, column), slot in zip((blocks * side).tolist(), slots.tolist(), strict=True):
-            here = slice(row, row + side), slice(column, column + side)
-            self.slot[here] = slot
-            self.y[here] = self._rows[here[0], None]
-            self.x[here] = self._columns[None, here[1]]
+            here = ..., slice(row, row + side), slice(column, column + side)
+            self.slot[here], self.place[here], self._drift[here] = slot, self._pixels[here], 0
 
     def move(self, flow: NDArray[np.float32]) -> None:
         """Follow the content to the next frame.
@@ -82,20 +83,38 @@ class Origins:
             flow: from the next frame back to this one, in pixels of this plane, [h, w, 2].
 
         """
-        h, w = self.size
-        x = np.clip(self._columns[None] + flow[..., 0], 0, w - 1)
-        y = np.clip(self._rows[:, None] + flow[..., 1], 0, h - 1)
-        column, row = np.rint(x).astype(np.int32), np.rint(y).astype(np.int32)
-        at = row * w + column
-        self.slot = self.slot.ravel()[at]
-        self.y = self.y.ravel()[at] + (y - row)
-        self.x = self.x.ravel()[at] + (x - column)
+        content = self._inside(_flat(self._pixels) + flow.reshape(-1, 2).T[::-1])
+        pixel = np.floor(content + np.float32(0.5))  # halves always up: all pixels move alike
+        drift = self._drift_of(pixel, content)
+        # Beyond half a pixel the next one may be nearer; at the edge of an object it may not.
+        other = self._inside(pixel + np.sign(np.rint(drift)))
+        nearer = _longer(self._drift_of(other, content)) < _longer(drift)
+        pixel = np.where(nearer, other, pixel)
+        at = self._index(pixel)
+        self.slot[:] = self.slot.ravel()[at].reshape(self.size)
+        for plane in (self.place, self._drift):
+            _flat(plane)[:] = np.take(_flat(plane), at, 1) + (content - pixel)
+
+    def _drift_of(
+        self, pixel: NDArray[np.float32], content: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Return the drift of content [2, n] that takes the pointers of whole pixels [2, n]."""
+        return np.take(_flat(self._drift), self._index(pixel), 1) + (content - pixel)
+
+    def _inside(self, place: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Clamp places [2, n] to the plane."""
+        return np.clip(place, 0, np.array(self.size, np.float32)[:, None] - 1)
+
+    def _index(self, pixel: NDArray[np.float32]) -> NDArray[np.intp]:
+        """Return where whole pixels [2, n] are, counted row by row."""
+        row, column = pixel.astype(np.intp)
+        at: NDArray[np.intp] = row * self.size[1] + column
+        return at
 
     def places(self) -> Places:
         """Return where to read every pixel of the plane, row by row."""
         slot = self.slot.ravel().astype(np.int64)
-        corner = self.corners[slot]
-        return Places(slot, self.y.ravel() - corner[:, 0], self.x.ravel() - corner[:, 1])
+        return Places(slot, *(_flat(self.place) - self.corners[slot].T))
 
     def places_at(self, y: NDArray[np.int64], x: NDArray[np.int64], scale: float) -> Places:
         """Return where to read pixels of a coarser or finer plane, by the nearest pixel.
@@ -106,13 +125,24 @@ class Origins:
             scale: pixels of this plane per pixel of that one; a power of two.
 
         """
-        slot_y, rest_y = _middle(y, scale, self.size[0])
-        slot_x, rest_x = _middle(x, scale, self.size[1])
-        slot = self.slot[slot_y, slot_x].astype(np.int64)
-        corner = self.corners[slot] / scale
-        row = np.floor((self.y[slot_y, slot_x] + 0.5) / scale + rest_y) - corner[:, 0]
-        column = np.floor((self.x[slot_y, slot_x] + 0.5) / scale + rest_x) - corner[:, 1]
-        return Places(slot, row, column)
+        row, rest_y = _middle(y, scale, self.size[0])
+        column, rest_x = _middle(x, scale, self.size[1])
+        at = row * self.size[1] + column
+        slot = self.slot.ravel()[at].astype(np.int64)
+        middle = (np.take(_flat(self.place), at, 1) + 0.5) / scale
+        place = np.floor(middle + np.stack((rest_y, rest_x))) - self.corners[slot].T / scale
+        return Places(slot, *place)
+
+
+def _flat(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return planes [2, h, w] as [2, h * w]."""
+    return planes.reshape(2, -1)
+
+
+def _longer(drift: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the longer of the two parts of each drift [2, n]."""
+    longer: NDArray[np.float32] = np.abs(drift).max(0)
+    return longer
 
 
 def _middle(
