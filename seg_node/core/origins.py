@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+HALF = np.float32(0.5123)
+"""About half a pixel. Motion adds up to just a half too often: then the noise of rounding would
+decide, and neighbours would follow pixels far from each other."""
+
+
 class Places(NamedTuple):
     """Pixels of tiles.
 
@@ -84,10 +89,10 @@ class Origins:
 
         """
         content = self._inside(_flat(self._pixels) + flow.reshape(-1, 2).T[::-1])
-        pixel = np.floor(content + np.float32(0.5))  # halves always up: all pixels move alike
+        pixel = np.floor(content + HALF)
         drift = self._drift_of(pixel, content)
         # Beyond half a pixel the next one may be nearer; at the edge of an object it may not.
-        other = self._inside(pixel + np.sign(np.rint(drift)))
+        other = self._inside(pixel + np.sign(drift) * (np.abs(drift) > HALF))
         nearer = _longer(self._drift_of(other, content)) < _longer(drift)
         pixel = np.where(nearer, other, pixel)
         at = self._index(pixel)
