@@ -121,12 +121,19 @@ class Origins:
         slot = self.slot.ravel().astype(np.int64)
         return Places(slot, *(_flat(self.place) - self.corners[slot].T))
 
-    def places_at(self, y: NDArray[np.int64], x: NDArray[np.int64], scale: float) -> Places:
+    def places_at(
+        self,
+        y: NDArray[np.int64],
+        x: NDArray[np.int64],
+        size: tuple[int, int],
+        scale: float,
+    ) -> Places:
         """Return where to read pixels of a coarser or finer plane, by the nearest pixel.
 
         Args:
             y: rows in that plane, [n].
             x: columns in that plane, [n].
+            size: rows and columns of that plane; places beyond them are clamped.
             scale: pixels of this plane per pixel of that one; a power of two.
 
         """
@@ -135,8 +142,9 @@ class Origins:
         at = row * self.size[1] + column
         slot = self.slot.ravel()[at].astype(np.int64)
         middle = (np.take(_flat(self.place), at, 1) + 0.5) / scale
-        place = np.floor(middle + np.stack((rest_y, rest_x))) - self.corners[slot].T / scale
-        return Places(slot, *place)
+        limits = np.array(size, np.float32)[:, None] - 1
+        place = np.clip(np.floor(middle + np.stack((rest_y, rest_x))), 0, limits)
+        return Places(slot, *(place - self.corners[slot].T / scale))
 
 
 def _flat(planes: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -172,7 +172,9 @@ class FeaturePool:
         self._newest = np.arange(count)  # tile of each block
         self._tables: list[_Table] = []
         self._claimed = np.zeros(0, np.int64)
-        self._rows: dict[int, Tensor] = {}  # by pixels, which all operations of a window share
+        # By identity of the pixels, which all operations of a window share; they are held, so
+        # that no other tensor can be taken for them.
+        self._rows: dict[int, tuple[Tensor, Tensor]] = {}
 
     def restart(self, planes: Sequence[Tensor]) -> None:
         """Keep the planes that a dense network's operations have read, in order."""
@@ -236,12 +238,12 @@ class FeaturePool:
         key = id(pixels)
         if key not in self._rows:
             found = self._find(pixels.cpu().numpy(), window)
-            self._rows[key] = torch.from_numpy(found).to(pixels.device)
-        return self._rows[key]
+            self._rows[key] = pixels, torch.from_numpy(found).to(pixels.device)
+        return self._rows[key][1]
 
     def _find(self, pixels: NDArray[np.int64], window: Window) -> NDArray[np.int64]:
         y, x = np.divmod(pixels, window.size[1])
-        places = self._origins.places_at(y, x, window.stride / self.stride)
+        places = self._origins.places_at(y, x, window.size, window.stride / self.stride)
         b = self.side // window.stride
         tile = self._tile_of[places.slot]
         gone = tile == NO_TILE

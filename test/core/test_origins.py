@@ -204,7 +204,7 @@ def test_planes_of_other_strides_find_themselves_while_nothing_moves(
     origins = Origins(size, SIDE)
     rows, columns = (round(-(-n // scale)) for n in size)
     y, x = (at.ravel() for at in np.indices((rows, columns)))
-    places = origins.places_at(y, x, scale)
+    places = origins.places_at(y, x, (rows, columns), scale)
     side = round(SIDE / scale)
     across = -(-size[1] // SIDE)
     np.testing.assert_array_equal(places.slot, y // side * across + x // side)
@@ -218,8 +218,26 @@ def test_planes_of_other_strides_move_along(scale: float) -> None:
     origins = moved(4, -4, 2)
     rows, columns = (round(n / scale) for n in SIZE)
     y, x = (at.ravel() for at in np.indices((rows, columns)))
-    found = in_plane(origins.places_at(y, x, scale), SIZE[1] // SIDE, round(SIDE / scale))
+    places = origins.places_at(y, x, (rows, columns), scale)
+    found = in_plane(places, SIZE[1] // SIDE, round(SIDE / scale))
     step = round(8 / scale)
     inside = (y >= step) & (x < columns - step)
     np.testing.assert_array_equal(found[0][inside], (y - step)[inside])
     np.testing.assert_array_equal(found[1][inside], (x + step)[inside])
+
+
+@pytest.mark.parametrize("scale", [0.5, 1, 2])
+def test_no_place_lies_beyond_the_plane(scale: float) -> None:
+    """Where content comes from outside, fractions of pixels add up as well."""
+    rng = np.random.default_rng(1)
+    size = (21, 35)
+    origins = Origins(size, SIDE)
+    rows, columns = (round(-(-n // scale)) - (scale < 1) for n in size)
+    y, x = (at.ravel() for at in np.indices((rows, columns)))
+    for _ in range(60):
+        origins.move(rng.normal(0, 0.6, (*size, 2)).astype(np.float32))
+        places = origins.places_at(y, x, (rows, columns), scale)
+        found = in_plane(places, 5, round(SIDE / scale))
+        assert found.min() >= 0
+        assert found[0].max() <= rows - 1
+        assert found[1].max() <= columns - 1
