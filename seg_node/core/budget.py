@@ -129,7 +129,7 @@ class CostModel:
     frame with unlike work tells of it: a controller that holds the time answers its own noise
     with a few blocks, and a fit to those would read that as expensive blocks. Doubt about the
     split returns to that of the prior and so stays bounded however long the work is the same
-    (exponential resetting: Salgado, Goodwin and Middleton, Int. J. Control 47, 1988).
+    (like the exponential resetting of Salgado, Goodwin and Middleton, Int. J. Control 47, 1988).
 
     A frame that is off by more than noise explains counts as ordinary noise; if the next one is
     off to the same side, both are a new load, believed at once by the smaller of them.
@@ -202,7 +202,7 @@ class CostModel:
         error = max(-most, min(most, seconds - expected))
         novel = abs(float((terms - self._usual) @ self._costs)) > NOVELTY * expected
         gains = along / spread**2 if novel else gain * self._costs / expected
-        self._usual = terms if novel else self._usual + gain * (terms - self._usual)
+        self._usual = terms if novel else self._usual
         costs = self._costs + gains * error
         self._costs = np.maximum(costs, LEAST * PRIOR * costs[3])
         left = np.eye(4) - np.outer(gains, terms)
