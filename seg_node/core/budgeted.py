@@ -54,9 +54,9 @@ def values(past: BlockPast, weights: ValueWeights) -> NDArray[np.float64]:
 def count_due(oldest_ms: NDArray[np.floating], interval_ms: float, max_age_ms: float) -> int:
     """Return how many of the oldest blocks must be computed now for none to become too old.
 
-    The least number which, frame after frame, meets all deadlines: of the i oldest blocks, all
-    must be computed within the frames that the i-th has left. So blocks that were computed
-    together are not due together.
+    Of the i oldest blocks, all must be computed within the frames that the i-th has left. This
+    says how many the busiest of these frames needs, so that blocks that were computed together
+    are not due together; and no more are due now than would be too many for the frames after.
 
     Args:
         oldest_ms: age of the oldest pixel of each block.
@@ -67,8 +67,10 @@ def count_due(oldest_ms: NDArray[np.floating], interval_ms: float, max_age_ms: f
     if interval_ms <= 0:
         return int((oldest_ms > max_age_ms).sum())
     age = np.sort(oldest_ms, axis=None)[::-1]
-    chances = 1 + np.maximum(0, np.floor((max_age_ms - age) / interval_ms))
-    return int(np.ceil(np.arange(1, age.size + 1) / chances).max())
+    later = np.maximum(0, np.floor((max_age_ms - age) / interval_ms))  # frames left after this
+    oldest = np.arange(1, age.size + 1)
+    busiest = np.ceil((oldest / (1 + later)).max())
+    return max(0, int((oldest - busiest * later).max()))
 
 
 class Budgeted:
@@ -87,8 +89,9 @@ class Budgeted:
         """Know no costs yet."""
         self._weights = weights or ValueWeights()
         self._model = CostModel()
-        self._settings: BudgetConfig | None = None
-        self._budget: Budget = ComputeBudget(1.0)
+        self._compute = ComputeBudget(1.0)
+        self._budget: Budget = self._compute
+        self._latency_ms = 0.0
 
     @property
     def fits(self) -> bool:
@@ -114,22 +117,27 @@ class Budgeted:
         return Plan(grid, Reason.REFRESHED)
 
     def _following(self, settings: BudgetConfig) -> Budget:
-        """Return the budget of the settings; a new one, with the costs learned so far, if new."""
-        if settings != self._settings:
-            self._settings = settings
-            self._budget = (
-                LatencyBudget(settings.latency_ms / _MS_PER_S, self._model)
-                if settings.latency_ms
-                else ComputeBudget(settings.compute)
-            )
+        """Return the budget of the settings, which knows what earlier frames cost."""
+        if not settings.latency_ms:
+            self._compute.fraction = settings.compute
+            self._budget = self._compute
+        elif settings.latency_ms != self._latency_ms or self._budget is self._compute:
+            self._budget = LatencyBudget(settings.latency_ms / _MS_PER_S, self._model)
+        self._latency_ms = settings.latency_ms
         return self._budget
 
     def learn(self, plan: Plan, report: StepReport, interval_ns: int) -> None:
-        """Take note of what a frame cost."""
+        """Take note of what a frame cost, for the budget in force and for the other."""
         high = int(np.count_nonzero(plan.grid == Action.HIGH))
         work = Work(high, full=high == plan.grid.size)
         seconds, interval_s = report.total_ns / _NS_PER_S, interval_ns / _NS_PER_S
-        self._budget.spent(Spent(work, seconds, interval_s, report.macs, report.dense_macs))
+        spent = Spent(work, seconds, interval_s, report.macs, report.dense_macs)
+        self._budget.spent(spent)
+        if self._budget is self._compute:
+            self._model.update(work, seconds, interval_s)
+        else:
+            self._compute.allowed(plan.grid.size)
+            self._compute.spent(spent)
 
     def macs(self, size: tuple[int, int], side: int) -> int:  # noqa: ARG002 - the same for all
         """Return 0: convolutions and matrix products count, and there are none."""

@@ -1,0 +1,241 @@
+"""Mode adaptive's policy: which blocks are worth it, and which are due whatever they are worth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from seg_node.core.budgeted import Budgeted, count_due, values, ValueWeights
+from seg_node.core.config import Config, Value
+from seg_node.core.policy import BlockPast, NOTHING, Past
+from seg_node.core.types import Action, Plan, Reason, StepReport
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SIDE = 32
+GRID = (3, 4)
+IMAGE = torch.zeros(1, 3, GRID[0] * SIDE - 5, GRID[1] * SIDE, dtype=torch.uint8)
+STEP_MS = 66.0
+
+
+def config(**settings: Value) -> Config:
+    known = {name.replace("__", "."): value for name, value in settings.items()}
+    return Config().updated({"block_size": SIDE, "budget.compute": 1.0, **known})
+
+
+def known(
+    distortion: object = 0.0, doubt: object = 1.0, age_ms: object = STEP_MS, **other: object
+) -> BlockPast:
+    """Return what is known of all blocks; one number counts for each of them."""
+    planes = [
+        np.broadcast_to(np.asarray(x, np.float64), GRID).copy()
+        for x in (distortion, doubt, age_ms, other.get("oldest_ms", age_ms))
+    ]
+    return BlockPast(planes[0], planes[1], planes[2], planes[3], STEP_MS)
+
+
+def chosen(policy: Budgeted, past: BlockPast, settings: Config) -> NDArray[np.bool_]:
+    plan = policy.plan(IMAGE, settings, Past(None, 1, past))
+    assert plan.reason is Reason.REFRESHED
+    assert set(np.unique(plan.grid)) <= {Action.REUSE, Action.HIGH}
+    return np.asarray(plan.grid == Action.HIGH)
+
+
+def told(policy: Budgeted, high: int, seconds: float = 0.1) -> Budgeted:
+    """Return a policy that was told what a frame with so many HIGH blocks of equal cost took."""
+    grid = np.full(GRID, Action.REUSE, np.uint8)
+    grid.flat[:high] = Action.HIGH
+    report = StepReport({}, round(seconds * 1e9), high * 100, grid.size * 100)
+    policy.learn(Plan(grid, Reason.REFRESHED), report, 66_000_000)
+    return policy
+
+
+# ---- value --------------------------------------------------------------------------------------
+
+
+def test_value_is_the_product_of_what_is_known() -> None:
+    past = known(np.arange(12.0).reshape(GRID), 0.25, 100.0)
+    np.testing.assert_allclose(values(past, ValueWeights()), past.distortion * 25)
+    np.testing.assert_allclose(values(past, ValueWeights(2, 0.5, 0)), past.distortion**2 * 0.5)
+    assert not values(past, ValueWeights())[0, 0].any()
+
+
+@pytest.mark.parametrize("which", ["distortion", "doubt", "age_ms"])
+def test_the_blocks_of_most_value_are_computed(which: str) -> None:
+    amounts = np.random.default_rng(0).permutation(12).reshape(GRID) + 1.0
+    past = known(**{"distortion": 4.0, "doubt": 0.5, "age_ms": 10.0, which: amounts})
+    policy = told(Budgeted(), 12)
+    found = chosen(policy, past, config(budget__compute=1 / 3))
+    np.testing.assert_array_equal(found, amounts > 8)
+
+
+def test_weights_decide_between_blocks() -> None:
+    past = known(np.where(np.arange(12).reshape(GRID) == 5, 30.0, 10.0), 0.5)
+    past.doubt[2, 2] = 1.0
+    for weights, best in ((ValueWeights(2, 1, 0), (1, 1)), (ValueWeights(1, 2, 0), (2, 2))):
+        policy = told(Budgeted(weights), 12)
+        found = chosen(policy, past, config(budget__compute=1 / 12, max_age_ms=60000.0))
+        assert np.argwhere(found).tolist() == [list(best)]
+
+
+def test_blocks_of_equal_value_are_taken_in_order() -> None:
+    """Law 6: which of them are computed does not depend on how a sort goes."""
+    found = chosen(told(Budgeted(), 12), known(9.0), config(budget__compute=5 / 12))
+    np.testing.assert_array_equal(np.flatnonzero(found), np.arange(5))
+
+
+def test_below_the_threshold_nothing_is_computed_before_it_is_due() -> None:
+    """The threshold is of distortion times doubt; what reaches it just so is computed."""
+    past = known(np.arange(12.0).reshape(GRID), 0.5)
+    settings = config(reuse__threshold=2.0, max_age_ms=60000.0)
+    past.oldest_ms[0, 1] = 59990.0
+    found = chosen(Budgeted(), past, settings)
+    expected = past.distortion >= 4
+    expected[0, 1] = True
+    np.testing.assert_array_equal(found, expected)
+    assert chosen(Budgeted(), past, config(reuse__threshold=0.0)).all()
+
+
+def test_still_content_is_computed_only_as_it_becomes_due() -> None:
+    assert not chosen(Budgeted(), known(0.0), config(max_age_ms=60000.0)).any()
+    assert chosen(Budgeted(), known(0.0), config(max_age_ms=STEP_MS)).all()
+
+
+# ---- age ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blocks", [1, 6, 20, 48, 180])
+@pytest.mark.parametrize("max_age_ms", [200.0, 1000.0, 2000.0, 3300.0])
+def test_deadlines_are_met_without_bursts(blocks: int, max_age_ms: float) -> None:
+    """All blocks were computed together at first; nothing moves."""
+    ages = np.zeros(blocks)
+    counts = []
+    for _ in range(200):
+        ages += STEP_MS
+        due = count_due(ages, STEP_MS, max_age_ms)
+        ages[np.argsort(-ages, kind="stable")[:due]] = 0
+        assert ages.max() <= max_age_ms
+        counts.append(due)
+    for first in (0, 50, 100):
+        window = np.array(counts[first : first + 100])
+        assert window.max() <= max(1, 2 * window.mean())
+    cycle = max_age_ms // STEP_MS
+    assert max(counts) <= np.ceil(blocks / cycle)
+    assert sum(counts) <= blocks * (200 // cycle + 1)  # no block more often than it must
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_deadlines_are_met_whatever_else_happens(seed: int) -> None:
+    """Frames come late, other blocks are computed, and old content moves about."""
+    rng = np.random.default_rng(seed)
+    ages, interval, max_age_ms = np.zeros(48), STEP_MS, 700.0
+    for _ in range(300):
+        interval = float(rng.choice([33.0, 66.0, 66.7, 150.0, 400.0]))
+        ages += interval
+        ages[rng.integers(48)] = max(ages[rng.integers(48)], ages[rng.integers(48)])
+        due = count_due(ages, interval, max_age_ms)
+        ages[np.argsort(-ages, kind="stable")[:due]] = 0
+        assert ages.max() <= max_age_ms
+        ages[rng.integers(48, size=2)] = 0
+
+
+def test_what_is_due_is_counted_by_the_frames_that_are_left() -> None:
+    """Of three blocks in their last frame and six with one more, 4 now leave 5 for that one."""
+    assert count_due(np.array([100.0] * 3 + [0.0] * 6), 10.0, 105.0) == 3
+    assert count_due(np.array([100.0] * 3 + [90.0] * 6), 10.0, 105.0) == 4
+    assert count_due(np.array([[120.0, 101.0], [0.0, 0.0]]), 10.0, 100.0) == 2
+
+
+def test_nothing_may_have_an_age() -> None:
+    assert count_due(np.full(GRID, STEP_MS), STEP_MS, 0.0) == 12
+    assert chosen(told(Budgeted(), 12), known(0.0), config(max_age_ms=0.0)).all()
+
+
+def test_two_frames_of_one_time_make_nothing_older() -> None:
+    ages = np.array([0.0, 50.0, 50.1, 99.0])
+    assert count_due(ages, 0.0, 50.0) == 2
+    assert count_due(ages, 0.0, 100.0) == 0
+
+
+def test_the_oldest_are_due_first_and_no_budget_overrides_that() -> None:
+    past = known(0.0, 1.0, 500.0)
+    late = [(0, 3), (1, 1), (2, 0)]
+    for block in late:
+        past.oldest_ms[block] = 1990.0  # of 2000
+    for settings in (
+        config(budget__compute=0.0),
+        config(budget__compute=0.0, reuse__threshold=255.0),
+        config(budget__latency_ms=0.001),
+    ):
+        policy = told(Budgeted(), 12)
+        found = chosen(policy, past, settings)
+        assert sorted(map(tuple, np.argwhere(found).tolist())) == late
+        assert not told(policy, 3).fits
+
+
+def test_due_blocks_come_before_valuable_ones_within_the_budget() -> None:
+    past = known(np.arange(12.0).reshape(GRID), 1.0, 500.0)
+    past.oldest_ms[0, 0] = 1990.0
+    found = chosen(told(Budgeted(), 12), past, config(budget__compute=0.25))
+    assert np.flatnonzero(found).tolist() == [0, 10, 11]
+
+
+# ---- full frames and budgets --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reason", [Reason.FIRST, Reason.SCENE_CUT, Reason.ASKED, Reason.GAP])
+def test_without_a_past_the_frame_is_computed_in_full(reason: Reason) -> None:
+    policy = told(Budgeted(), 12)
+    plan = policy.plan(IMAGE, config(budget__compute=0.0), Past(reason))
+    assert plan.grid.shape == GRID
+    assert plan.grid.dtype == np.uint8
+    assert (plan.grid == Action.HIGH).all()
+    assert plan.reason is reason
+    assert policy.plan(IMAGE, config()).reason is NOTHING.lost
+
+
+def test_a_share_of_the_blocks_is_kept_on_the_mean_of_frames() -> None:
+    policy, counts = told(Budgeted(), 12), []
+    for _ in range(40):
+        counts.append(int(chosen(policy, known(9.0), config(budget__compute=0.2)).sum()))
+        told(policy, counts[-1])
+    assert np.mean(counts) == pytest.approx(0.2 * 12, rel=0.02)
+    assert max(counts) <= 3
+
+
+COMPUTE, LATENCY = "budget.compute", "budget.latency_ms"
+
+
+@pytest.mark.parametrize("first", [COMPUTE, LATENCY])
+def test_another_budget_holds_from_the_next_frame_on(first: str) -> None:
+    """Costs are known already: turning a budget never makes a frame that computes everything."""
+    policy, blocks = Budgeted(), 12
+    turns = [(COMPUTE, 0.5, 6), (COMPUTE, 0.25, 3), (COMPUTE, 0.75, 9), (LATENCY, 65.0, 5)]
+    turns += [(LATENCY, 35.0, 2), (COMPUTE, 0.5, 6), (LATENCY, 65.0, 5), (LATENCY, 35.0, 2)]
+    turns = [turn for turn in turns if turn[0] == first][:1] + turns
+    policy.plan(IMAGE, config().updated(dict([turns[0][:2]])))
+    for name, value, count in turns:
+        told(policy, blocks, seconds=0.12 if blocks == 12 else 0.012 + 0.009 * blocks)
+        blocks = int(chosen(policy, known(9.0), config().updated({name: value})).sum())
+        assert abs(blocks - count) <= 1
+
+
+def test_a_budget_of_time_allows_what_fits_into_it() -> None:
+    """It must have seen costs first: in a full frame, then in one of a few blocks."""
+    policy, counts = Budgeted(), []
+    settings = config(budget__latency_ms=60.0, max_age_ms=60000.0)
+    policy.plan(IMAGE, settings)
+    told(policy, 12, seconds=0.12)
+    for _ in range(40):
+        counts.append(int(chosen(policy, known(9.0), settings).sum()))
+        told(policy, counts[-1], seconds=0.02 + 0.01 * counts[-1])
+    assert np.mean(counts[20:]) == pytest.approx(4, abs=0.6)
+    assert policy.fits
+
+
+def test_deciding_costs_no_multiplications() -> None:
+    assert Budgeted().macs((360, 480), SIDE) == 0
