@@ -64,6 +64,14 @@ def test_value_is_the_product_of_what_is_known() -> None:
     assert not values(past, ValueWeights())[0, 0].any()
 
 
+def test_what_came_since_is_worth_it_however_certain_the_network_was() -> None:
+    """A pedestrian of 12x24 pixels on plain road changes a block of 64 by 4 grey levels or so."""
+    past = known(0.0, 0.0)
+    past.distortion[1, 2] = 4.0
+    assert np.argwhere(chosen(Budgeted(), past, config())).tolist() == [[1, 2]]
+    np.testing.assert_array_equal(values(past, ValueWeights()) > 0, past.distortion > 0)
+
+
 @pytest.mark.parametrize("which", ["distortion", "doubt", "age_ms"])
 def test_the_blocks_of_most_value_are_computed(which: str) -> None:
     amounts = np.random.default_rng(0).permutation(12).reshape(GRID) + 1.0
