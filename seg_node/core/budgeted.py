@@ -61,9 +61,10 @@ def values(past: BlockPast, weights: ValueWeights) -> NDArray[np.float64]:
 def count_due(oldest_ms: NDArray[np.floating], interval_ms: float, max_age_ms: float) -> int:
     """Return how many of the oldest blocks must be computed now for none to become too old.
 
-    Of the i oldest blocks, all must be computed within the frames that the i-th has left. This
-    says how many the busiest of these frames needs, so that blocks that were computed together
-    are not due together; and no more are due now than would be too many for the frames after.
+    Of the i oldest blocks, all must be computed within the frames that the i-th has left, the
+    last of which is the one in which it would be too old. This says how many the busiest frame
+    needs, so that blocks that were computed together are not due together; and no more are due
+    now than would be too many for the frames after.
 
     Args:
         oldest_ms: age of the oldest pixel of each block.
@@ -74,7 +75,7 @@ def count_due(oldest_ms: NDArray[np.floating], interval_ms: float, max_age_ms: f
     if interval_ms <= 0:
         return int((oldest_ms > max_age_ms).sum())
     age = np.sort(oldest_ms, axis=None)[::-1]
-    later = np.maximum(0, np.floor((max_age_ms - age) / interval_ms))  # frames left after this
+    later = np.maximum(0, 1 + np.floor((max_age_ms - age) / interval_ms))  # frames left after this
     oldest = np.arange(1, age.size + 1)
     busiest = np.ceil((oldest / (1 + later)).max())
     return max(0, int((oldest - busiest * later).max()))
