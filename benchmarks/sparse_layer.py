@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from seg_node.core import sparse
+from seg_node.core.background import Shown
 from seg_node.core.blocks import BlockLayout, grid_shape, Window
 from seg_node.core.types import Action
 
@@ -136,7 +137,7 @@ class Operands:
     def sparse(self, fraction: float, turn: int) -> Any:
         """Run the layer on the active blocks."""
         plane = self.planes[turn % VARIANTS]
-        x: Any = replace(self.blocks[fraction][turn % VARIANTS], background=iter((plane,)))
+        x: Any = replace(self.blocks[fraction][turn % VARIANTS], background=iter((Shown(plane),)))
         return functional.conv2d(x, self.weight, self.bias, (1, 1), (1, 1))
 
     def as_form(self, matrix_side: int, turn: int) -> Any:
