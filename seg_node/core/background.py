@@ -39,7 +39,13 @@ class Plane(Protocol):
         ...
 
     def keep(self, tiles: Tensor, window: Window) -> None:
-        """Take note of the plane's pixels in the HIGH blocks, [K, C, b, b]."""
+        """Take note of the plane's pixels in the HIGH blocks and, by the window, around them.
+
+        Args:
+            tiles: float [K, C, span, span]; what lies beyond the image is what padding put there.
+            window: of the operation, with the pixels before and after the blocks.
+
+        """
         ...
 
 

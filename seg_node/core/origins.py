@@ -128,7 +128,9 @@ class Origins:
         size: tuple[int, int],
         scale: float,
     ) -> Places:
-        """Return where to read pixels of a coarser or finer plane, by the nearest pixel.
+        """Return where to read pixels of a coarser or finer plane.
+
+        They have moved as the pixel of this plane has that lies in their middle, or around them.
 
         Args:
             y: rows in that plane, [n].
@@ -137,14 +139,15 @@ class Origins:
             scale: pixels of this plane per pixel of that one; a power of two.
 
         """
-        row, rest_y = _middle(y, scale, self.size[0])
-        column, rest_x = _middle(x, scale, self.size[1])
+        row, column = (
+            _middle(*axis) for axis in ((y, scale, self.size[0]), (x, scale, self.size[1]))
+        )
         at = row * self.size[1] + column
         slot = self.slot.ravel()[at].astype(np.int64)
-        middle = (np.take(_flat(self.place), at, 1) + 0.5) / scale
+        way = np.take(_flat(self.place), at, 1) - np.stack((row, column))
         limits = np.array(size, np.float32)[:, None] - 1
-        place = np.clip(np.floor(middle + np.stack((rest_y, rest_x))), 0, limits)
-        return Places(slot, *(place - self.corners[slot].T / scale))
+        place = np.clip(np.stack((y, x)) + way / np.float32(scale), 0, limits)
+        return Places(slot, *(place - self.corners[slot].T / np.float32(scale)))
 
 
 def _flat(planes: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -158,18 +161,9 @@ def _longer(drift: NDArray[np.float32]) -> NDArray[np.float32]:
     return longer
 
 
-def _middle(
-    at: NDArray[np.int64], scale: float, length: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the pixels of this plane in the middle of those of another, and what is left over.
-
-    What is left over, in pixels of the other plane, is nothing where that is coarser.
-    """
-    if scale >= 1:
-        step = int(scale)
-        middle = np.minimum(at * step + step // 2, length - 1)
-        return middle, np.zeros(len(at), np.float32)
-    finer = round(1 / scale)
-    here = at // finer
-    # Half a pixel of this plane is half of `finer` of that one: back to its first, on to `at`.
-    return here, (at - here * finer - finer / 2 + 0.5).astype(np.float32)
+def _middle(at: NDArray[np.int64], scale: float, length: int) -> NDArray[np.int64]:
+    """Return the pixels of this plane in the middle of those of another, or around them."""
+    if scale < 1:
+        return at // round(1 / scale)
+    step = int(scale)
+    return np.minimum(at * step + step // 2, length - 1)

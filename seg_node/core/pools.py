@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple, TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from seg_node.core.origins import Origins, Places
 
 MARGIN = 1
-"""Pixels around a tile of results that are kept with it: bilinear reading needs one."""
+"""Pixels around a tile that are kept with it: bilinear reading needs one."""
 
 SPARE = 0.5
 """Tiles of features that are kept beyond one for each block, relative to the blocks."""
@@ -115,34 +115,78 @@ class ResultPool:
         """Return a plane [1, C, h, w] read bilinearly; content beyond a tile is its edge."""
         assert self._table is not None
         span = self._span
-        first_y, rest_y = _split(places.y + MARGIN, span)
-        first_x, rest_x = _split(places.x + MARGIN, span)
-        start = (places.slot * span + first_y) * span + first_x
-        rows = np.stack((start, start + 1, start + span, start + span + 1), 1)
-        shares = np.stack(
-            (
-                (1 - rest_y) * (1 - rest_x),
-                (1 - rest_y) * rest_x,
-                rest_y * (1 - rest_x),
-                rest_y * rest_x,
-            ),
-            1,
+        row, column = (_between(at + MARGIN, 0, span - 1) for at in (places.y, places.x))
+        return (
+            _read(self._table.flatten(0, 1), _reads(places.slot, row, column, span))
+            .view(1, *size, -1)
+            .permute(0, 3, 1, 2)
         )
-        table = self._table.flatten(0, 1)
-        read = functional.embedding_bag(
-            torch.from_numpy(rows).to(table.device),
-            table,
-            mode="sum",
-            per_sample_weights=torch.from_numpy(shares).to(table.device, table.dtype),
-        )
-        return read.view(1, *size, -1).permute(0, 3, 1, 2)
 
 
-def _split(at: NDArray[np.float32], span: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the pixel before a place on one axis, and the rest of the way to the next one."""
-    inside = np.clip(at, 0, span - 1)
-    first = np.minimum(np.floor(inside), span - 2)
-    return first.astype(np.int64), (inside - first).astype(np.float32)
+class _Between(NamedTuple):
+    """Where places lie between pixels of a tile, on one axis.
+
+    Attributes:
+        first: the pixel before, int64 [n].
+        second: the pixel after, likewise; the same at an end.
+        rest: the rest of the way from the first to the second, 0..1, float32 [n].
+
+    """
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    rest: NDArray[np.float32]
+
+
+class _Reads(NamedTuple):
+    """What to read of a table, bilinearly.
+
+    Attributes:
+        rows: four rows each, int64 [n, 4].
+        shares: their weights, float32 [n, 4].
+
+    """
+
+    rows: Tensor
+    shares: Tensor
+
+
+def _between(
+    at: NDArray[np.floating], low: NDArray[np.integer] | int, high: NDArray[np.integer] | int
+) -> _Between:
+    """Return between which pixels places lie; beyond those from low to high they are clamped."""
+    inside = np.clip(at, low, high)
+    first = np.floor(inside)
+    second = np.minimum(first + 1, high)
+    return _Between(
+        first.astype(np.int64), second.astype(np.int64), np.float32(1) * (inside - first)
+    )
+
+
+def _reads(tile: NDArray[np.int64], y: _Between, x: _Between, span: int) -> _Reads:
+    """Return the rows of a table of tiles, span pixels a side, that lie around places."""
+    above, below = ((tile * span + row) * span for row in (y.first, y.second))
+    rows = (above + x.first, above + x.second, below + x.first, below + x.second)
+    shares = (
+        (1 - y.rest) * (1 - x.rest),
+        (1 - y.rest) * x.rest,
+        y.rest * (1 - x.rest),
+        y.rest * x.rest,
+    )
+    return _Reads(
+        torch.from_numpy(np.stack(rows, 1)),
+        torch.from_numpy(np.stack(shares, 1).astype(np.float32)),
+    )
+
+
+def _read(table: Tensor, reads: _Reads) -> Tensor:
+    """Return values of a table [rows, C] read bilinearly, [n, C]."""
+    return functional.embedding_bag(
+        reads.rows.to(table.device),
+        table,
+        mode="sum",
+        per_sample_weights=reads.shares.to(table.device, table.dtype),
+    )
 
 
 class FeaturePool:
@@ -174,7 +218,7 @@ class FeaturePool:
         self._claimed = np.zeros(0, np.int64)
         # By identity of the pixels, which all operations of a window share; they are held, so
         # that no other tensor can be taken for them.
-        self._rows: dict[int, tuple[Tensor, Tensor]] = {}
+        self._rows: dict[int, tuple[Tensor, _Reads]] = {}
 
     def restart(self, planes: Sequence[Tensor]) -> None:
         """Keep the planes that a dense network's operations have read, in order."""
@@ -218,42 +262,52 @@ class FeaturePool:
         self._slot_of[self._claimed] = slots
 
     def cut(self, plane: Tensor, b: int) -> Tensor:
-        """Return a plane as tiles of b pixels a side, row by row, with room for more."""
+        """Return a plane as tiles of b pixels a side and those around, with room for more."""
         (gh, gw), channels = self.grid, plane.shape[1]
         h, w = plane.shape[-2:]
-        wide = functional.pad(plane, (0, gw * b - w, 0, gh * b - h))
-        tiles = wide[0].view(channels, gh, b, gw, b).permute(1, 3, 2, 4, 0)
-        table = plane.new_zeros((self.capacity, b, b, channels))
-        table[: gh * gw].view(gh, gw, b, b, channels).copy_(tiles)
+        span = b + 2 * MARGIN
+        beyond = (MARGIN, gw * b - w + MARGIN, MARGIN, gh * b - h + MARGIN)
+        wide = functional.pad(plane, beyond, mode="replicate")
+        tiles = wide[0].unfold(1, span, b).unfold(2, span, b).permute(1, 2, 3, 4, 0)
+        table = plane.new_zeros((self.capacity, span, span, channels))
+        table[: gh * gw].view(gh, gw, span, span, channels).copy_(tiles)
         return table.view(-1, channels)
 
     def write(self, table: Tensor, tiles: Tensor) -> None:
-        """Write the features of the blocks of the last claim, [K, C, b, b], into a table."""
+        """Write the blocks of the last claim, [K, C, span, span], into a table."""
         places = torch.from_numpy(self._claimed).to(table.device)
         rows = as_rows(tiles).view(len(places), -1, tiles.shape[1])
         table.view(self.capacity, -1, tiles.shape[1]).index_copy_(0, places, rows)
 
-    def rows(self, pixels: Tensor, window: Window) -> Tensor:
-        """Return the rows of a table in which pixels of an operation's plane are, int64 [k]."""
+    def reads(self, pixels: Tensor, window: Window) -> _Reads:
+        """Return what to read of a table for pixels of an operation's plane, [k]."""
         key = id(pixels)
         if key not in self._rows:
             found = self._find(pixels.cpu().numpy(), window)
-            self._rows[key] = pixels, torch.from_numpy(found).to(pixels.device)
+            self._rows[key] = pixels, _Reads(*(part.to(pixels.device) for part in found))
         return self._rows[key][1]
 
-    def _find(self, pixels: NDArray[np.int64], window: Window) -> NDArray[np.int64]:
-        y, x = np.divmod(pixels, window.size[1])
-        places = self._origins.places_at(y, x, window.size, window.stride / self.stride)
+    def _find(self, pixels: NDArray[np.int64], window: Window) -> _Reads:
+        at = np.divmod(pixels, window.size[1])
+        scale = window.stride / self.stride
+        places = self._origins.places_at(*at, window.size, scale)
         b = self.side // window.stride
         tile = self._tile_of[places.slot]
         gone = tile == NO_TILE
-        tile = np.where(gone, self._newest[(y // b) * self.grid[1] + x // b], tile)
-        row, column = (
-            np.clip(np.where(gone, here % b, place), 0, b - 1).astype(np.int64)
-            for here, place in ((y, places.y), (x, places.x))
-        )
-        found: NDArray[np.int64] = (tile * b + row) * b + column
-        return found
+        blocks = [here // b for here in at]
+        tile = np.where(gone, self._newest[blocks[0] * self.grid[1] + blocks[1]], tile)
+        corners = self._origins.corners[places.slot].T / scale
+        axes = []
+        for here, block, there, corner, length in zip(
+            at, blocks, places[1:], corners, window.size, strict=True
+        ):
+            start = np.where(gone, block * b, corner).astype(np.int64)
+            inside = np.where(gone, here - start, there)
+            # Beyond the image there is what padding puts there: nothing to be mixed in.
+            low, high = np.maximum(-MARGIN, -start), np.minimum(b - 1 + MARGIN, length - 1 - start)
+            axes.append(_between(inside + MARGIN, low + MARGIN, high + MARGIN))
+        row, column = axes
+        return _reads(tile, row, column, b + 2 * MARGIN)
 
 
 class _Table:
@@ -269,7 +323,7 @@ class _Table:
         """Keep the plane whole until an operation on blocks says what stride it has."""
         self._pool = pool
         self._plane: Tensor | None = plane
-        self._table: Tensor | None = None  # [capacity * b * b, C]
+        self._table: Tensor | None = None  # [capacity * span * span, C]
 
     def rows(self, pixels: Tensor, window: Window, *, halve: bool) -> Tensor:
         """Return some pixels, [k, C].
@@ -281,18 +335,23 @@ class _Table:
         if halve:
             msg = "LOW blocks cannot be computed beside REUSE blocks that stay in tiles"
             raise ModelError(msg)
-        return self._cut(window).index_select(0, self._pool.rows(pixels, window))
+        return _read(self._cut(window), self._pool.reads(pixels, window))
 
     def whole(self, window: Window) -> Tensor:
         """Return all pixels, [1, C, h, w]."""
         h, w = window.size
         table = self._cut(window)
         pixels = torch.arange(h * w, device=table.device)
-        found = self._pool.rows(pixels, window)
-        return table.index_select(0, found).view(1, h, w, -1).permute(0, 3, 1, 2)
+        found = _read(table, self._pool.reads(pixels, window))
+        return found.view(1, h, w, -1).permute(0, 3, 1, 2)
 
     def keep(self, tiles: Tensor, window: Window) -> None:
-        """Keep the pixels of the blocks of the last claim, [K, C, b, b]."""
+        """Keep the blocks of the last claim, [K, C, span, span]."""
+        beyond = MARGIN - window.before
+        if beyond > 0:
+            tiles = functional.pad(tiles, (beyond,) * 4, mode="replicate")
+        elif beyond < 0:
+            tiles = tiles[..., -beyond:beyond, -beyond:beyond]
         self._pool.write(self._cut(window), tiles)
 
     def _cut(self, window: Window) -> Tensor:

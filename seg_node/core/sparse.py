@@ -231,17 +231,12 @@ class BlockTensor:
         if self.whole:
             return self.mapped(lambda action: self._cut(action, window, outside))
         around = self.mapped(lambda action: self._gathered(action, window, outside, plane))
-        self.show(plane)
+        _show(plane, around.high, window)
         return around
 
     def _next_plane(self) -> Plane | None:
         """Return the background of this operation, if there is one."""
         return None if self.background is None else next(self.background)
-
-    def show(self, plane: Plane | None) -> None:
-        """Have the background take note of what the HIGH blocks show now."""
-        if plane is not None and len(self.high):
-            plane.keep(self.high, Window(self.stride, self.full))
 
     def _cut(self, action: Action, window: Window, outside: float | None = 0.0) -> Tensor:
         """Cut the blocks of one set out of its plane, and do what is pending to their pixels."""
@@ -350,14 +345,21 @@ class BlockTensor:
     def context(self) -> Tensor:
         """Return the whole plane [N, C, h, w] from which pooled context is computed."""
         x, plane = self.cut(), self._next_plane()
-        base = None if plane is None else plane.whole(Window(self.stride, self.full))
+        window = Window(self.stride, self.full)
+        base = None if plane is None else plane.whole(window)
         if base is not None and self.layout.background > self.layout.finest:
             base = base.repeat_interleave(2, 2).repeat_interleave(2, 3)
             base = base[..., : self.full[0], : self.full[1]]
         elif base is not None and self.layout.background < self.layout.finest:
             base = halved(base)
-        x.show(plane)
+        _show(plane, x.high, window)
         return x.combined(smooth=False, base=base)
+
+
+def _show(plane: Plane | None, tiles: Tensor, window: Window) -> None:
+    """Have the background take note of what the HIGH blocks show, and what is around them."""
+    if plane is not None and len(tiles):
+        plane.keep(tiles, window)
 
 
 def split(image: Tensor, layout: BlockLayout, background: Background | None = None) -> BlockTensor:

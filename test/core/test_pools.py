@@ -6,6 +6,7 @@ same motion with pointers to those numbers, so a tile that is overwritten too ea
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -174,9 +175,10 @@ WINDOWS = [Window(stride, (-(-148 // stride), -(-172 // stride))) for stride in 
 """Planes of several strides of an image whose results, at stride 4, have `SIZE` pixels."""
 
 
-def stamped(number: int, b: int) -> torch.Tensor:
-    """Return a tile [3, b, b] that says of each pixel the tile's number, row and column."""
-    rows, columns = torch.meshgrid(torch.arange(b), torch.arange(b), indexing="ij")
+def stamped(number: int, b: int, margin: int = 0) -> torch.Tensor:
+    """Return a tile [3, span, span] that says of each pixel the tile's number, row and column."""
+    at = torch.arange(-margin, b + margin)
+    rows, columns = torch.meshgrid(at, at, indexing="ij")
     return torch.stack((torch.full_like(rows, number), rows, columns)).float()
 
 
@@ -188,6 +190,16 @@ def stamped_plane(window: Window) -> torch.Tensor:
     return torch.cat(rows, 1)[None, :, : window.size[0], : window.size[1]]
 
 
+def tiles_of(plane: torch.Tensor, b: int) -> list[NDArray[np.float32]]:
+    """Return the tiles [span, span, 3] of a plane, with the pixels around, its border repeated."""
+    rows, columns = (
+        [np.clip(np.arange(n * b - 1, n * b + b + 1), 0, length - 1) for n in range(count)]
+        for count, length in zip(GRID, plane.shape[-2:], strict=True)
+    )
+    pixels = plane[0].permute(1, 2, 0).numpy()
+    return [pixels[row[:, None], column] for row in rows for column in columns]
+
+
 class FeatureWalk(Walk):
     """The same with features of planes of several strides."""
 
@@ -197,6 +209,7 @@ class FeatureWalk(Walk):
         self.pool = FeaturePool(GRID, self.origins, STRIDE, BLOCK)
         self.pool.restart([stamped_plane(window) for window in WINDOWS])
         self.newest = np.arange(GRID[0] * GRID[1])
+        self.kept = {w: tiles_of(stamped_plane(w), BLOCK // w.stride) for w in WINDOWS}
         self.resident = np.full(self.pool.capacity, NO_TILE)
         self.resident[: self.newest.size] = self.newest
 
@@ -214,9 +227,14 @@ class FeatureWalk(Walk):
         for plane, window in zip(self.pool.planes(), WINDOWS, strict=True):
             yield plane, window
             b = BLOCK // window.stride
-            tiles = [stamped(first + k, b) for k in range(len(blocks))]
+            # Operations that look further than one pixel hand over more than is kept.
+            n = 1 + window.stride % 4 // 2
+            tiles = [stamped(first + k, b, n) for k in range(len(blocks))]
             if tiles:
-                plane.keep(torch.stack(tiles), window)
+                plane.keep(torch.stack(tiles), replace(window, before=n, after=n))
+            self.kept[window] += [
+                stamped(first + k, b, 1).permute(1, 2, 0).numpy() for k in range(len(blocks))
+            ]
         self.pool.name(self.add(blocks, index))
         self.newest[numbers] = self.resident[self.pool._claimed] = first + np.arange(len(blocks))
 
@@ -233,23 +251,32 @@ class FeatureWalk(Walk):
             assert load[claimed].max() <= load[~(claimed | spared)].min(initial=10**9)
 
     def reused(self, window: Window) -> NDArray[np.int64]:
-        """Return the pixels of a plane that lie in blocks that are not computed."""
+        """Return some of the pixels of a plane that lie in blocks that are not computed."""
         b = BLOCK // window.stride
         y, x = (at.ravel() for at in np.indices(window.size))
-        return np.flatnonzero(~np.isin(y // b * GRID[1] + x // b, self.computed))
+        found = np.flatnonzero(~np.isin(y // b * GRID[1] + x // b, self.computed))
+        return np.unique(self.rng.choice(found, 100))
 
     def expected_features(
         self, pixels: NDArray[np.int64], window: Window
     ) -> tuple[NDArray[np.float32], int]:
-        """Return number of the tile, row and column of pixels, and how many are not kept."""
-        y, x = np.divmod(pixels, window.size[1])
+        """Return what pixels read, one by one, and how many read the newest tile instead."""
         b = BLOCK // window.stride
+        y, x = np.divmod(pixels, window.size[1])
         places = self.twin.places_at(y, x, window.size, window.stride / STRIDE)
-        gone = ~np.isin(places.slot, self.resident)
-        found = (places.slot, places.y.clip(0, b - 1), places.x.clip(0, b - 1))
-        own = (self.newest[y // b * GRID[1] + x // b], y % b, x % b)
-        chosen = [np.where(gone, mine, other) for mine, other in zip(own, found, strict=True)]
-        return np.stack(chosen, 1).astype(np.float32), int(gone.sum())
+        found, gone = [], 0
+        for slot, *there in zip(*places, y, x, strict=True):
+            place, here = np.array(there[:2]), np.array(there[2:])
+            corner = self.twin.corners[slot] * STRIDE // window.stride
+            number = slot
+            if slot not in self.resident:
+                gone += 1
+                number = self.newest[here[0] // b * GRID[1] + here[1] // b]
+                corner, place = here // b * b, here % b
+            most = np.minimum(b, np.array(window.size) - 1 - corner)
+            inside = np.float32(np.clip(place, np.maximum(-1, -corner), most) + 1)
+            found.append(bilinear(self.kept[window][number], *inside[:, None])[0])
+        return np.stack(found), gone
 
 
 def test_features_are_found_where_the_content_was_computed_for_hundreds_of_frames() -> None:
@@ -262,14 +289,14 @@ def test_features_are_found_where_the_content_was_computed_for_hundreds_of_frame
                 pixels = walk.reused(window)
                 expected, missing = walk.expected_features(pixels, window)
                 read = plane.rows(torch.from_numpy(pixels), window, halve=False)
-                np.testing.assert_array_equal(read.numpy(), expected)
+                np.testing.assert_allclose(read.numpy(), expected, rtol=1e-5, atol=1e-4)
                 gone += missing
-    assert gone > 1000  # it was full, and content without tiles was read
+    assert gone > 300  # it was full, and content without tiles was read
     assert walk.pool.capacity == 45
     assert len(walk.tiles) > 1000
     for plane, window in zip(walk.pool._tables, WINDOWS, strict=True):
         assert plane._table is not None
-        assert len(plane._table) == 45 * (BLOCK // window.stride) ** 2
+        assert len(plane._table) == 45 * (BLOCK // window.stride + 2) ** 2
 
 
 def test_whole_planes_are_read_pixel_by_pixel() -> None:
@@ -280,7 +307,8 @@ def test_whole_planes_are_read_pixel_by_pixel() -> None:
             expected, _ = walk.expected_features(pixels, window)
             whole = plane.whole(window)
             assert whole.shape == (1, 3, *window.size)
-            np.testing.assert_array_equal(whole[0].flatten(1).T.numpy()[pixels], expected)
+            read = whole[0].flatten(1).T.numpy()[pixels]
+            np.testing.assert_allclose(read, expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("window", WINDOWS, ids=lambda window: f"stride{window.stride}")
