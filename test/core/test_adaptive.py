@@ -390,17 +390,19 @@ def test_a_budget_is_turned_while_driving(street: list[Frame]) -> None:
 
 def test_memory_is_bounded_for_hundreds_of_frames() -> None:
     pipeline = adaptive(Redness(), reuse__threshold=0.0, budget__compute=0.3)
-    tiles, features = [], []
+    tiles, features, rows = [], [], []
     for frame in panned(300, 2.7):
         pipeline.step(frame)
         kept = history(pipeline)
         assert kept._features is not None
         tiles.append(len(kept._results.stamps_ns))
         features.append(kept._features.capacity)
+        rows.append(len(kept._features._rows))
     assert tiles[0] == 12
     assert max(tiles) <= 6 * 12
     assert max(tiles[100:]) == max(tiles)
     assert set(features) == {18}
+    assert max(rows) <= 2  # windows of the two convolutions, of this frame only
 
 
 def test_cameras_do_not_mix(net: nn.Module) -> None:

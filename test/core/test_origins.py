@@ -226,6 +226,17 @@ def test_planes_of_other_strides_move_along(scale: float) -> None:
     np.testing.assert_array_equal(found[1][inside], (x + step)[inside])
 
 
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_a_pixel_of_a_coarser_plane_goes_where_its_middle_goes(scale: int) -> None:
+    origins, flow = Origins(SIZE, SIDE), np.zeros((*SIZE, 2), np.float32)
+    flow[:, scale // 2 :: scale, 0] = -scale
+    origins.move(flow)
+    y, x = (at.ravel() for at in np.indices((SIZE[0] // scale, SIZE[1] // scale)))
+    places = origins.places_at(y, x, (SIZE[0] // scale, SIZE[1] // scale), scale)
+    found = in_plane(places, SIZE[1] // SIDE, SIDE // scale)
+    np.testing.assert_array_equal(found, np.stack((y, np.maximum(x - 1, 0))))
+
+
 @pytest.mark.parametrize("scale", [0.5, 1, 2])
 def test_no_place_lies_beyond_the_plane(scale: float) -> None:
     """Where content comes from outside, fractions of pixels add up as well."""
