@@ -66,7 +66,7 @@ class MovedPlanes:
 
 
 class _Moved:
-    """One plane; every pixel is the one nearest to where its content was, as in `core.pools`."""
+    """One plane; every pixel is the one nearest to where its content was."""
 
     def __init__(self, plane: Tensor, flow: Tensor) -> None:
         """Take the plane."""
