@@ -350,6 +350,21 @@ def test_content_without_a_tile_is_the_newest_of_where_it_is_now() -> None:
     assert (second.numpy() == own).any()
 
 
+@pytest.mark.parametrize("margin", [0, 1, 3])
+def test_operations_hand_over_what_they_have_around_their_blocks(margin: int) -> None:
+    """Those that look at no neighbours have nothing: then the edge of a block is repeated."""
+    origins = Origins(SIZE, SIDE)
+    pool, window = FeaturePool(GRID, origins, STRIDE, BLOCK), WINDOWS[1]
+    pool.restart([torch.zeros(1, 1, *window.size)])
+    (plane,) = pool.planes()
+    pool.claim(np.arange(30), np.bincount(origins.slot.ravel()))
+    span = SIDE + 2 * margin
+    plane.keep(torch.full((30, 1, span, span), 7.0), replace(window, before=margin, after=margin))
+    pool.name(np.arange(30))
+    origins.move(np.full((*SIZE, 2), 0.5, np.float32))
+    torch.testing.assert_close(plane.whole(window), torch.full((1, 1, *window.size), 7.0))
+
+
 def test_half_the_resolution_is_refused() -> None:
     pool = FeaturePool(GRID, Origins(SIZE, SIDE), STRIDE, BLOCK)
     pool.restart([stamped_plane(WINDOWS[1])])
