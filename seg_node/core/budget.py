@@ -202,7 +202,8 @@ class CostModel:
         error = max(-most, min(most, seconds - expected))
         novel = abs(float((terms - self._usual) @ self._costs)) > NOVELTY * expected
         gains = along / spread**2 if novel else gain * self._costs / expected
-        self._usual = terms if novel else self._usual
+        if novel:
+            self._usual = terms
         costs = self._costs + gains * error
         self._costs = np.maximum(costs, LEAST * PRIOR * costs[3])
         left = np.eye(4) - np.outer(gains, terms)

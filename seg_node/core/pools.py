@@ -159,7 +159,7 @@ def _between(
     first = np.floor(inside)
     second = np.minimum(first + 1, high)
     return _Between(
-        first.astype(np.int64), second.astype(np.int64), np.float32(1) * (inside - first)
+        first.astype(np.int64), second.astype(np.int64), (inside - first).astype(np.float32)
     )
 
 

@@ -103,7 +103,7 @@ class Feed:
     def frames(self, arrived: Arrived, *, motion: bool) -> list[tuple[Frame, int]]:
         """Return the frames to segment now, each with the steady time of its arrival.
 
-        None if the image cannot be used, which is told and counted. For a video in `newest`, all
+        Empty if the image cannot be used, which is told and counted. For a video in `newest`, all
         packets that wait are decoded as well, and the newest frame remains.
 
         Args:
