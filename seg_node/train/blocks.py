@@ -20,7 +20,7 @@ from seg_node.core.sparse import split
 from seg_node.core.tiles import as_rows
 from seg_node.core.types import Action, IGNORE_LABEL, ModelError
 from seg_node.train.batches import Batch
-from seg_node.train.learner import Learner
+from seg_node.train.learner import Learner, placed
 from seg_node.train.losses import segmentation_loss
 from seg_node.train.low_settings import LowTraining
 from seg_node.train.optimizers import make_optimizer
@@ -139,8 +139,8 @@ class BlockTrainer(Trainer[LowTraining, PairBatch, nn.Module]):
         super().__init__(batches, place, validate)
         self.choice = cast("BlockTraining", batches.config)
         self.weights = weights.to(place.device)
-        self.teacher = _placed(teacher, place.device).eval().requires_grad_(requires_grad=False)
-        self.net = _placed(net, place.device)
+        self.teacher = placed(teacher, place.device).eval().requires_grad_(requires_grad=False)
+        self.net = placed(net, place.device)
         optimizer = make_optimizer(self.net, self.config)
         self.learner = Learner(self.net, optimizer, self.config.average)
         self._resume()
@@ -213,8 +213,3 @@ class BlockTrainer(Trainer[LowTraining, PairBatch, nn.Module]):
 
     def _bytes(self) -> int:
         return self.learner.nbytes()
-
-
-def _placed(net: nn.Module, device: torch.device) -> nn.Module:
-    placed: nn.Module = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the keyword
-    return placed

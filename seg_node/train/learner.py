@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TYPE_CHECKING
 
+import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -69,3 +70,9 @@ class Learner:
     def nbytes(self) -> int:
         """Return about how much a checkpoint holds: weights, average, two moments."""
         return 4 * sum(p.numel() * p.element_size() for p in self.net.parameters())
+
+
+def placed(net: nn.Module, device: torch.device) -> nn.Module:
+    """Return a network on its device, with weights in `channels_last`."""
+    there: nn.Module = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the keyword
+    return there

@@ -18,7 +18,7 @@ from seg_node.core.fusion import enlarge
 from seg_node.core.tiles import halved
 from seg_node.core.warp import move
 from seg_node.nets.low import LowBranch
-from seg_node.train.learner import Learner
+from seg_node.train.learner import Learner, placed
 from seg_node.train.losses import segmentation_loss
 from seg_node.train.low_settings import LowTraining
 from seg_node.train.optimizers import make_optimizer
@@ -80,8 +80,8 @@ class LowTrainer(Trainer[LowTraining, PairBatch, LowBranch]):
         """Prepare what learns, and load the checkpoint if there is one."""
         super().__init__(batches, place, validate)
         self.weights = weights.to(place.device)
-        self.high = _placed(nets.high, place.device).eval().requires_grad_(requires_grad=False)
-        self.branch = cast("LowBranch", _placed(nets.low, place.device))
+        self.high = placed(nets.high, place.device).eval().requires_grad_(requires_grad=False)
+        self.branch = cast("LowBranch", placed(nets.low, place.device))
         choose_learners(self.branch, self.config.weights)
         optimizer = make_optimizer(self.branch, self.config)
         self.learner = Learner(self.branch, optimizer, self.config.average)
@@ -176,8 +176,3 @@ def branch_features(
 
 def _features(net: nn.Module, images: Tensor) -> Tensor:
     return cast("SegmentationNetwork", net).features(images)
-
-
-def _placed(net: nn.Module, device: torch.device) -> nn.Module:
-    placed: nn.Module = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the keyword
-    return placed
