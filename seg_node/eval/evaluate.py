@@ -205,7 +205,7 @@ class _Scores:
         self.labelled += sample.labels is not None
         for mode, result in results.items():
             self.temporal[mode].update(sample.frame, result.labels, motion)
-            score = scores[mode]
+            score = scores[mode].miou
             if score is not None:
                 self.worst[mode].add(score, sample, result.labels)
 

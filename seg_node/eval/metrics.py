@@ -50,7 +50,10 @@ class ConfusionMatrix:
             DataError: shapes differ, or a value is out of range.
 
         """
-        counts = self._count(truth, prediction)
+        return self.add(self.count(truth, prediction))
+
+    def add(self, counts: NDArray[np.int64]) -> float | None:
+        """Add the counts of one frame, see `count`; returns what `update` does."""
         self.counts += counts
         score = mean_of_seen(class_iou(counts))
         if score is not None:
@@ -84,7 +87,11 @@ class ConfusionMatrix:
         total = self.counts.sum()
         return [float(n / total) for n in self.counts.sum(1)] if total else None
 
-    def _count(self, truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def count(self, truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Return the counts of one frame, int64 [classes, classes], without adding them.
+
+        Args and errors: see `update`.
+        """
         if truth.shape != prediction.shape:
             msg = f"labels {truth.shape} and prediction {prediction.shape} differ in size"
             raise DataError(msg)
@@ -103,9 +110,16 @@ def class_iou(counts: NDArray[np.int64]) -> list[float | None]:
 
     None for a class that is neither in the truth nor in the prediction.
     """
+    return [float(hit / union) if union else None for hit, union in overlaps(counts)]
+
+
+def overlaps(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (intersection, union) in pixels per class of a confusion matrix, int64 [classes, 2].
+
+    They add up over frames, so the pooled mIoU of any selection of frames follows from theirs.
+    """
     hit = np.diag(counts)
-    union = counts.sum(0) + counts.sum(1) - hit
-    return [float(h / u) if u else None for h, u in zip(hit, union, strict=True)]
+    return np.stack([hit, counts.sum(0) + counts.sum(1) - hit], axis=1)
 
 
 def mean_of_seen(scores: list[float | None]) -> float | None:

@@ -15,7 +15,7 @@ import seg_node
 from seg_node.core.config import options
 from seg_node.core.types import Action, DataError
 from seg_node.eval.calibration import Calibration
-from seg_node.eval.metrics import ConfusionMatrix
+from seg_node.eval.metrics import ConfusionMatrix, overlaps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +33,24 @@ if TYPE_CHECKING:
 NS_PER_MS = 1e6
 DENSE = "dense"
 """The mode that all others are compared with."""
+
+
+@dataclass(frozen=True)
+class FrameScore:
+    """How right one frame is in one mode.
+
+    Attributes:
+        miou: its own mean IoU (0..1), see `ConfusionMatrix.image_miou`; None without labels.
+        overlaps: intersection and union in pixels per class, int64 [classes, 2]; None without
+            labels.
+        agreement: share (0..1) of its pixels with the class that mode `dense` gives them; None
+            where that did not run, and in `dense` itself.
+
+    """
+
+    miou: float | None = None
+    overlaps: NDArray[np.int64] | None = None
+    agreement: float | None = None
 
 
 @dataclass
@@ -71,17 +89,14 @@ class ModeRecord:
         result: StepResult,
         truth: NDArray[np.uint8] | None = None,
         dense: NDArray[np.uint8] | None = None,
-    ) -> float | None:
-        """Count one frame.
+    ) -> FrameScore:
+        """Count one frame and return its own scores.
 
         Args:
             result: what the mode made of it.
             truth: its true labels, uint8 [H, W]; None where they are not known.
             dense: what mode `dense` predicts for it, uint8 [H, W]; None where that did not run,
                 and in mode `dense` itself.
-
-        Returns:
-            Mean IoU (0..1) of this frame alone; None without labels.
 
         Raises:
             DataError: truth and result differ in size, or hold a class that is not there.
@@ -95,9 +110,14 @@ class ModeRecord:
         self.age_ms.append(float(result.age_ms.max()))
         for action in Action:
             self.actions[action] += result.plan.fraction(action)
+        agreement = None
         if dense is not None:
-            self.against_dense.update(dense, result.labels)
-        return None if truth is None else self._score(result, truth)
+            counts = self.against_dense.count(dense, result.labels)
+            self.against_dense.add(counts)
+            agreement = float(np.trace(counts) / counts.sum())
+        if truth is None:
+            return FrameScore(agreement=agreement)
+        return self._score(result, truth, agreement)
 
     def summary(self, dense: ModeRecord | None = None) -> dict[str, Any]:
         """Return the mode's entry of `results.json`; what was not measured is None.
@@ -124,13 +144,16 @@ class ModeRecord:
             "dropped": self.dropped,
         }
 
-    def _score(self, result: StepResult, truth: NDArray[np.uint8]) -> float | None:
+    def _score(
+        self, result: StepResult, truth: NDArray[np.uint8], agreement: float | None
+    ) -> FrameScore:
         self.labelled += 1
-        score = self.confusion.update(truth, result.labels)
+        counts = self.confusion.count(truth, result.labels)
+        miou = self.confusion.add(counts)
         self.calibration.update(truth, result.labels, result.confidence)
         if self.boundary is not None:
             self.boundary.update(truth, result.labels)
-        return score
+        return FrameScore(miou, overlaps(counts), agreement)
 
     def _scores(self) -> dict[str, Any]:
         """Return everything about accuracy, see docs/metrics.md."""
@@ -170,7 +193,7 @@ class ModeRecord:
 
 def count_frame(
     records: Mapping[str, ModeRecord], data: str, sample: Sample, results: Mapping[str, StepResult]
-) -> dict[str, float | None]:
+) -> dict[str, FrameScore]:
     """Count one frame in the record of every mode, with its labels where it has some.
 
     Args:
@@ -180,7 +203,7 @@ def count_frame(
         results: what each mode made of it.
 
     Returns:
-        Mean IoU (0..1) of this frame alone, by mode; None without labels.
+        The scores of this frame alone, by mode.
 
     Raises:
         DataError: its labels do not fit; the text names the frame.

@@ -31,7 +31,13 @@ def test_agreement_is_that_with_the_labels_of_dense() -> None:
     records = {mode: ModeRecord(2) for mode in ("warp", "dense")}
     results = {"warp": result([[0, 1, 1, 1]]), "dense": result([[0, 0, 1, 1]])}
     scores = count_frame(records, "street:1", sample([[0, 0, 0, 0]]), results)
-    assert scores == {"warp": pytest.approx(0.125), "dense": pytest.approx(0.25)}
+    assert {mode: score.miou for mode, score in scores.items()} == {"warp": 0.125, "dense": 0.25}
+    assert {mode: score.agreement for mode, score in scores.items()} == {
+        "warp": 0.75,
+        "dense": None,
+    }
+    assert scores["warp"].overlaps is not None
+    assert scores["warp"].overlaps.tolist() == [[1, 4], [0, 3]]
     entry = records["warp"].summary(records["dense"])
     assert entry["agreement"] == {"pixel": 0.75, "miou": pytest.approx((1 / 2 + 2 / 3) / 2)}
     assert records["dense"].summary(records["dense"])["agreement"] is None
