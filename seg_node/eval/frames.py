@@ -43,8 +43,10 @@ class FrameRow:
         index: number of the frame in its source, from 0, dropped ones counted.
         stamp_ns: header stamp.
         mode: how compute was chosen.
-        dropped: whether the mode never saw the frame; then there is nothing else in the row.
+        dropped: whether the mode never saw the frame; its scores are then those of the mask
+            that was the newest one, where anybody counted them.
         step_ms: time of the whole step.
+        late_ms: time from the frame's arrival to its mask, where frames arrive.
         high: share of the blocks at full resolution, 0..1.
         low: share of the blocks at half resolution, 0..1.
         reuse: share of the blocks that were remembered, 0..1.
@@ -65,6 +67,7 @@ class FrameRow:
     mode: str
     dropped: bool = False
     step_ms: float | None = None
+    late_ms: float | None = None
     high: float | None = None
     low: float | None = None
     reuse: float | None = None
@@ -82,6 +85,7 @@ class FrameRow:
 COLUMNS = tuple(f.name for f in fields(FrameRow))
 NUMBERS = (
     "step_ms",
+    "late_ms",
     "high",
     "low",
     "reuse",
@@ -102,6 +106,7 @@ def row_of(  # noqa: PLR0913 - what is known of a frame
     result: StepResult,
     score: FrameScore,
     *,
+    late_ms: float | None = None,
     joules: float | None = None,
 ) -> FrameRow:
     """Return the row of a frame that went through a step.
@@ -112,11 +117,11 @@ def row_of(  # noqa: PLR0913 - what is known of a frame
         mode: how compute was chosen.
         result: what the step made of it.
         score: how right that is.
+        late_ms: time from its arrival to its mask; None where frames do not arrive.
         joules: energy of the step; None where nobody measures it.
 
     """
     report = result.report
-    seen = score.overlaps
     return FrameRow(
         index=index,
         stamp_ns=stamp_ns,
@@ -129,14 +134,21 @@ def row_of(  # noqa: PLR0913 - what is known of a frame
         age_p50_ms=float(np.median(result.age_ms)),
         age_max_ms=float(result.age_ms.max()),
         gmac=report.macs / 1e9,
+        late_ms=late_ms,
         joules=joules,
         miou=score.miou,
         agreement=score.agreement,
         stage_ms={stage: ns / _NS_PER_MS for stage, ns in report.stage_ns.items()},
-        overlaps={}
-        if seen is None
-        else {label: (int(hit), int(union)) for label, (hit, union) in enumerate(seen) if union},
+        overlaps=seen_overlaps(score),
     )
+
+
+def seen_overlaps(score: FrameScore) -> dict[int, tuple[int, int]]:
+    """Return (intersection, union) in pixels of the classes in the frame; none without labels."""
+    if score.overlaps is None:
+        return {}
+    pairs = enumerate(score.overlaps.tolist())
+    return {label: (hit, union) for label, (hit, union) in pairs if union}
 
 
 class FrameWriter:
@@ -219,45 +231,49 @@ def _member(item: Any) -> str:
 
 
 def _cut(path: Path, keep: int) -> None:
-    """Cut the table after the last row of frame keep-1."""
-    end, last = 0, -1
-    with path.open("rb") as file:
+    """Take all rows but those of frames 0..keep-1 out of the table, and a last line that is cut.
+
+    Modes that drop frames are not in step, so rows to go may lie between those to keep.
+    """
+    partial = path.with_name(path.name + ".partial")
+    last = -1
+    with path.open("rb") as file, partial.open("wb") as kept:
+        kept.write(file.readline())
         for line in file:
-            index = line.partition(b",")[0]
-            if not line.endswith(b"\n") or (index.isdigit() and int(index) >= keep):
-                break
-            end += len(line)
-            last = int(index) if index.isdigit() else last
+            index = int(line.partition(b",")[0] or keep)
+            if index < keep and line.endswith(b"\n"):
+                kept.write(line)
+                last = max(last, index)
     if last != keep - 1:
+        partial.unlink()
         msg = f"{path} ends at frame {last}, so nothing can follow frame {keep - 1}: start anew"
         raise DataError(msg)
-    with path.open("rb+") as file:
-        file.truncate(end)
+    partial.replace(path)
 
 
 @dataclass(frozen=True)
 class ModeFrames:
-    """The frames of one mode that were not dropped, as columns of n frames each.
+    """The frames of one mode, as columns of n frames each, in the order of their numbers.
 
     Attributes:
         index: number of each frame in its source, int64 [n].
         stamp_ns: header stamps, int64 [n].
-        reason: names of `Reason`, n of them.
+        dropped: whether the mode never saw the frame, bool [n].
+        reason: names of `Reason`, n of them; empty for dropped frames.
         numbers: the columns of `NUMBERS`, float64 [n]; nan where nothing was measured.
         stage_ms: stages, float64 [n]; nan in frames without the stage.
         overlaps: (intersection, union) in pixels per class, int64 [n, classes, 2]; zeros in
             frames without labels.
-        dropped: numbers of the frames that the mode never saw, int64.
 
     """
 
     index: NDArray[np.int64]
     stamp_ns: NDArray[np.int64]
+    dropped: NDArray[np.bool_]
     reason: tuple[str, ...]
     numbers: Mapping[str, NDArray[np.float64]]
     stage_ms: Mapping[str, NDArray[np.float64]]
     overlaps: NDArray[np.int64]
-    dropped: NDArray[np.int64]
 
     def miou(self) -> float | None:
         """Return the mean IoU pooled over all frames; None without labels."""
@@ -304,18 +320,16 @@ class _Columns:
         self._classes = classes
         self._index = array("q")
         self._stamp_ns = array("q")
-        self._dropped = array("q")
+        self._dropped = array("b")
         self._reason: list[str] = []
         self._numbers = {name: array("d") for name in NUMBERS}
         self._stages: dict[str, array[float]] = {}
         self._overlaps: list[NDArray[np.int64]] = []
 
     def add(self, row: Mapping[str, str]) -> None:
-        if row["dropped"] == "1":
-            self._dropped.append(int(row["index"]))
-            return
         self._index.append(int(row["index"]))
         self._stamp_ns.append(int(row["stamp_ns"]))
+        self._dropped.append(int(row["dropped"]))
         self._reason.append(sys.intern(row["reason"]))
         for name, column in self._numbers.items():
             column.append(_number(row[name]))
@@ -335,15 +349,17 @@ class _Columns:
 
     def frames(self) -> ModeFrames:
         """Return what was gathered."""
+        index = np.array(self._index, np.int64)
+        order = np.argsort(index, kind="stable")
         overlaps = np.array(self._overlaps, np.int64).reshape(-1, self._classes, 2)
         return ModeFrames(
-            index=np.array(self._index, np.int64),
-            stamp_ns=np.array(self._stamp_ns, np.int64),
-            reason=tuple(self._reason),
-            numbers={name: np.array(column) for name, column in self._numbers.items()},
-            stage_ms={stage: np.array(times) for stage, times in self._stages.items()},
-            overlaps=overlaps,
-            dropped=np.array(self._dropped, np.int64),
+            index=index[order],
+            stamp_ns=np.array(self._stamp_ns, np.int64)[order],
+            dropped=np.array(self._dropped, np.bool_)[order],
+            reason=tuple(self._reason[frame] for frame in order),
+            numbers={name: np.array(column)[order] for name, column in self._numbers.items()},
+            stage_ms={stage: np.array(times)[order] for stage, times in self._stages.items()},
+            overlaps=overlaps[order],
         )
 
 

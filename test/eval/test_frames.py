@@ -35,13 +35,14 @@ def test_a_step_comes_back_as_it_was(tmp_path: Path) -> None:
     overlaps = np.array([[3, 4], [0, 0], [0, 1]])
     score = FrameScore(0.375, overlaps, 0.75)
     stamp_ns = 1_700_000_000_123_456_789
-    row = row_of(7, stamp_ns, "warp", result(), score, joules=0.5)
+    row = row_of(7, stamp_ns, "warp", result(), score, late_ms=12.0, joules=0.5)
     write(tmp_path / "frames.csv", row)
     frames = read_frames(tmp_path / "frames.csv", 3)["warp"]
     assert (frames.index.tolist(), frames.stamp_ns.tolist()) == ([7], [stamp_ns])
     assert frames.reason == ("MOVED",)
     assert {name: column.tolist() for name, column in frames.numbers.items()} == {
         "step_ms": [5.0],
+        "late_ms": [12.0],
         "high": [0.25],
         "low": [0.25],
         "reuse": [0.5],
@@ -67,8 +68,8 @@ def test_modes_and_dropped_frames_are_kept_apart(tmp_path: Path) -> None:
     )
     modes = read_frames(tmp_path / "frames.csv", 2)
     assert list(modes) == ["dense", "warp"]
-    assert modes["dense"].index.tolist() == [0]
-    assert modes["dense"].dropped.tolist() == [1]
+    assert modes["dense"].index.tolist() == [0, 1]
+    assert modes["dense"].dropped.tolist() == [False, True]
     assert modes["warp"].numbers["step_ms"].tolist() == [8.0, 9.0]
     assert np.isnan(modes["warp"].numbers["miou"]).all()
     assert np.array_equal(modes["warp"].stage_ms["late"], [np.nan, 1.0], equal_nan=True)
@@ -76,18 +77,27 @@ def test_modes_and_dropped_frames_are_kept_apart(tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_behind_what_is_whole(tmp_path: Path) -> None:
-    """Rows after the kept frames go, also the half one of a run that was killed."""
+    """Other rows go, also the half one of a run that was killed, wherever they lie."""
     path = tmp_path / "frames.csv"
-    rows = [FrameRow(i, i * 10, mode, step_ms=1.0) for i in range(3) for mode in "ab"]
-    write(path, *rows)
+    order = [(0, "a"), (1, "a"), (2, "a"), (0, "b"), (1, "b"), (2, "b")]
+    write(path, *(FrameRow(index, index * 10, mode, step_ms=1.0) for index, mode in order))
     with path.open("a") as file:
-        file.write("3,30,a,0,1.")
+        file.write("1,10,c,0,1.")
     write(path, FrameRow(2, 20, "a", step_ms=5.0), keep=2)
     modes = read_frames(path, 1)
     assert modes["a"].numbers["step_ms"].tolist() == [1.0, 1.0, 5.0]
     assert modes["b"].index.tolist() == [0, 1]
+    assert "c" not in modes
     with pytest.raises(DataError, match=r"ends at frame 2, so nothing can follow frame 8"):
         FrameWriter(path, keep=9)
+
+
+def test_frames_are_in_order_of_their_numbers(tmp_path: Path) -> None:
+    """A frame that is dropped late is written after its successor."""
+    rows = [FrameRow(index, index, "a", step_ms=float(index)) for index in (2, 0, 1)]
+    write(tmp_path / "frames.csv", *rows)
+    frames = read_frames(tmp_path / "frames.csv", 1)["a"]
+    assert frames.index.tolist() == frames.numbers["step_ms"].tolist() == [0, 1, 2]
 
 
 def test_rows_are_on_disk_before_the_end(tmp_path: Path) -> None:
@@ -100,8 +110,8 @@ def test_rows_are_on_disk_before_the_end(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ("a,b\n1,2\n", "is no table of frames"),
-        (",".join(COLUMNS) + "\n0,1,a,0,quick" + "," * 12 + "\n", "is damaged: could not convert"),
-        (",".join(COLUMNS) + "\n0,1,a,0" + "," * 13 + "9:1/2\n", "is damaged: index 9"),
+        (",".join(COLUMNS) + "\n0,1,a,0,quick" + "," * 13 + "\n", "is damaged: could not convert"),
+        (",".join(COLUMNS) + "\n0,1,a,0" + "," * 14 + "9:1/2\n", "is damaged: index 9"),
         (",".join(COLUMNS) + "\n0,1,a\n", "is damaged"),
     ],
     ids=["another table", "no number", "another class set", "cut"],
