@@ -79,14 +79,15 @@ class BlockHistory:
         size = scaled((frame.image.shape[0], frame.image.shape[1]), self._stride)
         self._grey = _grey(frame.image, size).to(self._device)
         found = self._tracker.track(frame)
+        camera = frame.camera
         if isinstance(found, Reason):
-            return Past(found)
+            return Past(found, camera=camera)
         if self._origins is None:
-            return Past(Reason.FIRST)
+            return Past(Reason.FIRST, camera=camera)
         if self._asked:
-            return Past(Reason.ASKED)
+            return Past(Reason.ASKED, camera=camera)
         interval_ns, self._before_ns = frame.stamp_ns - self._before_ns, frame.stamp_ns
-        return Past(None, 1, self._follow(found, frame.stamp_ns, interval_ns))
+        return Past(None, 1, self._follow(found, frame.stamp_ns, interval_ns), camera)
 
     def _follow(self, step: Motion, now_ns: int, interval_ns: int) -> BlockPast:
         assert self._origins is not None

@@ -15,8 +15,6 @@ import numpy as np
 from seg_node.core.types import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
 LOAD_S = 0.7
@@ -99,18 +97,19 @@ class Budget(Protocol):
     on the frames after it would starve them exactly then. Other blocks beyond the allowed ones
     are paid back up to `DEBT`, and blocks that were allowed but not used are not saved up.
 
-    Attributes:
-        fits: whether the last frame could keep the target; False if its forced blocks, or no
-            blocks at all, already cost more.
-
     """
-
-    fits: bool
 
     def allowed(self, total: int) -> int:
         """Return how many of `total` HIGH blocks the next frame may have, forced ones included.
 
         All, while nothing is known: the first frame is computed in full anyway.
+        """
+        ...
+
+    def keeps(self, high: int) -> bool:
+        """Return whether the frame that was asked for last keeps the target with so many blocks.
+
+        It does not where forced blocks, or what costs something without any, are too much.
         """
         ...
 
@@ -247,7 +246,6 @@ class LatencyBudget:
             raise ConfigError(msg)
         self.target_s = target_s
         self.model = model
-        self.fits = True
         self._carry = 0.0
         self._total = self._allowed = self._low = 0
 
@@ -258,12 +256,18 @@ class LatencyBudget:
             return total
         fixed = self.model.predict(Work(0, self._low))
         block = self.model.predict(Work(1, self._low)) - fixed
-        self.fits = fixed <= self.target_s
         wish = min(total, max(0.0, (AIM * self.target_s - fixed) / block))
         most = max(0.0, (CEILING * self.target_s - fixed) / block)
         self._allowed = max(0, min(total, math.floor(min(wish + self._carry, most))))
         self._carry = min(1.0, self._carry + wish - self._allowed)
         return self._allowed
+
+    def keeps(self, high: int) -> bool:
+        """Return whether the fixed cost fits, and blocks beyond the allowed ones nearly do."""
+        fixed = self.model.predict(Work(0, self._low))
+        with_blocks = self.model.predict(Work(high, self._low))
+        enough = high <= self._allowed or with_blocks <= CEILING * self.target_s
+        return fixed <= self.target_s and enough
 
     def spent(self, step: Spent) -> None:
         """Teach the model, and note blocks beyond the allowed ones."""
@@ -274,7 +278,6 @@ class LatencyBudget:
         beyond = step.work.high - self._allowed
         if beyond > 0:
             self._carry = max(self._carry - beyond, -DEBT * self._total)
-            self.fits &= self.model.predict(step.work) <= CEILING * self.target_s
 
 
 class ComputeBudget:
@@ -298,7 +301,6 @@ class ComputeBudget:
             msg = f"the compute budget is {fraction}; give a fraction of the dense MACs, 0 to 1"
             raise ConfigError(msg)
         self.fraction = fraction
-        self.fits = True
         self._last: Spent | None = None
         self._carry = 0.0
         self._total = self._allowed = 0
@@ -309,11 +311,22 @@ class ComputeBudget:
         if self._last is None or self.fraction >= 1:
             return total
         block = self._last.dense_macs / total
-        fixed = max(0.0, self._last.macs - self._last.work.high * block)
-        room = self.fraction * self._last.dense_macs - fixed
-        self.fits = room >= 0
+        room = self._room(self._last, total)
         self._allowed = max(0, min(total, math.floor((room + self._carry) / block)))
         return self._allowed
+
+    def _room(self, last: Spent, total: int) -> float:
+        """Return the MACs that are left for blocks."""
+        fixed = max(0.0, last.macs - last.work.high * last.dense_macs / total)
+        return self.fraction * last.dense_macs - fixed
+
+    def keeps(self, high: int) -> bool:
+        """Return whether what is fixed fits, and blocks beyond the allowed ones do."""
+        if self._last is None or self.fraction >= 1:
+            return True
+        room = self._room(self._last, self._total)
+        blocks = high * self._last.dense_macs / self._total
+        return room >= 0 and (high <= self._allowed or blocks <= room)
 
     def spent(self, step: Spent) -> None:
         """Settle what the frame executed; the MACs of a full frame are not settled."""
@@ -323,34 +336,3 @@ class ComputeBudget:
         target = self.fraction * step.dense_macs
         least, most = -DEBT * step.dense_macs, step.dense_macs / max(1, self._total)
         self._carry = min(most, max(least, self._carry + target - step.macs))
-        if step.work.high > self._allowed:
-            self.fits &= step.macs <= target
-
-
-def shares(needs: Mapping[str, float], floor: float) -> dict[str, float]:
-    """Divide one budget between cameras by need.
-
-    Args:
-        needs: how much each camera has to compute, at least 0, in any one unit.
-        floor: part of the budget (0..1) that is divided equally, so that no camera starves.
-
-    Returns:
-        a fraction for each camera, at least floor / n; they sum to 1. Equal if there is no need.
-
-    Raises:
-        DataError: a need or the floor is out of range.
-
-    """
-    for name, need in needs.items():
-        if not 0 <= need < math.inf:
-            msg = f"the need of camera {name!r} is {need}; give a finite number of at least 0"
-            raise DataError(msg)
-    if not 0 <= floor <= 1:
-        msg = f"the floor of shares is {floor}; give a fraction, 0 to 1"
-        raise DataError(msg)
-    total = sum(needs.values())
-    equal = 1 / max(1, len(needs))
-    return {
-        name: floor * equal + (1 - floor) * (need / total if total > 0 else equal)
-        for name, need in needs.items()
-    }

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seg_node.core.budget import ComputeBudget, CostModel, LatencyBudget, Spent, Work
+from seg_node.core.budget import Spent, Work
 from seg_node.core.policy import filled, NOTHING, Remembers
+from seg_node.core.sharing import SharedBudget
 from seg_node.core.types import Action, Plan, Reason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from seg_node.core.budget import Budget
-    from seg_node.core.config import BudgetConfig, Config
+    from seg_node.core.config import Config
     from seg_node.core.policy import BlockPast, Past
     from seg_node.core.types import StepReport
 
@@ -24,7 +24,6 @@ LEAST_DOUBT = 0.03
 """Doubt that counts where there is less: a network is certain of what it saw, such as plain road,
 not of what came since. With 0, whoever steps on such a road would wait until due by age."""
 
-_MS_PER_S = 1e3
 _NS_PER_S = 1e9
 
 
@@ -101,57 +100,48 @@ class Budgeted:
     def __init__(self, weights: ValueWeights | None = None) -> None:
         """Know no costs yet."""
         self._weights = weights or ValueWeights()
-        self._model = CostModel()
-        self._compute = ComputeBudget(1.0)
-        self._budget: Budget = self._compute
-        self._latency_ms = 0.0
-
-    @property
-    def fits(self) -> bool:
-        """Whether the last frame could keep the budget."""
-        return self._budget.fits
+        self._budget = SharedBudget()
+        self._need = 0.0
 
     def plan(self, image: Tensor, config: Config, past: Past = NOTHING) -> Plan:
         """Return a grid of HIGH and REUSE."""
         grid = filled(image, config, Action.REUSE)
-        allowed = self._following(config.budget).allowed(grid.size)
+        allowed = self._budget.allowed(past.camera, grid.size, config.budget)
+        self._need = 0.0
         blocks = past.blocks
         if past.lost is not None or blocks is None:
             grid[:] = Action.HIGH
-            return Plan(grid, past.lost or Reason.FIRST)
+            return self._told(grid, past.lost or Reason.FIRST, None)
         value = values(blocks, self._weights)
-        worth = blocks.distortion * _counted(blocks.doubt) >= config.reuse.threshold
+        harm = blocks.distortion * _counted(blocks.doubt)
+        worth = harm >= config.reuse.threshold
+        self._need = float(harm[worth].sum())
         due = count_due(blocks.oldest_ms, blocks.interval_ms, config.max_age_ms)
         oldest = np.argsort(-blocks.oldest_ms, axis=None, kind="stable")[:due]
         value[~worth] = -1.0
         value.flat[oldest] = np.inf
         count = max(due, min(allowed, int((value >= 0).sum())))
         grid.flat[np.argsort(-value, axis=None, kind="stable")[:count]] = Action.HIGH
-        return Plan(grid, Reason.REFRESHED)
+        return self._told(grid, Reason.REFRESHED, float(blocks.distortion.mean()))
 
-    def _following(self, settings: BudgetConfig) -> Budget:
-        """Return the budget of the settings, which knows what earlier frames cost."""
-        if not settings.latency_ms:
-            self._compute.fraction = settings.compute
-            self._budget = self._compute
-        elif settings.latency_ms != self._latency_ms or self._budget is self._compute:
-            self._budget = LatencyBudget(settings.latency_ms / _MS_PER_S, self._model)
-        self._latency_ms = settings.latency_ms
-        return self._budget
+    def _told(self, grid: NDArray[np.uint8], reason: Reason, distortion: float | None) -> Plan:
+        """Return a plan with what it is expected to cost; full frames are not held against it."""
+        work = _work(grid)
+        fits = work.full or self._budget.keeps(work.high)
+        return Plan(grid, reason, fits, self._budget.predicted_ns(work), distortion)
 
     def learn(self, plan: Plan, report: StepReport, interval_ns: int) -> None:
-        """Take note of what a frame cost, for the budget in force and for the other."""
-        high = int(np.count_nonzero(plan.grid == Action.HIGH))
-        work = Work(high, full=high == plan.grid.size)
+        """Take note of what a frame cost."""
         seconds, interval_s = report.total_ns / _NS_PER_S, interval_ns / _NS_PER_S
-        spent = Spent(work, seconds, interval_s, report.macs, report.dense_macs)
-        self._budget.spent(spent)
-        if self._budget is self._compute:
-            self._model.update(work, seconds, interval_s)
-        else:
-            self._compute.allowed(plan.grid.size)
-            self._compute.spent(spent)
+        spent = Spent(_work(plan.grid), seconds, interval_s, report.macs, report.dense_macs)
+        self._budget.spent(self._need, spent)
 
     def macs(self, size: tuple[int, int], side: int) -> int:  # noqa: ARG002 - the same for all
         """Return 0: convolutions and matrix products count, and there are none."""
         return 0
+
+
+def _work(grid: NDArray[np.uint8]) -> Work:
+    """Return what a plan has a step execute."""
+    high = int(np.count_nonzero(grid == Action.HIGH))
+    return Work(high, full=high == grid.size)

@@ -65,12 +65,14 @@ class Past:
         lost: why nothing of them can be used; None if it can.
         frames: frames since the newest full computation, this one included: 1 right after it.
         blocks: what is known of each block, where blocks are remembered.
+        camera: name of the camera.
 
     """
 
     lost: Reason | None = Reason.FIRST
     frames: int = 0
     blocks: BlockPast | None = None
+    camera: str = ""
 
 
 NOTHING = Past()

@@ -150,11 +150,19 @@ class Plan:
     Attributes:
         grid: `Action` per block, uint8 [gh, gw].
         reason: why this plan was chosen.
+        fits: whether it keeps the budget; False where even the cheapest plan that is allowed
+            costs more.
+        predicted_ns: what a step is expected to take; None where the mode does not predict.
+        distortion: mean error of the remembered image, moved, in grey levels; None where nothing
+            is remembered.
 
     """
 
     grid: NDArray[np.uint8]
     reason: Reason
+    fits: bool = True
+    predicted_ns: int | None = None
+    distortion: float | None = None
 
     def fraction(self, action: Action) -> float:
         """Return the share (0..1) of blocks with this action."""

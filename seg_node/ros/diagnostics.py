@@ -15,8 +15,9 @@ from typing import Any, TYPE_CHECKING
 from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
 
+from seg_node.core.stats import NS_PER_MS
 from seg_node.ros.image_topics import TYPES
-from seg_node.ros.messages import make_status, NS_PER_MS
+from seg_node.ros.messages import make_status
 
 if TYPE_CHECKING:
     from seg_node.core.config import Config
@@ -29,6 +30,8 @@ WINDOW_NS = 5_000_000_000
 OLD_STAMP_NS = 5_000_000_000
 """A stamp this far from the node's clock means that the clocks do not belong together."""
 DROP_SHARE_WARN = 0.1
+UNKEPT_SHARE_WARN = 0.5
+"""Part of the frames that may be beyond the budget: a few are when many blocks are due by age."""
 S_PER_NS = 1e-9
 
 Status = tuple[bytes, str, dict[str, object]]
@@ -43,6 +46,7 @@ class Processed:
         step_ns: duration of `Segmenter.step`.
         latency_ns: from arrival of the message to publishing.
         stamp_lag_ns: node clock minus header stamp, at publishing.
+        fits: whether its plan kept the budget.
 
     """
 
@@ -50,6 +54,7 @@ class Processed:
     step_ns: int
     latency_ns: int
     stamp_lag_ns: int
+    fits: bool = True
 
 
 @dataclass
@@ -242,7 +247,22 @@ def compute_status(situation: Situation, health: Health) -> Status:
             f"{share:.0%} overtaken; lower input.scale or the camera's rate"
         )
         return WARN, text, values
+    unkept = sum(not p.fits for p in processed) / len(processed)
+    values["budget_kept_share"] = 1.0 - unkept
+    if unkept > UNKEPT_SHARE_WARN:
+        return WARN, _beyond_budget(situation.config), values
     return OK, f"{mean_ms:.1f} ms a frame of {period_ms:.1f} ms", values
+
+
+def _beyond_budget(config: Config) -> str:
+    """Return what to do where the budget is too small for any plan that is allowed."""
+    budget = config.budget
+    name = "budget.latency_ms" if budget.latency_ms else "budget.compute"
+    value = budget.latency_ms or budget.compute
+    return (
+        f"{name} is {value:g}, but even the cheapest plan that max_age_ms {config.max_age_ms:g} "
+        f"allows costs more; raise {name} or max_age_ms, or lower input.scale"
+    )
 
 
 def output_status(situation: Situation, health: Health) -> Status:

@@ -10,7 +10,8 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 
-from seg_node.core.types import Action, IGNORE_LABEL
+from seg_node.core.stats import frame_values, NS_PER_MS
+from seg_node.core.types import IGNORE_LABEL
 from seg_node.data.image_conversion import encode_png
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seg_node.core.types import ClassInfo, Frame, StepResult
-
-NS_PER_MS = 1e6
 
 
 def make_header(frame: Frame) -> Any:
@@ -88,19 +87,8 @@ def make_status(
 
 def make_stats(header: Any, node: str, result: StepResult, extra: Mapping[str, object]) -> Any:
     """Return what one frame cost as a DiagnosticArray with the image's header."""
+    values = {**frame_values(result), **extra}
     report = result.report
-    values: dict[str, object] = {
-        "reason": result.plan.reason.value,
-        "fraction_high": result.plan.fraction(Action.HIGH),
-        "fraction_low": result.plan.fraction(Action.LOW),
-        "fraction_reuse": result.plan.fraction(Action.REUSE),
-        "gmac": report.macs / 1e9,
-        "gmac_saving": 1.0 - report.macs / report.dense_macs,
-        "age_max_ms": int(result.age_ms.max()),
-        "step_ms": report.total_ns / NS_PER_MS,
-        **{f"{stage}_ms": ns / NS_PER_MS for stage, ns in report.stage_ns.items()},
-        **extra,
-    }
     text = f"{result.plan.reason.value}: {report.total_ns / NS_PER_MS:.1f} ms"
     status = make_status(
         f"{node}: frame", frame_hardware(header), DiagnosticStatus.OK, text, values

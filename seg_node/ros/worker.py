@@ -85,8 +85,9 @@ class Worker:
         if self._abandoned.is_set():
             return
         extra = {"dropped": feed.dropped, "refused": feed.health.refused}
-        settings = self._segmenter.config.publish
-        feed.outputs.publish(frame, result, settings, extra, feed.camera_info)
+        config = self._segmenter.config
+        feed.outputs.publish(frame, result, config, extra, feed.camera_info)
         done_ns = time.monotonic_ns()
         lag_ns = self._now_ns() - frame.stamp_ns
-        feed.health.done(Processed(done_ns, result.report.total_ns, done_ns - arrived_ns, lag_ns))
+        step_ns, latency_ns = result.report.total_ns, done_ns - arrived_ns
+        feed.health.done(Processed(done_ns, step_ns, latency_ns, lag_ns, result.plan.fits))

@@ -54,6 +54,13 @@ def told(policy: Budgeted, high: int, seconds: float = 0.1) -> Budgeted:
     return policy
 
 
+def seen(weights: ValueWeights | None = None) -> Budgeted:
+    """Return a policy that has seen a full frame."""
+    policy = Budgeted(weights)
+    policy.plan(IMAGE, config())
+    return told(policy, 12)
+
+
 # ---- value --------------------------------------------------------------------------------------
 
 
@@ -76,7 +83,7 @@ def test_what_came_since_is_worth_it_however_certain_the_network_was() -> None:
 def test_the_blocks_of_most_value_are_computed(which: str) -> None:
     amounts = np.random.default_rng(0).permutation(12).reshape(GRID) + 1.0
     past = known(**{"distortion": 4.0, "doubt": 0.5, "age_ms": 10.0, which: amounts})
-    policy = told(Budgeted(), 12)
+    policy = seen()
     found = chosen(policy, past, config(budget__compute=1 / 3))
     np.testing.assert_array_equal(found, amounts > 8)
 
@@ -85,14 +92,14 @@ def test_weights_decide_between_blocks() -> None:
     past = known(np.where(np.arange(12).reshape(GRID) == 5, 30.0, 10.0), 0.5)
     past.doubt[2, 2] = 1.0
     for weights, best in ((ValueWeights(2, 1, 0), (1, 1)), (ValueWeights(1, 2, 0), (2, 2))):
-        policy = told(Budgeted(weights), 12)
+        policy = seen(weights)
         found = chosen(policy, past, config(budget__compute=1 / 12, max_age_ms=60000.0))
         assert np.argwhere(found).tolist() == [list(best)]
 
 
 def test_blocks_of_equal_value_are_taken_in_order() -> None:
     """Law 6: which of them are computed does not depend on how a sort goes."""
-    found = chosen(told(Budgeted(), 12), known(9.0), config(budget__compute=5 / 12))
+    found = chosen(seen(), known(9.0), config(budget__compute=5 / 12))
     np.testing.assert_array_equal(np.flatnonzero(found), np.arange(5))
 
 
@@ -162,7 +169,7 @@ def test_what_is_due_is_counted_by_the_frames_that_are_left() -> None:
 
 def test_nothing_may_have_an_age() -> None:
     assert count_due(np.full(GRID, STEP_MS), STEP_MS, 0.0) == 12
-    assert chosen(told(Budgeted(), 12), known(0.0), config(max_age_ms=0.0)).all()
+    assert chosen(seen(), known(0.0), config(max_age_ms=0.0)).all()
 
 
 def test_two_frames_of_one_time_make_nothing_older() -> None:
@@ -181,16 +188,16 @@ def test_the_oldest_are_due_first_and_no_budget_overrides_that() -> None:
         config(budget__compute=0.0, reuse__threshold=255.0),
         config(budget__latency_ms=0.001),
     ):
-        policy = told(Budgeted(), 12)
-        found = chosen(policy, past, settings)
-        assert sorted(map(tuple, np.argwhere(found).tolist())) == late
-        assert not told(policy, 3).fits
+        policy = seen()
+        plan = policy.plan(IMAGE, settings, Past(None, 1, past))
+        assert sorted(map(tuple, np.argwhere(plan.grid == Action.HIGH).tolist())) == late
+        assert not plan.fits
 
 
 def test_due_blocks_come_before_valuable_ones_within_the_budget() -> None:
     past = known(np.arange(12.0).reshape(GRID), 1.0, 500.0)
     past.oldest_ms[0, 0] = 2010.0
-    found = chosen(told(Budgeted(), 12), past, config(budget__compute=0.25))
+    found = chosen(seen(), past, config(budget__compute=0.25))
     assert np.flatnonzero(found).tolist() == [0, 10, 11]
 
 
@@ -199,17 +206,37 @@ def test_due_blocks_come_before_valuable_ones_within_the_budget() -> None:
 
 @pytest.mark.parametrize("reason", [Reason.FIRST, Reason.SCENE_CUT, Reason.ASKED, Reason.GAP])
 def test_without_a_past_the_frame_is_computed_in_full(reason: Reason) -> None:
-    policy = told(Budgeted(), 12)
+    policy = seen()
     plan = policy.plan(IMAGE, config(budget__compute=0.0), Past(reason))
     assert plan.grid.shape == GRID
     assert plan.grid.dtype == np.uint8
     assert (plan.grid == Action.HIGH).all()
     assert plan.reason is reason
+    assert plan.fits  # a full frame is not held against the budget
+    assert plan.distortion is None
     assert policy.plan(IMAGE, config()).reason is NOTHING.lost
 
 
+def test_cameras_share_a_budget_by_what_changes_in_them() -> None:
+    policy, settings = Budgeted(), config(budget__compute=0.25, max_age_ms=60000.0)
+    counts: dict[str, list[int]] = {"busy": [], "calm": []}
+    for camera in counts:
+        policy.plan(IMAGE, settings, Past(Reason.FIRST, camera=camera))
+        told(policy, 12)
+    for _ in range(60):
+        for camera, distortion in (("busy", 9.0), ("calm", 3.0)):
+            past = Past(None, 1, known(distortion), camera)
+            high = int((policy.plan(IMAGE, settings, past).grid == Action.HIGH).sum())
+            counts[camera].append(high)
+            told(policy, high)
+    busy, calm = (np.mean(high[20:]) for high in counts.values())
+    assert busy / calm > 1.5
+    assert calm > 0.3 * 3
+    assert busy + calm == pytest.approx(2 * 0.25 * 12, rel=0.05)
+
+
 def test_a_share_of_the_blocks_is_kept_on_the_mean_of_frames() -> None:
-    policy, counts = told(Budgeted(), 12), []
+    policy, counts = seen(), []
     for _ in range(40):
         counts.append(int(chosen(policy, known(9.0), config(budget__compute=0.2)).sum()))
         told(policy, counts[-1])
@@ -244,7 +271,10 @@ def test_a_budget_of_time_allows_what_fits_into_it() -> None:
         counts.append(int(chosen(policy, known(9.0), settings).sum()))
         told(policy, counts[-1], seconds=0.02 + 0.01 * counts[-1])
     assert np.mean(counts[20:]) == pytest.approx(4, abs=0.6)
-    assert policy.fits
+    plan = policy.plan(IMAGE, settings, Past(None, 1, known(9.0)))
+    assert plan.fits
+    assert plan.predicted_ns == pytest.approx(60e6, rel=0.1)
+    assert plan.distortion == 9.0
 
 
 def test_deciding_costs_no_multiplications() -> None:

@@ -159,6 +159,25 @@ def test_compute_reports_medians_and_the_period() -> None:
     assert values["dropped"] == 3
 
 
+def test_a_budget_that_no_plan_keeps_is_told_with_what_to_do() -> None:
+    """Of frames in the last seconds, more than half cost more than the budget whatever is done."""
+    made = Health()
+    settings = Config().updated({"budget.latency_ms": 5.0, "max_age_ms": 300.0})
+    for number, ago_ms in enumerate(TEN_HZ):
+        made.arrived(int(NOW_NS - ago_ms * MS))
+        made.done(Processed(int(NOW_NS - ago_ms * MS), MS, MS, MS, fits=number % 5 < 3))
+    assert compute_status(situation(config=settings), made)[0] == OK
+    for number in range(6):
+        made.done(Processed(NOW_NS + number, MS, MS, MS, fits=False))
+    level, text, values = compute_status(situation(config=settings), made)
+    assert level == WARN
+    assert "budget.latency_ms is 5, but" in text
+    assert "max_age_ms 300 allows costs more; raise budget.latency_ms" in text
+    assert values["budget_kept_share"] == pytest.approx(13 / 27)
+    settings = Config().updated({"budget.compute": 0.02})
+    assert "budget.compute is 0.02" in compute_status(situation(config=settings), made)[1]
+
+
 def test_no_frame_is_not_overload() -> None:
     assert compute_status(situation(), Health())[:2] == (OK, "no frame in the last 5 s")
 

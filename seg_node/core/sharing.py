@@ -1,0 +1,177 @@
+"""One budget for all cameras: those that change more get more of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+from typing import TYPE_CHECKING
+
+from seg_node.core.budget import ComputeBudget, CostModel, LatencyBudget, Work
+from seg_node.core.types import DataError
+
+if TYPE_CHECKING:
+    from seg_node.core.budget import Budget, Spent
+    from seg_node.core.config import BudgetConfig
+
+MEMORY_S = 1.0
+"""Time constant (s) with which earlier need, and a camera that is gone, are forgotten."""
+
+FLOOR = 0.3
+"""Part of the budget that every camera's frames get alike, so that none starves."""
+
+GONE = 1e-3
+"""A camera of which no more than this many frames are remembered takes part no longer."""
+
+_MS_PER_S = 1e3
+_NS_PER_S = 1e9
+
+
+@dataclass
+class _Camera:
+    """What is remembered of one camera.
+
+    Attributes:
+        frames: number of its frames, forgotten exponentially.
+        need: sum of their need, likewise.
+
+    """
+
+    frames: float = 0.0
+    need: float = 0.0
+
+
+class Sharing:
+    """Says how much more or less than the mean a frame of each camera may cost.
+
+    The factors of all frames average to 1, whatever the rates of the cameras: what one camera
+    gets more, the others get less.
+    """
+
+    def __init__(self) -> None:
+        """Know no cameras."""
+        self._cameras: dict[str, _Camera] = {}
+
+    def note(self, camera: str, need: float, interval_s: float) -> None:
+        """Take note of a frame.
+
+        Args:
+            camera: its camera.
+            need: how much there is to compute in it, at least 0, in any one unit.
+            interval_s: time since the frame before, of whichever camera, at least 0.
+
+        Raises:
+            DataError: need or interval are out of range.
+
+        """
+        if not (0 <= need < math.inf and 0 <= interval_s < math.inf):
+            msg = (
+                f"a frame of camera {camera!r} needs {need}, {interval_s} s after the one before; "
+                "give finite numbers of at least 0"
+            )
+            raise DataError(msg)
+        left = math.exp(-interval_s / MEMORY_S)
+        for known in self._cameras.values():
+            known.frames *= left
+            known.need *= left
+        own = self._cameras.setdefault(camera, _Camera())
+        own.frames += 1
+        own.need += need
+        self._cameras = {k: v for k, v in self._cameras.items() if v.frames > GONE}
+
+    def factor(self, camera: str) -> float:
+        """Return the share of a camera's frames, relative to the mean; `FLOOR` or more."""
+        own = self._cameras.get(camera, _Camera())
+        frames = sum(each.frames for each in self._cameras.values())
+        need = sum(each.need for each in self._cameras.values())
+        if not own.frames or not need:
+            return 1.0
+        return FLOOR + (1 - FLOOR) * (own.need / need) / (own.frames / frames)
+
+
+class _Account:
+    """What the frames of one camera may cost and did cost.
+
+    Both kinds of budget learn from every frame, whichever is in force.
+
+    Args:
+        total: blocks of its frames.
+        model: what steps on such frames cost.
+
+    """
+
+    def __init__(self, total: int, model: CostModel) -> None:
+        """Start with nothing spent."""
+        self.total, self.model = total, model
+        self._compute = ComputeBudget(1.0)
+        self._latency: LatencyBudget | None = None
+        self._latency_ms = 0.0
+
+    def follow(self, settings: BudgetConfig, factor: float) -> None:
+        """Take the budget of the settings, times a factor, for the next frame."""
+        if not settings.latency_ms:
+            self._compute.fraction = min(1.0, settings.compute * factor)
+            self._latency = None
+            return
+        target_s = settings.latency_ms * factor / _MS_PER_S
+        if self._latency is None or settings.latency_ms != self._latency_ms:
+            self._latency = LatencyBudget(target_s, self.model)
+            self._latency_ms = settings.latency_ms
+        self._latency.target_s = target_s
+
+    @property
+    def in_force(self) -> Budget:
+        """The budget that says how many blocks there may be."""
+        return self._latency or self._compute
+
+    def spent(self, step: Spent) -> None:
+        """Tell both kinds of budget what a frame cost."""
+        if self._latency is None:
+            self.model.update(step.work, step.seconds, step.interval_s)
+        else:
+            self._compute.allowed(self.total)
+            self._latency.spent(step)
+        self._compute.spent(step)
+
+
+class SharedBudget:
+    """The budget of the settings, kept on the mean over the frames of all cameras.
+
+    For every frame: `allowed` first, and `spent` after it.
+    """
+
+    def __init__(self) -> None:
+        """Know no cameras and no costs."""
+        self._sharing = Sharing()
+        self._models: dict[int, CostModel] = {}  # by number of blocks
+        self._accounts: dict[str, _Account] = {}
+        self._camera = ""
+
+    def allowed(self, camera: str, total: int, settings: BudgetConfig) -> int:
+        """Return how many of `total` HIGH blocks the next frame of a camera may have."""
+        account = self._accounts.get(camera)
+        if account is None or account.total != total:
+            model = self._models.setdefault(total, CostModel())
+            account = self._accounts[camera] = _Account(total, model)
+        self._camera = camera
+        account.follow(settings, self._sharing.factor(camera))
+        return account.in_force.allowed(total)
+
+    def keeps(self, high: int) -> bool:
+        """Return whether the frame that was asked for keeps the budget with so many blocks."""
+        return self._accounts[self._camera].in_force.keeps(high)
+
+    def predicted_ns(self, work: Work) -> int | None:
+        """Return how long a step of that frame is expected to take; None if not known yet."""
+        model = self._accounts[self._camera].model
+        return round(model.predict(work) * _NS_PER_S) if model.known else None
+
+    def spent(self, need: float, step: Spent) -> None:
+        """Learn what the frame cost that was asked for.
+
+        Args:
+            need: how much there was to compute in it, see `Sharing.note`.
+            step: what it cost.
+
+        """
+        self._accounts[self._camera].spent(step)
+        self._sharing.note(self._camera, need, step.interval_s)
