@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
 from seg_node.core.stamps import StampCheck
-from seg_node.core.types import Action, ConfigError, DataError
+from seg_node.core.stats import frame_values
+from seg_node.core.types import ConfigError, DataError
 from seg_node.data.datasets import estimate_rate, guess_spec, open_source
 from seg_node.eval.outputs import (
     mode_folders,
@@ -162,18 +163,9 @@ def _open_outputs(
 
 def frame_stats(result: StepResult) -> Stats:
     """Return what one frame cost, with the keys of the node's ~/stats."""
-    report = result.report
-    total_ms = report.total_ns / NS_PER_MS
+    total_ms = result.report.total_ns / NS_PER_MS
     reason = result.plan.reason.value
-    values: dict[str, object] = {
-        "reason": reason,
-        **{f"fraction_{a.name.lower()}": result.plan.fraction(a) for a in Action},
-        "gmac": report.macs / 1e9,
-        "gmac_saving": 1.0 - report.macs / report.dense_macs,
-        "age_max_ms": int(result.age_ms.max()),
-        "step_ms": total_ms,
-        **{f"{stage}_ms": ns / NS_PER_MS for stage, ns in report.stage_ns.items()},
-    }
+    values = frame_values(result)
     texts = {k: f"{v:.3f}" if isinstance(v, float) else str(v) for k, v in values.items()}
     return Stats("/segmentation: frame", f"{reason}: {total_ms:.1f} ms", texts)
 
