@@ -7,6 +7,7 @@ so that whatever else the machine does hits all alike.
 from __future__ import annotations
 
 from dataclasses import dataclass
+import time
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,11 +17,12 @@ from seg_node.core.types import ConfigError
 from seg_node.nets.build import build_policies, load_model, Model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from torch import nn
 
     from seg_node.core.config import Config
+    from seg_node.core.policy import BlockPolicy
     from seg_node.core.types import StepResult
     from seg_node.data.datasets import Sample
     from seg_node.nets.manifest import Manifest
@@ -90,7 +92,7 @@ def open_sessions(config: Config, modes: Sequence[str] = ()) -> dict[str, Sessio
     """
     configs = _configs(config, modes)  # refuses a mode that is none before the model is loaded
     model = open_model(config)
-    return {own.mode: _session(model, own) for own in configs}
+    return {own.mode: build_session(model, own) for own in configs}
 
 
 def open_model(config: Config) -> Model:
@@ -107,7 +109,7 @@ def open_model(config: Config) -> Model:
 
 def sessions_of(model: Model, config: Config, modes: Sequence[str] = ()) -> dict[str, Session]:
     """Build a pipeline of every mode around a loaded model; see `open_sessions`."""
-    return {own.mode: _session(model, own) for own in _configs(config, modes)}
+    return {own.mode: build_session(model, own) for own in _configs(config, modes)}
 
 
 def _configs(config: Config, modes: Sequence[str]) -> list[Config]:
@@ -126,7 +128,7 @@ def open_network(net: nn.Module, manifest: Manifest, config: Config) -> Session:
         ConfigError: the mode needs more, or the device or precision is not to be had here.
 
     """
-    return _session(Model(net, manifest), config)
+    return build_session(Model(net, manifest), config)
 
 
 def common(sessions: Mapping[str, Session]) -> Session:
@@ -134,8 +136,27 @@ def common(sessions: Mapping[str, Session]) -> Session:
     return next(iter(sessions.values()))
 
 
-def _session(model: Model, config: Config) -> Session:
-    segmenter = Segmenter(model.net, build_policies(model, config), config, model.low)
+def build_session(
+    model: Model,
+    config: Config,
+    policies: Mapping[str, BlockPolicy] | None = None,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> Session:
+    """Build a pipeline around a loaded model.
+
+    Args:
+        model: a loaded model.
+        config: settings.
+        policies: what chooses the plans, by mode; None for those of the model.
+        clock: nanoseconds that never go back, by which steps are timed.
+
+    Raises:
+        ConfigError: the model cannot run the mode, or the device or precision is not to be had
+            here.
+
+    """
+    policies = build_policies(model, config) if policies is None else policies
+    segmenter = Segmenter(model.net, policies, config, model.low, clock)
     dtype = str(segmenter.compute.dtype).removeprefix("torch.")
     device = f"{segmenter.compute.device} {dtype}"
     if segmenter.compute.device.type == "cpu":
