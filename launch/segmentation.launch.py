@@ -20,6 +20,8 @@ from seg_node.ros.transport import transport_environment
 CONFIG = Path(__file__).parents[1] / "config"
 NAME = "segmentation"
 OPTIONAL_BOOL = ["", "true", "false"]
+SHOWN = ("overlay", "plan/image", "age/image", "mask", "confidence")
+"""Topics of the node in the view for rviz."""
 
 
 def arguments() -> list[DeclareLaunchArgument]:
@@ -81,7 +83,7 @@ def arguments() -> list[DeclareLaunchArgument]:
             "rviz",
             default_value="false",
             choices=["true", "false"],
-            description="Whether to show overlay, mask and confidence in rviz2.",
+            description="Whether to show overlay, plan and age in rviz2.",
         ),
     ]
 
@@ -136,14 +138,12 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         )
     )
     if given["rviz"] == "true":
-        actions.append(rviz(given["namespace"], switches))
+        actions.append(rviz(given["namespace"], image, switches))
     return actions
 
 
-def rviz(namespace: str, switches: dict[str, bool]) -> Node:
-    """Return rviz2 with the shipped view, its topics moved to the node's namespace."""
-    prefix = f"/{namespace.strip('/')}" if namespace.strip("/") else ""
-    topics = [f"/{NAME}/{topic}" for topic in ("overlay", "mask", "confidence", "age", "plan")]
+def rviz(namespace: str, image: str, switches: dict[str, bool]) -> Node:
+    """Return rviz2 with the shipped view, its topics moved to the node's and the camera's."""
     sim_time = {key: value for key, value in switches.items() if key == "use_sim_time"}
     return Node(
         package="rviz2",
@@ -151,8 +151,16 @@ def rviz(namespace: str, switches: dict[str, bool]) -> Node:
         name=f"{NAME}_rviz",
         arguments=["-d", str(CONFIG / f"{NAME}.rviz")],
         parameters=[sim_time],
-        remappings=[(topic, prefix + topic) for topic in topics] if prefix else [],
+        remappings=list(view_topics(namespace, image).items()),
     )
+
+
+def view_topics(namespace: str, image: str) -> dict[str, str]:
+    """Return where the topics of the view for rviz are, those left out that are where it says."""
+    prefix = f"/{namespace.strip('/')}" if namespace.strip("/") else ""
+    topics = {f"/{NAME}/{name}": f"{prefix}/{NAME}/{name}" for name in SHOWN}
+    topics["/image"] = image if image.startswith("/") else f"{prefix}/{image}"
+    return {shown: topic for shown, topic in topics.items() if shown != topic}
 
 
 def generate_launch_description() -> LaunchDescription:

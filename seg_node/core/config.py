@@ -193,7 +193,14 @@ class PublishConfig:
         0.5, Limits("Weight of class colours over the image in ~/overlay.", low=0.0, high=1.0)
     )
     overlay_rate_hz: float = _setting(
-        10.0, Limits("Most overlays per second, to spare the network; 0 = all.", "Hz", 0.0, 1000.0)
+        10.0,
+        Limits(
+            "Most pictures per second on each of ~/overlay, ~/plan/image and ~/age/image, to "
+            "spare the network; 0 = all.",
+            "Hz",
+            0.0,
+            1000.0,
+        ),
     )
 
 

@@ -15,14 +15,17 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from seg_node.core.drawing import color_table, overlay
+from seg_node.core.plan_drawing import draw_age, draw_plan
+from seg_node.core.types import DataError
 from seg_node.ros import messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
-    from seg_node.core.config import PublishConfig
+    from seg_node.core.config import Config
     from seg_node.core.types import ClassInfo, Frame, StepResult
 
 KINDS = {
@@ -32,10 +35,14 @@ KINDS = {
     "overlay": Image,
     "age": Image,
     "plan": Image,
+    "age/image": Image,
+    "plan/image": Image,
     "camera_info": CameraInfo,
     "stats": DiagnosticArray,
 }
 """Message type of every per-frame output, by its name below `~/` or `~/<camera>/`."""
+PICTURES = ("overlay", "age/image", "plan/image")
+"""What is drawn for people, at most `publish.overlay_rate_hz` times a second each."""
 
 
 def _output_qos() -> QoSProfile:
@@ -120,7 +127,7 @@ class Outputs:
         self._camera = camera
         self._colors = color_table(classes)
         self._warn = warn
-        self._last_overlay_ns = 0
+        self._drawn_ns = dict.fromkeys(PICTURES, 0)
         self._publishers = {
             name: node.create_lifecycle_publisher(
                 kind,
@@ -141,7 +148,7 @@ class Outputs:
         self,
         frame: Frame,
         result: StepResult,
-        settings: PublishConfig,
+        config: Config,
         extra: Mapping[str, object],
         camera_info: Any,
     ) -> None:
@@ -150,7 +157,7 @@ class Outputs:
         Args:
             frame: the frame.
             result: what was made of it.
-            settings: opacity and rate of the overlay.
+            config: settings that the frame was segmented with.
             extra: more values for ~/stats.
             camera_info: the newest calibration of the camera, None if there is none.
 
@@ -171,21 +178,48 @@ class Outputs:
         for plane, (pixels, encoding) in planes.items():
             if self._wanted(plane):
                 out[plane].publish(messages.make_image(header, pixels, encoding))
-        self._publish_overlay(header, frame, result, settings)
+        self._publish_pictures(header, frame, result, config)
         if camera_info is not None and self._wanted("camera_info"):
             self._publish_camera_info(header, frame, camera_info)
 
-    def _publish_overlay(
-        self, header: Any, frame: Frame, result: StepResult, settings: PublishConfig
+    def _publish_pictures(
+        self, header: Any, frame: Frame, result: StepResult, config: Config
     ) -> None:
+        for name in PICTURES:
+            if not self._due(name, config.publish.overlay_rate_hz):
+                continue
+            try:
+                pixels = self._picture(name, frame.image, result, config)
+            except DataError as err:
+                # input.scale was set while the frame was in work: the next one fits again.
+                self._warn(name, f"no ~/{name} of this frame: {err}")
+                continue
+            self._publishers[name].publish(messages.make_image(header, pixels, "rgb8"))
+
+    def _picture(
+        self, name: str, image: NDArray[np.uint8], result: StepResult, config: Config
+    ) -> NDArray[np.uint8]:
+        """Draw one of `PICTURES`.
+
+        Raises:
+            DataError: the blocks are not those of the settings.
+
+        """
+        if name == "overlay":
+            return overlay(image, result.labels, self._colors, config.publish.overlay_opacity)
+        side = config.block_size / config.input.scale
+        if name == "plan/image":
+            return draw_plan(image, result.plan, side)
+        return draw_age(image, result.age_ms, config.max_age_ms, side)
+
+    def _due(self, name: str, rate_hz: float) -> bool:
+        """Return whether somebody wants a picture now, and take note that it is drawn."""
         now_ns = time.monotonic_ns()
-        period_ns = 1e9 / settings.overlay_rate_hz if settings.overlay_rate_hz else 0.0
-        if not self._wanted("overlay") or now_ns - self._last_overlay_ns < period_ns:
-            return
-        self._last_overlay_ns = now_ns
-        opacity = settings.overlay_opacity
-        pixels = overlay(frame.image, result.labels, self._colors, opacity)
-        self._publishers["overlay"].publish(messages.make_image(header, pixels, "rgb8"))
+        period_ns = 1e9 / rate_hz if rate_hz else 0.0
+        if not self._wanted(name) or now_ns - self._drawn_ns[name] < period_ns:
+            return False
+        self._drawn_ns[name] = now_ns
+        return True
 
     def _publish_camera_info(self, header: Any, frame: Frame, info: Any) -> None:
         """Pass a calibration on, with the image's header; masks have the image's size."""

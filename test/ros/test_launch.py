@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+import re
+import runpy
 import sys
 from typing import Any, TYPE_CHECKING
 
@@ -135,6 +137,16 @@ def test_rviz_is_started_on_demand() -> None:
     *_, viewer = expand(rviz="true", namespace="front")
     assert type(viewer) is launch_ros.Node
     assert (viewer.node_package, viewer.node_executable) == ("rviz2", "rviz2")
+
+
+def test_every_topic_of_the_view_is_moved_to_the_node() -> None:
+    """A display that is forgotten here shows nothing as soon as the node has a namespace."""
+    view = (ROOT / "config" / "segmentation.rviz").read_text(encoding="utf-8")
+    shown = set(re.findall("Value: (/.*)", view))
+    view_topics = runpy.run_path(str(FILE))["view_topics"]
+    assert view_topics("front", "image") == {topic: f"/front{topic}" for topic in shown}
+    assert view_topics("/", "/cam/raw") == {"/image": "/cam/raw"}
+    assert view_topics("", "image") == {}
 
 
 @pytest.fixture

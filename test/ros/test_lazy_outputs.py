@@ -54,6 +54,22 @@ def test_overlay_blends_class_colours_by_the_opacity(front: Rig, rgb: NDArray[np
     np.testing.assert_array_equal(pixels_of(with_stamp(seen, painted)), colors[labels])
 
 
+@pytest.mark.parametrize("name", ["plan/image", "age/image"])
+def test_pictures_of_plan_and_age_come_over_the_wire(
+    front: Rig, rgb: NDArray[np.uint8], name: str
+) -> None:
+    """The image, enlarged to a width of 480, with the legend below; mode dense computes all."""
+    from sensor_msgs.msg import Image  # noqa: PLC0415
+
+    message = front.picture(rgb)
+    with front.listening(Image, name) as seen:
+        front.insist(message, lambda: with_stamp(seen, message), f"~/{name}")
+    picture = pixels_of(with_stamp(seen, message))
+    assert with_stamp(seen, message).encoding == "rgb8"
+    assert picture.shape[1:] == (480, 3)
+    assert picture.shape[0] > round(rgb.shape[0] * 480 / rgb.shape[1])
+
+
 def with_stamp(seen: list[Any], message: Any) -> Any:
     """Return the message among those seen that has the stamp of another, None if there is none."""
     return next((m for m in seen if stamp_of(m) == stamp_of(message)), None)

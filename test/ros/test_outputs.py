@@ -11,7 +11,8 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from seg_node.core.config import PublishConfig
+from seg_node.core.config import Config
+from seg_node.core.plan_drawing import draw_age, draw_plan
 from seg_node.core.types import (
     Action,
     CAMVID_CLASSES,
@@ -21,10 +22,16 @@ from seg_node.core.types import (
     StepReport,
     StepResult,
 )
-from seg_node.ros.outputs import Classes, Outputs
+from seg_node.ros.outputs import Classes, Outputs, PICTURES
 
 ALWAYS = {"mask", "stats"}
-LAZY = {"mask/compressed", "confidence", "overlay", "age", "plan", "camera_info"}
+LAZY = {"mask/compressed", "confidence", "age", "plan", "camera_info", *PICTURES}
+
+
+FRAME = Frame(np.full((4, 6, 3), 200, np.uint8), stamp_ns=1_500_000_007, frame_id="camera")
+PLAN = Plan(np.full((1, 1), Action.HIGH, np.uint8), Reason.DENSE)
+LABELS = np.arange(24, dtype=np.uint8).reshape(4, 6)
+AGE_MS = np.full((1, 1), 513, np.uint16)
 
 
 class Publisher:
@@ -103,15 +110,12 @@ class Bench:
         for name, publisher in self.node.publishers.items():
             publisher.readers = int(name in names)
 
-    def publish(self, camera_info: Any = None, rate_hz: float = 0.0) -> None:
-        """Publish one frame of 4x6 pixels."""
-        frame = Frame(np.zeros((4, 6, 3), np.uint8), stamp_ns=1_500_000_007, frame_id="camera")
-        plan = Plan(np.full((1, 1), Action.HIGH, np.uint8), Reason.DENSE)
-        labels = np.arange(24, dtype=np.uint8).reshape(4, 6)
-        age_ms = np.full((1, 1), 513, np.uint16)
-        result = StepResult(labels, labels, plan, age_ms, StepReport({}, 1, 1, 1))
-        settings = PublishConfig(overlay_rate_hz=rate_hz)
-        self.outputs.publish(frame, result, settings, {}, camera_info)
+    def publish(self, camera_info: Any = None, **settings: float) -> None:
+        """Publish one frame of 4x6 pixels, of one block."""
+        values = {f"publish.{name}": value for name, value in settings.items()}
+        config = Config().updated({"publish.overlay_rate_hz": 0.0, **values})
+        result = StepResult(LABELS, LABELS, PLAN, AGE_MS, StepReport({}, 1, 1, 1))
+        self.outputs.publish(FRAME, result, config, {}, camera_info)
 
     def sent(self) -> dict[str, int]:
         """Return how many messages each output has sent, zeros left out."""
@@ -169,17 +173,49 @@ def test_camera_info_of_another_size_is_kept_back_and_told(bench: Bench) -> None
     assert bench.warnings == ["camera_info"]
 
 
-def test_overlay_waits_for_its_period(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At 10 Hz the next one goes out after 100 ms, not after 99."""
+@pytest.mark.parametrize("name", PICTURES)
+def test_each_picture_waits_for_its_period(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """At 10 Hz the next one goes out after 100 ms, not after 99; the others do not delay it."""
     now_ns = 10**12
     monkeypatch.setattr("seg_node.ros.outputs.time.monotonic_ns", lambda: now_ns)
-    bench.listen("overlay")
+    (other, *_) = set(PICTURES) - {name}
+    bench.listen(other)
+    bench.publish(overlay_rate_hz=10.0)
+    bench.listen(name)
     counts = []
-    for step_ms in (0, 99, 1):
+    for step_ms in (50, 99, 1):
         now_ns += step_ms * 1_000_000
-        bench.publish(rate_hz=10.0)
-        counts.append(bench.sent()["overlay"])
+        bench.publish(overlay_rate_hz=10.0)
+        counts.append(bench.sent()[name])
     assert counts == [1, 1, 2]
+
+
+def test_pictures_of_plan_and_age_are_those_of_the_frame(bench: Bench) -> None:
+    bench.listen("plan/image", "age/image")
+    bench.publish()
+    side = Config().block_size
+    expected = {
+        "plan/image": draw_plan(FRAME.image, PLAN, side),
+        "age/image": draw_age(FRAME.image, AGE_MS, Config().max_age_ms, side),
+    }
+    for name, picture in expected.items():
+        (message,) = bench.node.publishers[name].sent
+        assert (message.height, message.width, 3) == picture.shape
+        assert (message.encoding, message.step) == ("rgb8", 3 * message.width)
+        assert bytes(message.data) == picture.tobytes()
+
+
+def test_a_scale_set_while_a_frame_was_in_work_costs_its_pictures_only(bench: Bench) -> None:
+    """The blocks are not where the settings say: told, and the rest of the frame goes out."""
+    bench.listen("plan/image", "age/image", "plan")
+    grid = np.full((3, 3), Action.HIGH, np.uint8)
+    ages = np.zeros((3, 3), np.uint16)
+    result = StepResult(LABELS, LABELS, Plan(grid, Reason.DENSE), ages, StepReport({}, 1, 1, 1))
+    bench.outputs.publish(FRAME, result, Config(), {}, None)
+    assert set(bench.sent()) == ALWAYS | {"plan"}
+    assert bench.warnings == ["age/image", "plan/image"]
 
 
 def test_every_publisher_has_a_profile_of_its_own(bench: Bench) -> None:

@@ -115,19 +115,24 @@ def displays() -> dict[str, dict[str, Any]]:
     return {item["Topic"]["Value"]: item for item in found}
 
 
-def test_rviz_shows_overlay_mask_and_confidence() -> None:
+def test_rviz_shows_what_a_person_reads() -> None:
+    """What needs no explanation is shown; the rest waits for a click, and is not computed."""
     shown = {topic for topic, item in displays().items() if item["Enabled"]}
-    assert shown == {f"/segmentation/{name}" for name in ("overlay", "mask", "confidence")}
+    assert shown == {f"/segmentation/{name}" for name in ("overlay", "plan/image", "age/image")}
+    names = [item["Name"] for item in displays().values()]
+    assert len(set(names)) == len(names)
 
 
-def test_rviz_shows_what_the_node_publishes() -> None:
-    """Each display is of an image topic of the node, with a QoS that never holds the node back."""
+def test_rviz_shows_what_the_node_reads_or_publishes() -> None:
+    """Each display is of one of its image topics, with a QoS that never holds the node back."""
     pytest.importorskip("rclpy")
     from seg_node.ros.outputs import KINDS  # noqa: PLC0415 - needs ROS
 
+    images = {f"/segmentation/{name}" for name, kind in KINDS.items() if kind.__name__ == "Image"}
     for topic, item in displays().items():
+        assert topic in images | {"/image"}
         assert item["Class"] == "rviz_default_plugins/Image"
-        assert KINDS[topic.removeprefix("/segmentation/")].__name__ == "Image"
+        assert item["Value"] == item["Enabled"]
         assert item["Topic"]["Reliability Policy"] == "Best Effort"
         assert item["Topic"]["Durability Policy"] == "Volatile"
         assert item["Topic"]["Depth"] == 1
