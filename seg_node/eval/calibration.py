@@ -13,6 +13,8 @@ import numpy as np
 from seg_node.core.types import DataError, IGNORE_LABEL
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 BINS = 15
@@ -52,6 +54,15 @@ class Calibration:
             raise DataError(msg)
         self._pixels += np.bincount(confidence[truth != IGNORE_LABEL], minlength=_LEVELS)
         self._right += np.bincount(confidence[truth == prediction], minlength=_LEVELS)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that was counted, to be written as JSON; see `restore`."""
+        return {"pixels": self._pixels.tolist(), "right": self._right.tolist()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`, to the last bit."""
+        self._pixels = np.array(state["pixels"], np.int64).reshape(_LEVELS)
+        self._right = np.array(state["right"], np.int64).reshape(_LEVELS)
 
     def error(self) -> float | None:
         """Return the expected calibration error, 0 (calibrated) .. 1; None before any pixel."""

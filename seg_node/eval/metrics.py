@@ -5,13 +5,15 @@ Definitions, sources and pitfalls of every score: docs/metrics.md.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
 from seg_node.core.types import DataError, IGNORE_LABEL
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 
@@ -60,6 +62,28 @@ class ConfusionMatrix:
             self._image_sum += score
             self._images += 1
         return score
+
+    def plus(self, other: ConfusionMatrix) -> ConfusionMatrix:
+        """Return a matrix of the frames of both."""
+        both = ConfusionMatrix(self.classes)
+        both.counts = self.counts + other.counts
+        both._image_sum = self._image_sum + other._image_sum
+        both._images = self._images + other._images
+        return both
+
+    def state(self) -> dict[str, Any]:
+        """Return all that was counted, to be written as JSON; see `restore`."""
+        return {
+            "counts": self.counts.tolist(),
+            "image_sum": self._image_sum,
+            "images": self._images,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of the same classes, to the last bit."""
+        self.counts = np.array(state["counts"], np.int64).reshape(self.counts.shape)
+        self._image_sum = float(state["image_sum"])
+        self._images = int(state["images"])
 
     def class_iou(self) -> list[float | None]:
         """Return intersection over union (0..1) per class; None for a class never seen."""

@@ -69,6 +69,8 @@ class ModeRecord:
     temporal: TemporalConsistency | None = None
     confusion: ConfusionMatrix = field(init=False)
     against_dense: ConfusionMatrix = field(init=False)
+    missed: ConfusionMatrix = field(init=False)
+    missed_dense: ConfusionMatrix = field(init=False)
     calibration: Calibration = field(default_factory=Calibration)
     step_ns: list[int] = field(default_factory=list)
     stage_ns: dict[str, int] = field(default_factory=dict)
@@ -76,32 +78,40 @@ class ModeRecord:
     dense_macs: int = 0
     age_ms: list[float] = field(default_factory=list)
     actions: dict[Action, float] = field(default_factory=lambda: dict.fromkeys(Action, 0.0))
+    lateness_ms: list[float] = field(default_factory=list)
     labelled: int = 0
+    labelled_missed: int = 0
     dropped: int = 0
 
     def __post_init__(self) -> None:
         """Start with empty confusion matrices."""
         self.confusion = ConfusionMatrix(self.classes)
         self.against_dense = ConfusionMatrix(self.classes)
+        self.missed = ConfusionMatrix(self.classes)
+        self.missed_dense = ConfusionMatrix(self.classes)
 
     def add(
         self,
         result: StepResult,
         truth: NDArray[np.uint8] | None = None,
         dense: NDArray[np.uint8] | None = None,
+        lateness_ns: int | None = None,
     ) -> FrameScore:
-        """Count one frame and return its own scores.
+        """Count one frame that was processed, and return its own scores.
 
         Args:
             result: what the mode made of it.
             truth: its true labels, uint8 [H, W]; None where they are not known.
             dense: what mode `dense` predicts for it, uint8 [H, W]; None where that did not run,
                 and in mode `dense` itself.
+            lateness_ns: time from its arrival to its result; None where frames do not arrive.
 
         Raises:
             DataError: truth and result differ in size, or hold a class that is not there.
 
         """
+        if lateness_ns is not None:
+            self.lateness_ms.append(lateness_ns / NS_PER_MS)
         self.step_ns.append(result.report.total_ns)
         for stage, ns in result.report.stage_ns.items():
             self.stage_ns[stage] = self.stage_ns.get(stage, 0) + ns
@@ -110,14 +120,35 @@ class ModeRecord:
         self.age_ms.append(float(result.age_ms.max()))
         for action in Action:
             self.actions[action] += result.plan.fraction(action)
-        agreement = None
-        if dense is not None:
-            counts = self.against_dense.count(dense, result.labels)
-            self.against_dense.add(counts)
-            agreement = float(np.trace(counts) / counts.sum())
+        agreement = _agreeing(self.against_dense, dense, result.labels)
         if truth is None:
             return FrameScore(agreement=agreement)
         return self._score(result, truth, agreement)
+
+    def miss(
+        self,
+        standing: NDArray[np.uint8],
+        truth: NDArray[np.uint8] | None = None,
+        dense: NDArray[np.uint8] | None = None,
+    ) -> FrameScore:
+        """Count one frame that was dropped, and return the scores of what stood for it.
+
+        Args:
+            standing: the newest mask before it, uint8 [H, W]: what the robot has.
+            truth: its true labels, uint8 [H, W]; None where they are not known.
+            dense: what mode `dense` predicts for it, uint8 [H, W]; None where that did not run.
+
+        Raises:
+            DataError: the truth is of another size, or holds a class that is not there.
+
+        """
+        self.dropped += 1
+        agreement = _agreeing(self.missed_dense, dense, standing)
+        if truth is None:
+            return FrameScore(agreement=agreement)
+        self.labelled_missed += 1
+        counts = self.missed.count(truth, standing)
+        return FrameScore(self.missed.add(counts), overlaps(counts), agreement)
 
     def summary(self, dense: ModeRecord | None = None) -> dict[str, Any]:
         """Return the mode's entry of `results.json`; what was not measured is None.
@@ -130,18 +161,48 @@ class ModeRecord:
         ms = spread([ns / NS_PER_MS for ns in self.step_ns], mean=True)
         return {
             **self._scores(),
-            "agreement": self._agreement(),
+            "agreement": _agreement(self.against_dense.plus(self.missed_dense)),
+            "processed_only": self._processed_only(),
             "gmac_per_frame": self.macs / frames / 1e9 if frames else None,
             "gmac_saving": 1.0 - self.macs / self.dense_macs if self.dense_macs else None,
             "ms": ms,
             "stage_ms": {k: ns / frames / NS_PER_MS for k, ns in self.stage_ns.items()} or None,
             "fps": 1e3 / ms["mean"] if ms else None,
-            **speedup(dense.step_ns if dense else [], self.step_ns),
+            **speedup(self._same_frames(dense), self.step_ns),
             "age_ms": spread(self.age_ms, mean=False),
             "fractions": self._fractions(frames),
             "frames": frames,
-            "labelled_frames": self.labelled,
+            "labelled_frames": self.labelled + self.labelled_missed,
             "dropped": self.dropped,
+            "lateness_ms": spread(self.lateness_ms, mean=True),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return all that was counted but boundaries and consistency, to be written as JSON."""
+        plain = {name: getattr(self, name) for name in _PLAIN}
+        parts = {name: getattr(self, name).state() for name in _PARTS}
+        return {**plain, **parts, "actions": {a.name: x for a, x in self.actions.items()}}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of the same classes, to the last bit."""
+        for name in _PLAIN:
+            setattr(self, name, state[name])
+        for name in _PARTS:
+            getattr(self, name).restore(state[name])
+        self.actions = {action: state["actions"][action.name] for action in Action}
+
+    def _same_frames(self, dense: ModeRecord | None) -> list[int]:
+        """Return the times of mode `dense` where it has processed the same frames, else none."""
+        return [] if dense is None or dense.dropped or self.dropped else dense.step_ns
+
+    def _processed_only(self) -> dict[str, Any] | None:
+        """Return the scores of the processed frames alone; None where none was dropped."""
+        if not self.dropped:
+            return None
+        return {
+            "miou": self.confusion.dataset_miou(),
+            "agreement": _agreement(self.against_dense),
+            "labelled_frames": self.labelled,
         }
 
     def _score(
@@ -157,12 +218,12 @@ class ModeRecord:
 
     def _scores(self) -> dict[str, Any]:
         """Return everything about accuracy, see docs/metrics.md."""
-        confusion, error = self.confusion, self.calibration.error()
+        confusion, error = self.confusion.plus(self.missed), self.calibration.error()
         boundary, temporal = self.boundary, self.temporal
         return {
             "miou": confusion.dataset_miou(),
             "image_miou": confusion.image_miou(),
-            "class_iou": confusion.class_iou() if self.labelled else None,
+            "class_iou": confusion.class_iou() if self.labelled or self.labelled_missed else None,
             "class_share": confusion.class_share(),
             "pixel_accuracy": confusion.pixel_accuracy(),
             "boundary_f": boundary.mean_f() if boundary else None,
@@ -173,13 +234,6 @@ class ModeRecord:
             "reliability": None if error is None else self.calibration.table(),
         }
 
-    def _agreement(self) -> dict[str, float | None] | None:
-        """Return how far the labels are those of mode `dense`; None where none were given."""
-        matrix = self.against_dense
-        if not matrix.counts.any():
-            return None
-        return {"pixel": matrix.pixel_accuracy(), "miou": matrix.dataset_miou()}
-
     def _fractions(self, frames: int) -> dict[str, float | None]:
         """Return the mean share of each action; no mode gates yet, so `gated` does not apply."""
         shares = {a.name.lower(): self.actions[a] / frames if frames else None for a in Action}
@@ -189,6 +243,40 @@ class ModeRecord:
             "reuse": shares["reuse"],
             "gated": None,
         }
+
+
+_PLAIN = (
+    "step_ns",
+    "stage_ns",
+    "macs",
+    "dense_macs",
+    "age_ms",
+    "lateness_ms",
+    "labelled",
+    "labelled_missed",
+    "dropped",
+)
+"""Fields of a record that are numbers, or lists and maps of numbers."""
+_PARTS = ("confusion", "against_dense", "missed", "missed_dense", "calibration")
+"""Fields of a record that keep a state of their own."""
+
+
+def _agreeing(
+    matrix: ConfusionMatrix, dense: NDArray[np.uint8] | None, labels: NDArray[np.uint8]
+) -> float | None:
+    """Count labels against those of mode `dense`; returns the share of pixels that agree."""
+    if dense is None:
+        return None
+    counts = matrix.count(dense, labels)
+    matrix.add(counts)
+    return float(np.trace(counts) / counts.sum())
+
+
+def _agreement(matrix: ConfusionMatrix) -> dict[str, float | None] | None:
+    """Return how far the labels are those of mode `dense`; None where none were given."""
+    if not matrix.counts.any():
+        return None
+    return {"pixel": matrix.pixel_accuracy(), "miou": matrix.dataset_miou()}
 
 
 def count_frame(

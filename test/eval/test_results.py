@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+import json
+
 import numpy as np
 import pytest
 
@@ -68,3 +71,43 @@ def test_speed_up_is_the_ratio_of_medians_and_has_quartiles_by_frame() -> None:
 def test_a_label_that_does_not_fit_names_data_and_frame() -> None:
     with pytest.raises(DataError, match=r"street:1, frame one: label 7 is not in 0\.\.1"):
         count_frame({"a": ModeRecord(2)}, "street:1", sample([[7] * 4]), {"a": result([[0] * 4])})
+
+
+def test_a_dropped_frame_is_scored_by_the_mask_that_stood_for_it() -> None:
+    """Processed: 3 of 4 pixels right; dropped, with the mask before: 1 of 4."""
+    record = ModeRecord(2)
+    truth = np.array([[0, 0, 1, 1]], np.uint8)
+    before = result([[0, 1, 1, 1]])
+    record.add(before, truth, before.labels, lateness_ns=30_000_000)
+    assert record.summary()["processed_only"] is None, "nothing was dropped yet"
+    later = np.array([[1, 0, 0, 0]], np.uint8)
+    score = record.miss(before.labels, later, np.array([[1, 1, 1, 1]], np.uint8))
+    assert score.miou == 0.0
+    assert score.agreement == 0.75
+    entry = record.summary(record)
+    assert (entry["frames"], entry["dropped"], entry["labelled_frames"]) == (1, 1, 2)
+    assert entry["pixel_accuracy"] == 3 / 8
+    assert entry["agreement"]["pixel"] == 7 / 8
+    assert entry["processed_only"]["miou"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert entry["processed_only"]["agreement"]["pixel"] == 1.0
+    assert entry["processed_only"]["labelled_frames"] == 1
+    assert entry["lateness_ms"]["p50"] == entry["lateness_ms"]["max"] == 30.0
+    assert entry["speedup_vs_dense"] is None, "the times are of other frames"
+
+
+def test_a_record_goes_on_from_its_state_to_the_last_bit() -> None:
+    rng = np.random.default_rng(3)
+    whole, first = ModeRecord(3), ModeRecord(3)
+    for count in range(6):
+        if count == 3:
+            state = json.loads(json.dumps(first.state()))
+            first = ModeRecord(3)
+            first.restore(state)
+        labels, truth, dense = rng.integers(0, 3, (3, 1, 40)).astype(np.uint8)
+        step = result(labels.tolist(), 1_000_000 + count)
+        step = replace(step, report=replace(step.report, stage_ns={"plan": 7 + count}))
+        for record in (whole, first):
+            record.add(step, truth, dense, lateness_ns=count + 1)
+            record.miss(step.labels, dense, truth)
+    assert first.summary() == whole.summary()
+    assert first.summary()["ece"] is not None
