@@ -8,7 +8,7 @@ to believe the one or the other, where adding can only correct LOW features that
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import nn
@@ -18,7 +18,14 @@ from seg_node.core.attention import local_attention
 from seg_node.core.types import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
+
+Attention: TypeAlias = (
+    "Callable[[Tensor, tuple[Tensor, Tensor, Tensor], Tensor | None, int], Tensor]"
+)
+"""A function with the face of `core.attention.local_attention`."""
 
 WINDOW = 7
 """Side of the window in the paper."""
@@ -37,6 +44,9 @@ class Fusion(nn.Module):
         channels: C of the features.
         window: side of the window, odd.
 
+    Attributes:
+        attend: computes the attention; another function of the same face may take its place.
+
     Raises:
         ModelError: the window has no centre.
 
@@ -49,6 +59,7 @@ class Fusion(nn.Module):
             msg = f"window of fusion is {window}; it needs a centre: use an odd number"
             raise ModelError(msg)
         self.window = window
+        self.attend: Attention = local_attention
         self.query, self.key, self.value = (
             nn.Conv2d(channels, channels, 3, padding=1, groups=channels) for _ in range(3)
         )
@@ -84,7 +95,7 @@ class Fusion(nn.Module):
         if valid is not None:
             memory = memory * valid
         keys, values = self.key(memory), self.value(memory)
-        return local_attention(base, (self.query(low), keys, values), valid, self.window)
+        return self.attend(base, (self.query(low), keys, values), valid, self.window)
 
 
 class GatedFusion(Fusion):
