@@ -209,7 +209,9 @@ def test_node_keeps_the_library_path() -> None:
 
 def results_of_nothing() -> dict[str, Any]:
     """Return results in which every figure that may be missing is missing."""
-    entry = dict.fromkeys(("miou", "class_iou", "pixel_accuracy", "ms", "gmac_per_frame"))
+    entry = dict.fromkeys(
+        ("miou", "class_iou", "pixel_accuracy", "ms", "gmac_per_frame", "gmac_saving")
+    )
     return {
         "data": "folder:<b>&",
         "model": {"name": "m", "sha256": "0" * 64},
@@ -231,7 +233,7 @@ def results_of_nothing() -> dict[str, Any]:
 
 def test_page_stands_alone_and_escapes() -> None:
     """The page names nothing outside its folder, and what it quotes cannot become markup."""
-    page = render_page(results_of_nothing(), CAMVID_CLASSES, [b"jpeg"])
+    page = render_page(results_of_nothing(), CAMVID_CLASSES, [{"mask": b"jpeg"}])
     assert "http" not in page
     assert "folder:&lt;b&gt;&amp;" in page
     assert "a &lt;reason&gt;" in page
@@ -240,6 +242,28 @@ def test_page_stands_alone_and_escapes() -> None:
     assert 'src="preview.mp4"' in page
     assert "data:image/jpeg;base64,anBlZw==" in page
     assert 'name="viewport"' in page
+
+
+def test_page_shows_and_explains_plan_and_age_beside_the_mask() -> None:
+    """Three pictures a frame, each said to be what it is; savings and ages in the figures."""
+    results = results_of_nothing()
+    milliseconds = {"p50": 12.0, "p95": 345.0, "max": 678.0, "mean": 20.0}
+    entry = {
+        **results["modes"].pop("dense"),
+        "ms": milliseconds, "age_ms": milliseconds, "gmac_per_frame": 1.5, "gmac_saving": 0.834,
+        "fractions": {"high": 0.125, "low": 0.0, "reuse": 0.875, "gated": None},
+    }  # fmt: skip
+    results["modes"] = {"adaptive": entry}
+    frames = [{"mask": b"jpeg", "plan": b"plan", "age": b"age"}] * 2
+    page = render_page(results, CAMVID_CLASSES, frames)
+    for name, data in (("mask", "anBlZw=="), ("plan", "cGxhbg=="), ("age", "YWdl")):
+        assert page.count(f'src="data:image/jpeg;base64,{data}" alt="{name}: ') == 2
+        assert page.count(f"<b>{name}</b>: ") == 1
+    text = " ".join(page.split())
+    assert "<b>83%</b> <span></span><div>of the computation saved" in text
+    assert "mode adaptive: 83.4 % less than dense" in text
+    assert "12.5 % HIGH, 0.0 % LOW, 87.5 % REUSE</td>" in text
+    assert "max 678 ms" in text
 
 
 # Real demos ---------------------------------------------------------------------------------
@@ -270,21 +294,22 @@ def test_demo_of_the_street(tmp_path: Path, random_models: Path) -> None:
     """The street goes through the real node and back, is scored, and can be looked at."""
     pytest.importorskip("rclpy")
     out = tmp_path / "demo"
-    ran = run_real(
-        random_models, "--source", "street:1", "--seconds", "4", "--rate", "2.5", "--out", str(out)
-    )
+    asked = ("--source", "street:1", "--seconds", "4", "--rate", "2.5", "--mode", "adaptive")
+    ran = run_real(random_models, *asked, "--out", str(out))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     results = demo_results(out)
     assert results["demo"]["played"] == 10
     assert results["demo"]["returned"] >= 9
     assert results["demo"]["problems"] == []
     assert results["demo"]["node_status"] == 0
-    assert results["demo"]["latency_ms"]["p50"] > results["modes"]["dense"]["ms"]["p50"] > 0
-    assert 0 <= results["modes"]["dense"]["miou"] <= 1
+    assert results["demo"]["latency_ms"]["p50"] > results["modes"]["adaptive"]["ms"]["p50"] > 0
+    assert 0 <= results["modes"]["adaptive"]["miou"] <= 1
     assert results["config"]["input.scale"] < 1, "random models are trained on 128x96"
     assert "input.scale:=" in " ".join(results["demo"]["node_command"])
     assert "active: images from /image" in (out / "node.log").read_text()
     check_files(out, results["demo"]["returned"])
+    page = (out / "index.html").read_text()
+    assert page.count('alt="plan: ') == page.count('alt="age: ') == page.count('alt="mask: ') > 1
     # The bag has the street's own stamps again: one in 6 of its 15 frames/s.
     with BagReader(out / "result_bag") as reader:
         stamps = [
@@ -321,7 +346,9 @@ def test_demo_of_a_video(tmp_path: Path, random_models: Path) -> None:
         for sample in StreetClip(2, 30, (128, 96)):
             video.write(sample.frame.image)
     out = tmp_path / "demo"
-    ran = run_real(random_models, "--source", str(movie), "--rate", "2", "--out", str(out))
+    ran = run_real(
+        random_models, "--source", str(movie), "--rate", "2", "--mode", "dense", "--out", str(out)
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     results = demo_results(out)
     assert results["data"] == f"video:{movie}"

@@ -71,7 +71,7 @@ def contact_sheet(
 
     """
     gap = 6
-    scaled = [_to_width(p, cell_width) for p in pictures]
+    scaled = [to_width(p, cell_width) for p in pictures]
     height = max(p.shape[0] for p in scaled)
     columns = min(columns, len(scaled))
     rows = math.ceil(len(scaled) / columns)
@@ -84,7 +84,23 @@ def contact_sheet(
     return sheet
 
 
-def _to_width(picture: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+def side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Put RGB pictures beside each other, tops aligned, on a dark ground."""
+    gap = 6
+    height = max(p.shape[0] for p in pictures)
+    width = sum(p.shape[1] + gap for p in pictures) - gap
+    row = np.full((height, width, 3), BACKGROUND, np.uint8)
+    x = 0
+    for picture in pictures:
+        row[: picture.shape[0], x : x + picture.shape[1]] = picture
+        x += picture.shape[1] + gap
+    return row
+
+
+def to_width(picture: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """Scale an RGB picture to a width, its shape kept; one that has it is returned as it is."""
+    if picture.shape[1] == width:
+        return picture
     height = max(1, round(picture.shape[0] * width / picture.shape[1]))
     how = cv2.INTER_AREA if width < picture.shape[1] else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(picture, (width, height), interpolation=how), np.uint8)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from seg_node.core.drawing import BACKGROUND, FONT, INK
+from seg_node.core.drawing import BACKGROUND, FONT, INK, to_width
 from seg_node.core.types import Action, DataError, Reason
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ COLORS: dict[Action, Color] = {
 """Colour of each action in legends; told apart by colour-blind people, too."""
 LEGEND_ORDER = (Action.HIGH, Action.LOW, Action.REUSE)
 
-_DIMMED = 0.35
+_DIMMED = 0.45
 """Brightness of what is reused."""
 _BRIGHTNESS = {Action.HIGH: 0.85, Action.LOW: 0.55}
 _TINT = {Action.HIGH: 0.15, Action.LOW: 0.3}
@@ -45,7 +45,14 @@ _TOLERANCE = 0.1
 """Share of a block by which rounding of `input.scale` may move the end of a grid."""
 
 
-def draw_plan(image: Picture, plan: Plan, block_size: float) -> Picture:
+def picture_width(width: int, most: int = WIDTHS[1]) -> int:
+    """Return how wide the picture of an image is: as the image, within 480 and `most` pixels."""
+    return min(max(width, WIDTHS[0]), most)
+
+
+def draw_plan(
+    image: Picture, plan: Plan, block_size: float, *, width: int | None = None
+) -> Picture:
     """Light up what was computed: HIGH bright and outlined, LOW tinted, REUSE dark.
 
     The legend has the share of each action and the plan's reason.
@@ -54,16 +61,17 @@ def draw_plan(image: Picture, plan: Plan, block_size: float) -> Picture:
         image: RGB, uint8 [H, W, 3].
         plan: plan of this image.
         block_size: side of a block in pixels of `image`: setting `block_size` / `input.scale`.
+        width: width of the picture in pixels; None for `picture_width`.
 
     Returns:
-        RGB, uint8 [H', W', 3], W' 480 to 960.
+        RGB, uint8 [H', W', 3].
 
     Raises:
         DataError: the plan does not cover the image.
 
     """
     _check(image, plan.grid.shape, block_size)
-    resized, side = _resized(image, block_size)
+    resized, side = _resized(image, block_size, width)
     picture: Picture = np.asarray(cv2.convertScaleAbs(resized, alpha=_DIMMED), np.uint8)
     for action in (Action.LOW, Action.HIGH):
         chosen = np.asarray(plan.grid == action, np.uint8)
@@ -81,7 +89,12 @@ def draw_plan(image: Picture, plan: Plan, block_size: float) -> Picture:
 
 
 def draw_age(
-    image: Picture, age_ms: NDArray[np.uint16], max_age_ms: float, block_size: float
+    image: Picture,
+    age_ms: NDArray[np.uint16],
+    max_age_ms: float,
+    block_size: float,
+    *,
+    width: int | None = None,
 ) -> Picture:
     """Colour each block by the age of the newest full computation behind it: dark new, bright old.
 
@@ -92,16 +105,17 @@ def draw_age(
         age_ms: age of each block, uint16 [gh, gw].
         max_age_ms: age that gets the last colour; anything older does, too.
         block_size: side of a block in pixels of `image`: setting `block_size` / `input.scale`.
+        width: width of the picture in pixels; None for `picture_width`.
 
     Returns:
-        RGB, uint8 [H', W', 3], W' 480 to 960.
+        RGB, uint8 [H', W', 3].
 
     Raises:
         DataError: the ages do not cover the image.
 
     """
     _check(image, age_ms.shape, block_size)
-    resized, side = _resized(image, block_size)
+    resized, side = _resized(image, block_size, width)
     share = np.clip(age_ms / max(max_age_ms, 1.0), 0.0, 1.0)
     cells = _age_colors()[np.round(share * 255).astype(np.uint8)]
     painted = _spread(cells, side, resized.shape)
@@ -127,17 +141,11 @@ def _check(image: Picture, cells: Sequence[int], side: float) -> None:
             raise DataError(msg)
 
 
-def _resized(image: Picture, block_size: float) -> tuple[Picture, float]:
-    """Return the image as wide as pictures are, and the side of a block in it."""
-    height, width = image.shape[:2]
-    wanted = min(max(width, WIDTHS[0]), WIDTHS[1])
-    if wanted == width:
-        return image, block_size
-    scale = wanted / width
-    size = (wanted, max(1, round(height * scale)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8), (
-        block_size * scale
-    )
+def _resized(image: Picture, block_size: float, width: int | None) -> tuple[Picture, float]:
+    """Return the image as wide as its picture shall be, and the side of a block in it."""
+    own = image.shape[1]
+    width = width or picture_width(own)
+    return to_width(image, width), block_size * width / own
 
 
 def _spread(cells: Picture, side: float, shape: Sequence[int]) -> Picture:
@@ -206,16 +214,17 @@ class _Type:
 
 
 @lru_cache
-def _reason_rows(width: int) -> int:
-    """Return the most rows that a reason takes, so that all legends are of one height."""
+def plan_legend_height(width: int) -> int:
+    """Return the rows of pixels that `draw_plan` adds below an image: enough for any reason."""
     letters = _Type(width)
-    return max(len(letters.wrap(reason.value, width - letters.row)) for reason in Reason)
+    lines = max(len(letters.wrap(reason.value, width - letters.row)) for reason in Reason)
+    return letters.row * (1 + lines) + letters.row // 4
 
 
 def _plan_legend(plan: Plan, width: int) -> Picture:
     letters = _Type(width)
     row, edge = letters.row, letters.row // 2
-    strip = _ground(row * (1 + _reason_rows(width)), width)
+    strip = _ground(plan_legend_height(width), width)
     x = edge
     for action in LEGEND_ORDER:
         chip = round(0.6 * row)
@@ -232,7 +241,7 @@ def _plan_legend(plan: Plan, width: int) -> Picture:
 def _age_legend(age_ms: NDArray[np.uint16], max_age_ms: float, width: int) -> Picture:
     letters = _Type(width)
     row, edge = letters.row, letters.row // 2
-    strip = _ground(3 * row, width)
+    strip = _ground(3 * row + row // 4, width)
     bar = _age_colors()[np.linspace(0, 255, width - 2 * edge).round().astype(np.uint8)]
     strip[row // 4 : row - row // 8, edge : width - edge] = bar
     middle, end = f"{max_age_ms / 2:.0f}", f"max_age_ms {max_age_ms:.0f}"

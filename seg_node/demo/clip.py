@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 import math
 import time
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from seg_node.core.types import SegNodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from seg_node.data.datasets import Sample, Source
     from seg_node.ros.playback import Playback
@@ -23,7 +23,7 @@ SLACK = 0.01
 """A rate this share too fast is not worth leaving out more frames."""
 LOWEST_RATE_HZ = 0.5
 REHEARSALS = 5
-"""Frames that are timed before the clip starts, after one that warms up."""
+"""Frames that are timed before the clip starts, after a first one, which is computed in full."""
 START_S = 180.0
 """Seconds that the node has to start, and then to answer the first frame."""
 RESEND_S = 10.0
@@ -121,16 +121,23 @@ def await_node(playback: Playback, check: Callable[[], None]) -> None:
         raise SegNodeError(msg)
 
 
-def rehearse(playback: Playback, sample: Sample, check: Callable[[], None]) -> float:
-    """Send one frame several times; returns the longest time to its mask, in seconds.
+def rehearse(playback: Playback, samples: Sequence[Sample], check: Callable[[], None]) -> float:
+    """Send the first frames of a clip one by one; returns the longest time to a mask, in seconds.
 
-    The longest, not the middle one: a rate that is kept only half of the time loses frames.
+    The longest, not the middle one: a rate that is kept only half of the time loses frames. Frames
+    that differ, because one that is sent again costs nothing in a mode that reuses results.
+
+    Args:
+        playback: camera and recorder.
+        samples: at least one; taken in turns where they are less than needed.
+        check: called again and again; raises to end the rehearsal.
 
     Raises:
         SegNodeError: the node does not answer.
 
     """
-    times_s = [_round_trip(playback, sample, check) for _ in range(1 + REHEARSALS)]
+    shown = islice(cycle(samples), 1 + REHEARSALS)
+    times_s = [_round_trip(playback, sample, check) for sample in shown]
     playback.forget()
     return max(times_s[1:])
 
@@ -180,15 +187,12 @@ def play(
 
 
 def drain(playback: Playback, sent: list[Sent], trip_s: float, check: Callable[[], None]) -> None:
-    """Wait for the masks that are under way, until all are here or none can still come."""
+    """Wait for what is under way, until all of it is here or none can still come."""
     wanted = {x.stamp_ns for x in sent}
     limit_s = max(QUIET_S, 5 * trip_s)
+    recorded = (playback.masks, playback.stats, playback.plans, playback.ages)
     with suppress(InterruptedDemoError):
-        _wait(
-            lambda: wanted <= playback.masks.keys() and wanted <= playback.stats.keys(),
-            limit_s,
-            check,
-        )
+        _wait(lambda: all(wanted <= each.keys() for each in recorded), limit_s, check)
 
 
 def _wait(condition: Callable[[], bool], limit_s: float, check: Callable[[], None]) -> bool:

@@ -8,15 +8,15 @@ from itertools import pairwise
 import logging
 from typing import Any, TYPE_CHECKING
 
-import cv2
 import numpy as np
 
-from seg_node.core.drawing import color_table, contact_sheet, legend, overlay
+from seg_node.core.drawing import legend
 from seg_node.core.types import Action
 from seg_node.data.image_conversion import encode_jpeg, encode_png
 from seg_node.demo.judge import mask_fault, problems
 from seg_node.demo.page import render_page
-from seg_node.eval.outputs import letterbox, Outputs, RESULTS, spread_indices, Stats
+from seg_node.demo.views import made_plan, make_sheet, make_views
+from seg_node.eval.outputs import Outputs, RESULTS, spread_indices, Stats
 from seg_node.eval.progress import progress
 from seg_node.eval.replay import describe_source, source_notes
 from seg_node.eval.results import make_results, ModeRecord, spread, write_json
@@ -28,17 +28,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seg_node.core.config import Config
-    from seg_node.core.types import ClassInfo
     from seg_node.data.datasets import Sample, Source
     from seg_node.demo.clip import Clip, Sent
+    from seg_node.demo.views import Views
     from seg_node.nets.manifest import Manifest
     from seg_node.ros.recorded import RecordedMask, RecordedStatus
 
 SHEET = "contact_sheet.png"
 PAGE = "index.html"
 SHEET_FRAMES = 6
-SHEET_CELL = 640
-"""Width of one row of the contact sheet's pictures (image and overlay), in pixels."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +53,8 @@ class Played:
         sent: the published frames.
         masks: what came back, by stamp on the wire.
         stats: the node's statistics, by stamp on the wire.
+        plans: grids of actions, uint8 [gh, gw], by stamp on the wire.
+        ages: ages of the blocks in ms, uint16 [gh, gw], by stamp on the wire.
         diagnostics: newest status of the node's health, by name.
         worst: highest level seen of each of them.
         node_status: exit status of the node.
@@ -71,6 +71,8 @@ class Played:
     sent: tuple[Sent, ...]
     masks: Mapping[int, RecordedMask]
     stats: Mapping[int, RecordedStatus]
+    plans: Mapping[int, NDArray[np.uint8]]
+    ages: Mapping[int, NDArray[np.uint16]]
     diagnostics: Mapping[str, RecordedStatus]
     worst: Mapping[str, int]
     node_status: int
@@ -85,7 +87,7 @@ class _Scores:
 
     record: ModeRecord
     faults: list[str]
-    pictures: list[NDArray[np.uint8]]
+    views: list[Views]
 
 
 def write_report(out: Path, source: Source, played: Played) -> dict[str, Any]:
@@ -99,12 +101,15 @@ def write_report(out: Path, source: Source, played: Played) -> dict[str, Any]:
     """
     scores = _write_frames(out, source, played)
     results = _results(source, played, scores)
-    if scores.pictures:
-        sheet = make_sheet(scores.pictures)
+    if scores.views:
+        sheet = make_sheet(scores.views)
         names = legend(played.manifest.classes, sheet.shape[1])
         (out / SHEET).write_bytes(encode_png(np.vstack([sheet, names])))
-        pictures = [encode_jpeg(picture, 85) for picture in scores.pictures]
-        page = render_page(results, played.manifest.classes, pictures)
+        frames = [
+            {caption: encode_jpeg(picture, 85) for caption, picture in views.items()}
+            for views in scores.views
+        ]
+        page = render_page(results, played.manifest.classes, frames)
         (out / PAGE).write_text(page, encoding="utf-8")
     write_json(results, out / RESULTS)
     return results
@@ -113,11 +118,10 @@ def write_report(out: Path, source: Source, played: Played) -> dict[str, Any]:
 def _write_frames(out: Path, source: Source, played: Played) -> _Scores:
     """Write bag, preview and samples; judge every mask and score those with labels."""
     classes = played.manifest.classes
-    opacity = played.config.publish.overlay_opacity
     scores = _Scores(ModeRecord(len(classes)), [], [])
     returned = [sent.index for sent in played.sent if sent.stamp_ns in played.masks]
     chosen = {returned[i] for i in spread_indices(len(returned), SHEET_FRAMES) if returned}
-    outputs = Outputs(out, classes, opacity, played.clip.rate_hz, frozenset())
+    outputs = Outputs(out, classes, played.config, played.clip.rate_hz, frozenset())
     with outputs, progress("writing", len(played.sent)) as show:
         for sent, sample in zip(played.sent, played.clip.samples(source), strict=False):
             mask = played.masks.get(sent.stamp_ns)
@@ -132,10 +136,15 @@ def _write_frames(out: Path, source: Source, played: Played) -> _Scores:
                 continue
             status = played.stats.get(sent.stamp_ns)
             stats = Stats(status.name, status.text, status.values) if status else None
-            outputs.write(sample, labels, stats)
+            plan = made_plan(played.plans.get(sent.stamp_ns), status)
+            outputs.write(sample, labels, stats, plan)
             _score(scores.record, sample, labels, status, fault)
             if sent.index in chosen:
-                scores.pictures.append(_sheet_row(sample, labels, classes, opacity))
+                age_ms = played.ages.get(sent.stamp_ns)
+                views = make_views(
+                    sample.frame.image, labels, plan, age_ms, classes, played.config
+                )
+                scores.views.append(views)
             show(outputs.frames)
     return scores
 
@@ -161,23 +170,6 @@ def _score(
     if sample.labels is not None and not fault:
         record.labelled += 1
         record.confusion.update(sample.labels, labels)
-
-
-def _sheet_row(
-    sample: Sample, labels: NDArray[np.uint8], classes: Sequence[ClassInfo], opacity: float
-) -> NDArray[np.uint8]:
-    """Return image and overlay beside each other."""
-    image = sample.frame.image
-    painted = overlay(image, labels, color_table(classes), opacity)
-    row = np.hstack([image, painted])
-    size = (SHEET_CELL, max(1, round(row.shape[0] * SHEET_CELL / row.shape[1])))
-    return np.asarray(cv2.resize(row, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def make_sheet(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Return the pictures in two columns, each in the shape of the first one."""
-    first = pictures[0].shape
-    return contact_sheet([letterbox(p, (first[0], first[1])) for p in pictures], 2, SHEET_CELL)
 
 
 def _results(source: Source, played: Played, scores: _Scores) -> dict[str, Any]:

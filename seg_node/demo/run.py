@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import importlib.util
+from itertools import islice
 import logging
 import math
 import os
@@ -23,6 +24,7 @@ from seg_node.demo.clip import (
     InterruptedDemoError,
     plan_clip,
     play,
+    REHEARSALS,
     rehearse,
 )
 from seg_node.demo.process import NodeProcess
@@ -102,7 +104,7 @@ def run_demo(wishes: Wishes) -> int:
     prepare_out(wishes.out, COMMAND, source_path(source))
     with noted_interrupt() as interrupt:
         try:
-            played = _perform(wishes, source, first, config, manifest, interrupt)
+            played = _perform(wishes, source, config, manifest, interrupt)
         except InterruptedDemoError:
             logger.info("interrupted before the clip was played; the node's log is kept")
             return EXIT_INTERRUPTED
@@ -142,10 +144,9 @@ def fitting_scale(sample: Sample, manifest: Manifest) -> float:
     return min(1.0, max(0.05, round(scale, 2)))
 
 
-def _perform(  # noqa: PLR0913, PLR0917 - all that was prepared
+def _perform(
     wishes: Wishes,
     source: Source,
-    first: Sample,
     config: Config,
     manifest: Manifest,
     interrupt: Interrupt,
@@ -165,7 +166,7 @@ def _perform(  # noqa: PLR0913, PLR0917 - all that was prepared
                 raise InterruptedDemoError
 
         await_node(playback, check)
-        trip_s = rehearse(playback, first, check)
+        trip_s = rehearse(playback, list(islice(source, 1 + REHEARSALS)), check)
         source_hz = estimate_rate(source)
         clip = plan_clip(source_hz, len(source), trip_s, wishes.seconds, wishes.rate_hz)
         for note in clip.notes:
@@ -183,6 +184,8 @@ def _perform(  # noqa: PLR0913, PLR0917 - all that was prepared
         sent=tuple(sent),
         masks=playback.masks,
         stats=playback.stats,
+        plans=playback.plans,
+        ages=playback.ages,
         diagnostics=playback.diagnostics,
         worst=playback.worst,
         node_status=status,

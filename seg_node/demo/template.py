@@ -16,7 +16,7 @@ TEMPLATE = """<!DOCTYPE html>
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
+main { max-width: 76rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .25rem; }
 h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
 p { margin: .3rem 0; }
@@ -34,8 +34,8 @@ p { margin: .3rem 0; }
 video, .frames img { display: block; width: 100%; height: auto; border-radius: .6rem;
   background: #18181c; }
 video { max-height: 80vh; }
-.frames { display: grid; gap: .5rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
+.frames { display: grid; gap: .5rem; margin: 0 0 1rem; align-items: start;
+  grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); }
 .chips { display: flex; flex-wrap: wrap; gap: .4rem .9rem; padding: 0; margin: .8rem 0;
   list-style: none; font-size: .9rem; }
 .chips i { display: inline-block; width: .8rem; height: .8rem; border-radius: .2rem;
@@ -80,12 +80,16 @@ ROS 2 node over DDS ({{ results.versions.middleware }})</p>
 {% endfor %}
 </ul>
 
-<h2>Frames of the clip: image and mask over it</h2>
+<h2>Frames of the clip</h2>
+<p class="soft">{% for view in shown %}{% if not loop.first %} &middot; {% endif %}
+<b>{{ view }}</b>: {{ views[view] }}{% endfor %}</p>
+{% for frame in frames %}
 <div class="frames">
-{% for picture in pictures %}
-<img src="data:image/jpeg;base64,{{ picture }}" alt="a frame beside itself with its mask over it">
+{% for view, picture in frame.items() %}
+<img src="data:image/jpeg;base64,{{ picture }}" alt="{{ view }}: {{ views[view] }}">
 {% endfor %}
 </div>
+{% endfor %}
 
 <h2>Measured</h2>
 <div class="wide"><table>
@@ -99,7 +103,14 @@ p95 {{ "%.1f" % demo.latency_ms.p95 }} ms, max {{ "%.1f" % demo.latency_ms.max }
 {% if entry.ms %}<tr><th>step</th><td>p50 {{ "%.1f" % entry.ms.p50 }} ms,
 p95 {{ "%.1f" % entry.ms.p95 }} ms, max {{ "%.1f" % entry.ms.max }} ms</td></tr>
 <tr><th>compute</th><td>{{ "%.2f" % entry.gmac_per_frame }} GMAC a frame, mode
-{{ mode }}</td></tr>{% endif %}
+{{ mode }}{% if entry.gmac_saving %}: {{ "%.1f" % (100 * entry.gmac_saving) }} % less than dense
+{% endif %}</td></tr>{% endif %}
+{% if mode != "dense" and entry.ms %}<tr><th>blocks</th><td>{% for action, share in
+entry.fractions.items() if share is not none %}{% if not loop.first %}, {% endif %}
+{{ "%.1f" % (100 * share) }} % {{ action | upper }}{% endfor %}</td></tr>
+<tr><th>oldest block</th><td>p50 {{ "%.0f" % entry.age_ms.p50 }} ms,
+p95 {{ "%.0f" % entry.age_ms.p95 }} ms, max {{ "%.0f" % entry.age_ms.max }} ms
+<span class="soft">(since its newest full computation)</span></td></tr>{% endif %}
 <tr><th>empty masks</th><td>{{ demo.empty_masks | length }}</td></tr>
 {% for name, state in demo.health.items() %}
 <tr><th>node: {{ name }}</th><td>{{ state.last }}{% if state.worst %}

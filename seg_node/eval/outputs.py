@@ -15,12 +15,20 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from seg_node.core.drawing import color_table, legend, overlay
+from seg_node.core.drawing import (
+    BACKGROUND,
+    color_table,
+    legend,
+    overlay,
+    side_by_side,
+    to_width,
+)
+from seg_node.core.plan_drawing import draw_plan, picture_width, plan_legend_height
 from seg_node.core.types import DataError, IGNORE_LABEL
 from seg_node.data.bag_writer import BagWriter
 from seg_node.data.image_conversion import encode_jpeg, encode_png
 from seg_node.data.video import VideoWriter
-from seg_node.eval.results import write_json
+from seg_node.eval.results import DENSE, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +38,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-    from seg_node.core.types import ClassInfo
+    from seg_node.core.config import Config
+    from seg_node.core.types import ClassInfo, Plan
     from seg_node.data.datasets import Sample
 
 RESULTS = "results.json"
@@ -49,6 +58,8 @@ LEGEND_TOPIC = "/segmentation/legend"
 
 PREVIEW_WIDTH = 1280
 """Widest preview in pixels; larger pictures are scaled down."""
+PANEL_WIDTH = 640
+"""Widest of the two pictures beside each other in a preview with plans, in pixels."""
 SAMPLE_WIDTH = 960
 """Widest picture of a sample in pixels; there are two or three beside each other."""
 GUESSED_LENGTH = 300
@@ -145,7 +156,7 @@ class Outputs:
         self,
         out: Path,
         classes: Sequence[ClassInfo],
-        opacity: float,
+        config: Config,
         rate_hz: float,
         chosen: frozenset[int],
     ) -> None:
@@ -154,7 +165,8 @@ class Outputs:
         Args:
             out: folder, see `prepare_out`.
             classes: classes of the masks, in label order.
-            opacity: weight of the colours in overlays, 0..1.
+            config: settings that the frames are segmented with; in every mode but dense the
+                preview shows the plan beside the mask.
             rate_hz: frame rate of the preview.
             chosen: indices of the frames to write as sample pictures, see `spread_indices`.
 
@@ -167,7 +179,9 @@ class Outputs:
         self._folder = out / SAMPLES
         self._classes = classes
         self._colors = color_table(classes)
-        self._opacity = opacity
+        self._opacity = config.publish.overlay_opacity
+        self._block_size = config.block_size / config.input.scale
+        self._shows_plan = config.mode != DENSE
         self._chosen = chosen
         self._shape: tuple[int, int] | None = None
         with ExitStack() as stack:
@@ -175,16 +189,28 @@ class Outputs:
             self._video = stack.enter_context(VideoWriter(out / PREVIEW, rate_hz))
             self._files = stack.pop_all()
 
-    def write(self, sample: Sample, mask: NDArray[np.uint8], stats: Stats | None) -> None:
-        """Write one frame with its mask uint8 [H, W] of the image's size.
+    def write(
+        self,
+        sample: Sample,
+        mask: NDArray[np.uint8],
+        stats: Stats | None,
+        plan: Plan | None = None,
+    ) -> None:
+        """Write one frame.
+
+        Args:
+            sample: the frame.
+            mask: class ids, uint8 [H, W] of the image's size.
+            stats: what it cost, None if not known.
+            plan: what was computed, None if not known or not to be shown.
 
         Raises:
-            DataError: writing fails.
+            DataError: writing fails, or the plan does not cover the image.
 
         """
         blended = overlay(sample.frame.image, mask, self._colors, self._opacity)
         self._write_bag(sample, mask, blended, stats)
-        self._video.write(self._preview(blended))
+        self._video.write(self._preview(sample.frame.image, blended, plan))
         if self.frames in self._chosen:
             self._write_sample(sample, blended)
         self.frames += 1
@@ -246,13 +272,27 @@ class Outputs:
                 receive_ns=receive_ns,
             )
 
-    def _preview(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the picture in the size of the first one, with the legend below."""
-        fitted = _shrunk(picture, PREVIEW_WIDTH)
-        if self._shape is None:
-            self._shape = (fitted.shape[0], fitted.shape[1])
-        fitted = letterbox(fitted, self._shape)
+    def _preview(
+        self, image: NDArray[np.uint8], blended: NDArray[np.uint8], plan: Plan | None
+    ) -> NDArray[np.uint8]:
+        """Return the picture in the size of the first one, with its legends below."""
+        if self._shows_plan:
+            width = picture_width(blended.shape[1], PANEL_WIDTH)
+            mask = to_width(blended, width)
+            left = np.vstack([mask, legend(self._classes, width)])
+            shape = (mask.shape[0] + plan_legend_height(width), width, 3)
+            right = np.full(shape, BACKGROUND, np.uint8)
+            if plan is not None:
+                right = draw_plan(image, plan, self._block_size, width=width)
+            return self._of_one_shape(side_by_side([left, right]))
+        fitted = self._of_one_shape(_shrunk(blended, PREVIEW_WIDTH))
         return np.vstack([fitted, legend(self._classes, fitted.shape[1])])
+
+    def _of_one_shape(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return a picture in the shape of the first one; those of a video have one."""
+        if self._shape is None:
+            self._shape = (picture.shape[0], picture.shape[1])
+        return letterbox(picture, self._shape)
 
     def _write_sample(self, sample: Sample, blended: NDArray[np.uint8]) -> None:
         """Write image, overlay and, where it is known, the truth, with the legend below."""

@@ -124,7 +124,7 @@ def replay(
                 stamps.update(sample.frame.stamp_ns)
             count_frame(records, source.spec, sample, results)
             for mode, result in results.items():
-                outputs[mode].write(sample, result.labels, frame_stats(result))
+                outputs[mode].write(sample, result.labels, frame_stats(result), result.plan)
             done += 1
             show(done)
             if interrupt:
@@ -155,8 +155,7 @@ def _open_outputs(
     opened = {}
     for mode, folder in mode_folders(out, sessions).items():
         classes = sessions[mode].manifest.classes
-        opacity = sessions[mode].config.publish.overlay_opacity
-        outputs = Outputs(folder, classes, opacity, rate_hz, chosen)
+        outputs = Outputs(folder, classes, sessions[mode].config, rate_hz, chosen)
         opened[mode] = files.enter_context(outputs)
     return opened
 

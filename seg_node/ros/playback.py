@@ -52,6 +52,8 @@ class Playback:
     Attributes:
         masks: masks by header stamp.
         stats: per-frame statistics by header stamp.
+        plans: grids of actions, uint8 [gh, gw], by header stamp.
+        ages: ages of the blocks in ms, uint16 [gh, gw], by header stamp.
         diagnostics: newest status of the node's health, by name.
         worst: highest level seen of each of them.
         legend: text of the latched legend, empty before it comes.
@@ -62,6 +64,8 @@ class Playback:
         """Create publisher and subscriptions and start spinning."""
         self.masks: dict[int, RecordedMask] = {}
         self.stats: dict[int, RecordedStatus] = {}
+        self.plans: dict[int, NDArray[np.uint8]] = {}
+        self.ages: dict[int, NDArray[np.uint16]] = {}
         self.diagnostics: dict[str, RecordedStatus] = {}
         self.worst: dict[str, int] = {}
         self.legend = ""
@@ -74,6 +78,8 @@ class Playback:
         listen = self._node.create_subscription
         self._mask = listen(Image, "/segmentation/mask", self._on_mask, RECORD_QOS)
         self._stats = listen(DiagnosticArray, "/segmentation/stats", self._on_stats, RECORD_QOS)
+        self._plan = listen(Image, "/segmentation/plan", self._on_plan, RECORD_QOS)
+        self._age = listen(Image, "/segmentation/age", self._on_age, RECORD_QOS)
         listen(String, "/segmentation/legend", self._on_legend, LATCHED_QOS)
         listen(DiagnosticArray, "/diagnostics", self._on_diagnostics, RECORD_QOS)
         self._executor = SingleThreadedExecutor(context=self._context)
@@ -84,7 +90,8 @@ class Playback:
     @property
     def matched(self) -> bool:
         """Whether the node listens to the images and its outputs reach us."""
-        heard = self._mask.get_publisher_count() and self._stats.get_publisher_count()
+        listening = (self._mask, self._stats, self._plan, self._age)
+        heard = all(subscription.get_publisher_count() for subscription in listening)
         return bool(heard and self._publisher.get_subscription_count())
 
     def send(self, image: NDArray[np.uint8], frame_id: str) -> int:
@@ -98,7 +105,8 @@ class Playback:
 
     def forget(self) -> None:
         """Forget what was recorded so far, all but the legend, which comes only once."""
-        for recorded in (self.masks, self.stats, self.diagnostics, self.worst):
+        by_stamp = (self.masks, self.stats, self.plans, self.ages)
+        for recorded in (*by_stamp, self.diagnostics, self.worst):
             recorded.clear()
 
     def close(self) -> None:
@@ -143,6 +151,13 @@ class Playback:
         for status in message.status:
             self.stats[_stamp_ns(message.header)] = _record(status)
 
+    def _on_plan(self, message: Any) -> None:
+        self.plans[_stamp_ns(message.header)] = _plane(message, np.dtype(np.uint8))
+
+    def _on_age(self, message: Any) -> None:
+        order = np.dtype(">u2" if message.is_bigendian else "<u2")
+        self.ages[_stamp_ns(message.header)] = _plane(message, order).astype(np.uint16)
+
     def _on_legend(self, message: Any) -> None:
         self.legend = message.data
 
@@ -156,6 +171,12 @@ class Playback:
 def middleware() -> str:
     """Return the name of the ROS middleware in use."""
     return str(rclpy.get_rmw_implementation_identifier())
+
+
+def _plane(message: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the pixels of an image of one channel, [H, W], without row padding."""
+    rows = np.frombuffer(bytes(message.data), np.uint8).reshape(message.height, message.step)
+    return rows[:, : message.width * dtype.itemsize].copy().view(dtype)
 
 
 def _stamp_ns(header: Any) -> int:

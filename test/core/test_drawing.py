@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from seg_node.core.drawing import color_table, contact_sheet, legend, overlay
+from seg_node.core.drawing import (
+    BACKGROUND,
+    color_table,
+    contact_sheet,
+    legend,
+    overlay,
+    side_by_side,
+)
 from seg_node.core.types import CAMVID_CLASSES
 
 
@@ -37,3 +44,13 @@ def test_contact_sheet_scales_and_orders_row_by_row() -> None:
     sheet = contact_sheet(pictures, columns=2, cell_width=40)
     assert sheet.shape == (2 * 26 + 6, 2 * 46 + 6, 3)
     assert [int(sheet[y, x, 0]) for y, x in ((10, 10), (10, 60), (40, 10))] == [50, 100, 150]
+
+
+def test_pictures_beside_each_other_keep_their_size_and_order() -> None:
+    """The shorter one stands at the top, on the ground of the legends."""
+    left, right = np.full((10, 20, 3), 50, np.uint8), np.full((14, 8, 3), 90, np.uint8)
+    row = side_by_side([left, right])
+    assert row.shape == (14, 20 + 6 + 8, 3)
+    assert (row[:10, :20] == 50).all()
+    assert (row[:, 26:] == 90).all()
+    assert {tuple(row[y, x]) for y, x in ((12, 5), (5, 22))} == {BACKGROUND}

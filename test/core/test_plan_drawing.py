@@ -39,7 +39,7 @@ def test_each_action_has_its_look_at_its_block() -> None:
     """HIGH bright with an orange rim, LOW blue and dimmer, REUSE dark and without a tint."""
     picture = draw_plan(IMAGE, plan_of(HIGH=(1, 2), LOW=(3, 5)), SIDE)
     high, low, reuse = at(picture, 1, 2), at(picture, 3, 5), at(picture, 0, 0)
-    assert reuse == (35, 35, 35)
+    assert reuse == (45, 45, 45)
     assert low == (76, 108, 127)
     assert high == (123, 109, 90)
     assert tuple(picture[SIDE + 1, 2 * SIDE + 10]) == COLORS[Action.HIGH]
@@ -106,8 +106,17 @@ def test_pictures_are_wide_enough_to_read_and_no_wider_than_needed(
     assert plan.shape[1] == age.shape[1] == wide
     drawn = wide / COLUMNS
     assert at(plan, 1, 6, drawn) == (123, 109, 90)
-    assert {at(plan, 1, column, drawn) for column in (5, 7)} == {(35, 35, 35)}
+    assert {at(plan, 1, column, drawn) for column in (5, 7)} == {(45, 45, 45)}
     assert at(age, 1, 6, drawn) != at(age, 1, 5, drawn) == at(age, 1, 7, drawn)
+
+
+def test_a_picture_can_be_asked_for_in_a_width() -> None:
+    """Blocks are where they are in the image: here at 4/3 of its size."""
+    plan = draw_plan(IMAGE, plan_of(LOW=(3, 5)), SIDE, width=640)
+    age = draw_age(IMAGE, np.zeros((ROWS, COLUMNS), np.uint16), 1000.0, SIDE, width=640)
+    assert plan.shape[1] == age.shape[1] == 640
+    drawn = SIDE * 640 / 480
+    assert [at(plan, 3, column, drawn)[0] for column in (4, 5, 6)] == [45, 76, 45]
 
 
 def test_ages_grow_lighter_evenly_and_stop_at_the_limit() -> None:
@@ -154,7 +163,7 @@ def test_a_scaled_input_has_larger_blocks_in_the_image() -> None:
     grid[1, -1] = Action.LOW
     picture = draw_plan(image, Plan(grid, Reason.REFRESHED), 64 / 0.29)
     assert tuple(picture[165, 886]) == (76, 108, 127)
-    assert tuple(picture[165, 879]) == (35, 35, 35)
+    assert tuple(picture[165, 879]) == (45, 45, 45)
 
 
 @pytest.mark.parametrize("side", [32, 58, 128])
