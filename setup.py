@@ -74,6 +74,8 @@ setup(
             "ros-std-msgs",
             "ros-std-srvs",
         ],
+        # Kernels for GPUs; torch with CUDA on Linux brings it along.
+        "gpu": ['triton; platform_system == "Linux"'],
         # Event files of `seg_node train`; without it there is log.jsonl alone.
         "train": ["tensorboard"],
     },

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 ARROWS: dict[str, tuple[str, ...]] = {
     "core": (),
-    "nets": ("core",),
+    "kernels": ("core",),
+    "nets": ("core", "kernels.build"),
     "data": ("core",),
     "train": ("core", "nets", "data"),
     "eval": ("core", "nets", "data"),
@@ -103,6 +104,10 @@ def test_every_folder_has_its_arrows() -> None:
     ("file", "code"),
     [
         ("core/a.py", "from seg_node.nets import build"),
+        ("core/a.py", "from seg_node.kernels import build"),
+        ("kernels/a.py", "from seg_node.nets import build"),
+        ("nets/a.py", "from seg_node.kernels.convolution import convolve"),
+        ("ros/a.py", "from seg_node.kernels import build"),
         ("core/a.py", "def f():\n    import seg_node.nets.build"),
         ("core/a.py", "from seg_node import train"),
         ("core/a.py", "from ..nets import build"),
@@ -133,6 +138,7 @@ def test_planted_violation_is_found(tmp_path: Path, file: str, code: str) -> Non
         ("core/a.py", "from . import types"),
         ("core/a.py", "from seg_node import __version__"),
         ("data/a.py", "from rosbags.typesys import Stores"),
+        ("nets/a.py", "from seg_node.kernels.build import build_kernels"),
         ("train/a.py", "from seg_node.nets import build\nfrom seg_node.data import video"),
         ("ros/a.py", "import rclpy\nfrom seg_node.nets.build import load_model"),
         ("ros/a.py", "from seg_node.data.image_conversion import to_frame"),
@@ -149,7 +155,8 @@ def plant(root: Path, file: str, code: str) -> None:
     """Write a small tree with the real folder names and one file with the code to judge."""
     modules = ("core/types", "nets/build", "nets/swiftnet", "data/video", "data/bag")
     more = ("data/image_conversion", "train/losses", "ros/node", "cli")
-    for name in (*modules, *more, file.removesuffix(".py")):
+    kernels = ("kernels/build", "kernels/convolution")
+    for name in (*modules, *more, *kernels, file.removesuffix(".py")):
         path = root / PACKAGE / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("", encoding="utf-8")

@@ -34,7 +34,7 @@ ROSDEP_KEYS = {
 }
 """Import name -> rosdep key, for what is not a ROS package (whose key is its name)."""
 
-PIP_ONLY = {"av", "backports", "rosbags", "safetensors"}
+PIP_ONLY = {"av", "backports", "rosbags", "safetensors", "triton"}
 """Imports without a usable rosdep key; the comment in package.xml names each of them."""
 
 REQUIREMENTS = {

@@ -1,0 +1,1 @@
+"""Triton kernels of the block engine, and of what surrounds a network (docs/gpu.md)."""
