@@ -107,7 +107,7 @@ class Window:
 class Rows:
     """Where the pixels of a window come from, for all blocks of one set, in order.
 
-    Pixels outside the image have no source; `Border` says where they are.
+    Pixels outside the image have no source; `Beyond` says where they are.
 
     Attributes:
         span: pixels on each side of a block with its window.
@@ -128,21 +128,17 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Border:
-    """Blocks whose windows leave the image alike, on one axis.
+class Beyond:
+    """Pixels of the windows of a set that lie outside the image.
 
     Attributes:
-        axis: 0 for rows, 1 for columns.
-        blocks: numbers of the blocks within their set, int64 [m].
-        first: index of the first row or column of the window that is inside.
-        end: index after the last one that is inside.
+        at: which pixels, counted through the windows of all blocks, int64 [m].
+        nearest: the pixel inside the image that is nearest to each, likewise.
 
     """
 
-    axis: int
-    blocks: Tensor
-    first: int
-    end: int
+    at: Tensor
+    nearest: Tensor
 
 
 @dataclass(frozen=True)
@@ -202,7 +198,7 @@ class BlockLayout:
     background: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     _rows: dict[tuple[Action, Window], Rows] = field(default_factory=dict, repr=False)
-    _borders: dict[tuple[Action, Window], list[Border]] = field(default_factory=dict, repr=False)
+    _beyond: dict[tuple[Action, Window], Beyond | None] = field(default_factory=dict, repr=False)
     _around: dict[tuple[Action, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = field(
         default_factory=dict, repr=False
     )
@@ -278,27 +274,30 @@ class BlockLayout:
             self._rows[key] = self._make_rows(action, window)
         return self._rows[key]
 
-    def borders(self, action: Action, window: Window) -> list[Border]:
-        """Return where the windows of a set leave the image."""
+    def beyond(self, action: Action, window: Window) -> Beyond | None:
+        """Return which pixels of the windows of a set lie outside the image; None if none do."""
         key = (action, window)
-        if key not in self._borders:
-            self._borders[key] = self._make_borders(action, window)
-        return self._borders[key]
+        if key not in self._beyond:
+            self._beyond[key] = self._make_beyond(action, window)
+        return self._beyond[key]
 
-    def _make_borders(self, action: Action, window: Window) -> list[Border]:
+    def _make_beyond(self, action: Action, window: Window) -> Beyond | None:
         b = self.block_side(action, window.stride)
         span = window.before + b + window.after
-        size = scaled(window.size, scale_of(action))
-        borders = []
-        for axis in (0, 1):
-            at = self._places[action][:, 1 + axis]
-            for place in np.unique(at):
-                start = int(place) * b - window.before
-                first, end = max(0, -start), min(span, size[axis] - start)
-                if first > 0 or end < span:
-                    blocks = self._indices(np.flatnonzero(at == place))
-                    borders.append(Border(axis, blocks, first, max(first, end)))
-        return borders
+        size = np.array(scaled(window.size, scale_of(action)))
+        start = self._places[action][:, 1:] * b - window.before  # [K, 2]
+        first, last = np.maximum(0, -start), np.minimum(span, size - start) - 1
+        (out,) = np.nonzero((first > 0).any(1) | (last < span - 1).any(1))
+        if not len(out):
+            return None
+        # The nearest row and column inside, for each of those of the window: int64 [m, 2, span].
+        inside = np.arange(span).clip(first[out, :, None], np.maximum(first, last)[out, :, None])
+        nearest = inside[:, 0, :, None] * span + inside[:, 1, None, :]
+        own = np.arange(span * span).reshape(span, span)
+        block, row, column = np.nonzero(nearest != own)
+        base = out[block] * (span * span)
+        at, near = base + own[row, column], base + nearest[block, row, column]
+        return Beyond(self._indices(at), self._indices(near))
 
     def _make_rows(self, action: Action, window: Window) -> Rows:
         """Look up the pixels around the blocks; those inside are where they are."""

@@ -19,7 +19,7 @@ This is the plain torch reference. It works on any device, and gradients flow th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast, TYPE_CHECKING
 
 import torch
@@ -81,6 +81,7 @@ class BlockTensor:
     whole: bool = False
     pending: tuple[Callable[[Tensor], Tensor], ...] = ()
     background: Iterator[Plane] | None = None
+    _context: list[Tensor] = field(default_factory=list, init=False, repr=False)
 
     # ---- the face of a tensor --------------------------------------------------------------
 
@@ -201,10 +202,32 @@ class BlockTensor:
         """Return the features of one set."""
         return self.high if action == Action.HIGH else self.low
 
-    def mapped(self, change: Callable[[Action], Tensor], **fields: Any) -> BlockTensor:
-        """Return a BlockTensor with the features that `change` gives for each set."""
-        high, low = change(Action.HIGH), change(Action.LOW)
-        return replace(self, high=high, low=low, whole=False, pending=(), **fields)
+    def mapped(
+        self,
+        change: Callable[[Action], Tensor],
+        stride: int | None = None,
+        full: tuple[int, int] | None = None,
+        background: Iterator[Plane] | None = None,
+    ) -> BlockTensor:
+        """Return a BlockTensor with the features that `change` gives for each set.
+
+        Where there are no LOW blocks, nothing stands for them, of however many channels.
+
+        Args:
+            change: features of a set.
+            stride: of these; None for that of `self`. Likewise `full` and `background`.
+            full: see above.
+            background: see above.
+
+        """
+        high = change(Action.HIGH)
+        low = change(Action.LOW) if self.layout.count(Action.LOW) else self.low
+        stride, full, planes = (
+            stride or self.stride,
+            full or self.full,
+            background or self.background,
+        )
+        return BlockTensor(self.layout, stride, full, high, low, background=planes)
 
     def cut(self) -> BlockTensor:
         """Return the blocks, if these are still whole planes."""
@@ -256,7 +279,7 @@ class BlockTensor:
         done = self._done(tiles)
         if done.requires_grad:  # a step may need its result for its gradient
             done = done.clone()
-        return bounded(done, layout.borders(action, window), outside)
+        return bounded(done, layout.beyond(action, window), outside)
 
     def _done(self, pixels: Tensor) -> Tensor:
         """Do what is pending."""
@@ -277,21 +300,21 @@ class BlockTensor:
 
         """
         tiles = self.of(action)
-        if not len(tiles):
+        if not tiles.shape[0]:
             return none_like(tiles)
         rows = self.layout.rows(action, window)
         out = as_rows(tiles).index_select(0, rows.own)
-        if len(rows.other_at):
+        if rows.other_at.shape[0]:
             out.index_copy_(0, rows.other_at, self._other_rows(action, rows.other))
-        if len(rows.plane_at):
+        if rows.plane_at.shape[0]:
             if plane is None:
                 msg = "the grid has REUSE blocks, but there is no background for them"
                 raise ModelError(msg)
             halve = scale_of(action) > self.layout.background
             shown = plane.rows(rows.plane, window, halve=halve)
             out.index_copy_(0, rows.plane_at, shown.to(out.dtype))
-        around = out.view(len(tiles), rows.span, rows.span, -1).permute(0, 3, 1, 2)
-        return bounded(around, self.layout.borders(action, window), outside)
+        around = out.view(tiles.shape[0], rows.span, rows.span, -1).permute(0, 3, 1, 2)
+        return bounded(around, self.layout.beyond(action, window), outside)
 
     def _other_rows(self, action: Action, rows: Tensor) -> Tensor:
         """Return pixels of the other set, averaged over those that fall into one pixel."""
@@ -343,9 +366,18 @@ class BlockTensor:
         return enlarged(self._gathered(Action.LOW, window, None, plane), 2)
 
     def context(self) -> Tensor:
-        """Return the whole plane [N, C, h, w] from which pooled context is computed."""
-        x, plane = self.cut(), self._next_plane()
-        window = Window(self.stride, self.full)
+        """Return the whole plane [N, C, h, w] from which pooled context is computed.
+
+        It is put together once, for however many operations pool the same features.
+        """
+        plane = self._next_plane()
+        if not self._context:
+            self._context.append(self._put_together(plane))
+        return self._context[0]
+
+    def _put_together(self, plane: Plane | None) -> Tensor:
+        """Return the whole plane, with what REUSE blocks show."""
+        x, window = self.cut(), Window(self.stride, self.full)
         base = None if plane is None else plane.whole(window)
         if base is not None and self.layout.background > self.layout.finest:
             base = base.repeat_interleave(2, 2).repeat_interleave(2, 3)
@@ -358,7 +390,7 @@ class BlockTensor:
 
 def _show(plane: Plane | None, tiles: Tensor, window: Window) -> None:
     """Have the background take note of what the HIGH blocks show, and what is around them."""
-    if plane is not None and len(tiles):
+    if plane is not None and tiles.shape[0]:
         plane.keep(tiles, window)
 
 
@@ -472,8 +504,8 @@ def _conv2d(  # noqa: PLR0913, PLR0917 - the arguments of torch.conv2d
 
     def change(action: Action) -> Tensor:
         tiles = around.of(action)
-        if not len(tiles):
-            return tiles.new_empty((0, len(weight), 1, 1))
+        if not tiles.shape[0]:
+            return tiles.new_empty((0, weight.shape[0], 1, 1))
         side = x.layout.block_side(action, x.stride * step)
         dense_enough = groups == 1 and weight.shape[1] >= MATRIX_CHANNELS
         if side <= MATRIX_SIDE and dense_enough and kernel > 1:
@@ -502,7 +534,7 @@ def _max_pool2d(  # noqa: PLR0913, PLR0917 - the arguments of torch's max_pool2d
 
     def change(action: Action) -> Tensor:
         tiles = around.of(action)
-        return functional.max_pool2d(tiles, kernel_size, step) if len(tiles) else tiles
+        return functional.max_pool2d(tiles, kernel_size, step) if tiles.shape[0] else tiles
 
     return around.mapped(change, stride=x.stride * step, full=scaled(x.full, step))
 
@@ -526,7 +558,7 @@ def _interpolate(  # noqa: PLR0913, PLR0917 - the arguments of torch's interpola
 
     def change(action: Action) -> Tensor:
         tiles = around.of(action)
-        return enlarged(tiles, factor) if len(tiles) else tiles
+        return enlarged(tiles, factor) if tiles.shape[0] else tiles
 
     full = (x.full[0] * factor, x.full[1] * factor)
     return around.mapped(change, stride=x.stride // factor, full=full)
@@ -568,7 +600,7 @@ def _batch_norm(  # noqa: PLR0913, PLR0917 - the arguments of torch's batch_norm
 
     def change(action: Action) -> Tensor:
         tiles = x.of(action)
-        if not len(tiles):
+        if not tiles.shape[0]:
             return tiles
         if training:
             return functional.batch_norm(tiles, None, None, weight, bias, training=True, eps=eps)

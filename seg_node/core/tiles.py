@@ -11,7 +11,7 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from seg_node.core.blocks import Border
+    from seg_node.core.blocks import Beyond
 
 
 def halved(plane: Tensor) -> Tensor:
@@ -30,24 +30,22 @@ def as_rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def bounded(tiles: Tensor, borders: list[Border], outside: float | None) -> Tensor:
+def bounded(tiles: Tensor, beyond: Beyond | None, outside: float | None) -> Tensor:
     """Give the pixels outside the image their value, in place.
 
     Args:
-        tiles: blocks with the pixels around them, [K, C, span, span].
-        borders: where they leave the image.
+        tiles: blocks with the pixels around them, [K, C, span, span], channels_last.
+        beyond: which pixels are outside.
         outside: the value; None for that of the nearest pixel inside.
 
     """
-    for border in borders:
-        view = tiles.movedim(2 + border.axis, 1)
-        for part, nearest in (
-            (slice(0, border.first), border.first),
-            (slice(border.end, None), border.end - 1),
-        ):
-            if part.start != part.stop and part.start != view.shape[1]:
-                inside = view[border.blocks, nearest, None] if outside is None else outside
-                view[border.blocks, part] = inside
+    if beyond is None:
+        return tiles
+    rows = tiles.permute(0, 2, 3, 1).view(-1, tiles.shape[1])
+    if outside is None:
+        rows.index_copy_(0, beyond.at, rows.index_select(0, beyond.nearest))
+    else:
+        rows.index_fill_(0, beyond.at, outside)
     return tiles
 
 
@@ -69,9 +67,9 @@ def convolved_as_matrix(
     step, dilation, side = form
     span = dilation * (weight.shape[-1] - 1) + 1
     taps = tiles.unfold(2, span, step).unfold(3, span, step)[..., ::dilation, ::dilation]
-    matrix = taps.permute(0, 2, 3, 4, 5, 1).reshape(len(tiles) * side * side, -1)
+    matrix = taps.permute(0, 2, 3, 4, 5, 1).reshape(tiles.shape[0] * side * side, -1)
     product = functional.linear(matrix, weight.permute(0, 2, 3, 1).flatten(1), bias)
-    return product.view(len(tiles), side, side, -1).permute(0, 3, 1, 2)
+    return product.view(tiles.shape[0], side, side, -1).permute(0, 3, 1, 2)
 
 
 @torch.no_grad()

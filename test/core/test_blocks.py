@@ -241,15 +241,24 @@ def read(rows: Rows) -> list[Origin]:
     return found
 
 
-def outside(layout: BlockLayout, action: Action, window: Window, span: int) -> set[int]:
-    """Return the pixels of all windows that borders name, by number."""
-    named = set()
-    for border in layout.borders(action, window):
-        for block in border.blocks.tolist():
-            for y, x in np.ndindex(span, span):
-                if not border.first <= (y, x)[border.axis] < border.end:
-                    named.add((block * span + y) * span + x)
-    return named
+def outside(layout: BlockLayout, action: Action, window: Window, span: int) -> dict[int, int]:
+    """Return the pixels of all windows that are outside, by number, with the nearest inside."""
+    beyond = layout.beyond(action, window)
+    if beyond is None:
+        return {}
+    b = layout.block_side(action, window.stride)
+    size = scaled(window.size, scale_of(action))
+    blocks = np.argwhere(layout.grids == action)
+    for at, nearest in zip(beyond.at.tolist(), beyond.nearest.tolist(), strict=True):
+        (block, y, x), (same, near_y, near_x) = (
+            np.unravel_index(pixel, (len(blocks), span, span)) for pixel in (at, nearest)
+        )
+        start = blocks[block][1:] * b - window.before
+        if (start >= size).any() or (start + span <= 0).any():
+            continue  # no pixel of this window is inside
+        expected = np.clip(start + np.array([y, x]), 0, np.array(size) - 1) - start
+        assert (same, near_y, near_x) == (block, *expected)
+    return dict(zip(beyond.at.tolist(), beyond.nearest.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("background", [1, 2])
