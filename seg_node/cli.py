@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import seg_node
 from seg_node.core.config import Config, options
 from seg_node.core.types import ConfigError, SegNodeError
+from seg_node.eval.arguments import add_replay_arguments
 from seg_node.train.arguments import (
     add_label_arguments,
     add_policy_arguments,
@@ -61,13 +62,11 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def replay(args: argparse.Namespace) -> int:
-    """Segment every frame of a recording in order, without ROS."""
-    from seg_node.eval.replay import run_replay
+    """Segment a recording and say how accurate, fast and fresh the masks are."""
+    from seg_node.eval.arguments import replay_request
+    from seg_node.eval.replay_command import run_replay
 
-    config, modes = _modes(args)
-    return run_replay(
-        args.data, config, args.out, modes=modes, topic=args.topic, samples=args.samples
-    )
+    return run_replay(replay_request(args, *_modes(args)))
 
 
 def bench(args: argparse.Namespace) -> int:
@@ -281,9 +280,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     verb = _verb(verbs, "replay", replay)
-    verb.add_argument("data", help="bag, video, folder or named data such as street:1")
-    verb.add_argument("--topic", help="image topic of a bag (default: the obvious one)")
-    verb.add_argument("--samples", type=int, default=8, help="pictures to write")
+    add_replay_arguments(verb)
     _add_settings(verb, "out/replay", MODES)
 
     verb = _verb(verbs, "evaluate", evaluate)

@@ -48,7 +48,21 @@ PREVIEW = "preview.mp4"
 SAMPLES = "samples"
 WORST = "worst.png"
 MODES = "modes"
-PRODUCTS = (BAG, PREVIEW, SAMPLES, WORST, MODES, "contact_sheet.png", "index.html", "node.log")
+PRODUCTS = (
+    BAG,
+    PREVIEW,
+    SAMPLES,
+    WORST,
+    MODES,
+    "contact_sheet.png",
+    "costs.json",
+    "earlier",
+    "frames.csv",
+    "index.html",
+    "node.log",
+    "report.html",
+    "resume.json",
+)
 """What an earlier run may have left beside its `results.json`."""
 
 MASK_TOPIC = "/segmentation/mask"
@@ -88,9 +102,24 @@ def prepare_out(out: Path, command: str, source: Path | None) -> None:
         if _command_of(out / RESULTS) != command:
             msg = f"{out} is not empty and holds no earlier {command}: choose another --out"
             raise DataError(msg)
-        for name in PRODUCTS:
-            _remove(out / name)
+        clear_folder(out)
     write_json({"command": command, "interrupted": True}, out / RESULTS)
+
+
+def clear_folder(out: Path, keep: Sequence[str] = ()) -> None:
+    """Remove all `PRODUCTS` of a run from its folder but those to keep.
+
+    Raises:
+        DataError: one of them cannot be removed.
+
+    """
+    try:
+        for name in PRODUCTS:
+            if name not in keep:
+                _remove(out / name)
+    except OSError as error:
+        msg = f"cannot remove {error.filename} of an earlier run: {error.strerror}"
+        raise DataError(msg) from error
 
 
 def mode_folders(out: Path, modes: Iterable[str]) -> dict[str, Path]:
@@ -303,8 +332,12 @@ class Outputs:
         row = np.hstack([_shrunk(p, SAMPLE_WIDTH) for p in pictures])
         picture = np.vstack([row, legend(self._classes, row.shape[1])])
         path = self._folder / f"{self.frames:06d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_png(picture))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode_png(picture))
+        except OSError as error:
+            msg = f"cannot write {path}: {error.strerror}"
+            raise DataError(msg) from error
         self.samples.append(path)
 
 

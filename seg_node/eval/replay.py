@@ -1,86 +1,59 @@
-"""Runs every frame of a source through the pipeline, in order and without DDS: `seg_node replay`.
+"""Leads a recording through the pipeline, in order and without DDS: `seg_node replay`.
 
-Each frame goes through the same `Segmenter.step` as in the node, so masks depend on the data and
-the settings alone, never on how fast the machine is.
+Each frame goes through the same `Segmenter.step` as in the node. Which frames, and when, is for
+the clock to say (`clocks.py`): by default every frame, so that masks depend on the data and the
+settings alone, never on how fast the machine is. docs/replay.md explains all of it.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import islice
-import logging
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
+from seg_node.core.config import options
 from seg_node.core.stamps import StampCheck
-from seg_node.core.stats import frame_values
-from seg_node.core.types import ConfigError, DataError
-from seg_node.data.datasets import estimate_rate, guess_spec, open_source
-from seg_node.eval.outputs import (
-    mode_folders,
-    Outputs,
-    prepare_out,
-    RESULTS,
-    spread_indices,
-    Stats,
-)
-from seg_node.eval.progress import EXIT_INTERRUPTED, noted_interrupt, progress
-from seg_node.eval.results import count_frame, make_results, ModeRecord, NS_PER_MS, write_json
-from seg_node.eval.session import common, open_sessions, steps
+from seg_node.core.types import DataError
+from seg_node.data.datasets import estimate_rate
+from seg_node.eval.books import Books, Pictures
+from seg_node.eval.classes import check_classes
+from seg_node.eval.clocks import EVERY_FRAME, EveryFrame
+from seg_node.eval.outputs import prepare_out, RESULTS, spread_indices
+from seg_node.eval.progress import noted_interrupt, progress
+from seg_node.eval.results import make_results, write_json
+from seg_node.eval.resume import Earlier, RESUME, save
+from seg_node.eval.session import common
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
-    from seg_node.core.config import Config
-    from seg_node.core.types import StepResult
-    from seg_node.data.datasets import Source
+    from seg_node.data.datasets import Sample, Source
+    from seg_node.eval.clocks import Course
+    from seg_node.eval.progress import Interrupt
     from seg_node.eval.session import Session
 
 COMMAND = "replay"
 
-logger = logging.getLogger(__name__)
 
+@dataclass(frozen=True)
+class Extent:
+    """How much of a recording is replayed, and shown.
 
-def run_replay(  # noqa: PLR0913 - the options of the command
-    data: str,
-    config: Config,
-    out: Path,
-    *,
-    modes: Sequence[str] = (),
-    topic: str | None = None,
-    samples: int = 8,
-    limit: int | None = None,
-) -> int:
-    """Do `seg_node replay DATA`: replay, write, and tell.
-
-    Args:
-        data: named data, or a path whose kind is guessed.
-        config: settings.
-        out: folder to write into.
-        modes: modes to compare; none for the config's own alone.
-        topic: image topic of a bag; None where it has only one.
-        samples: number of sample pictures.
+    Attributes:
+        samples: number of sample pictures of each mode, spread evenly; 0 or more.
         limit: most frames to replay; None for all.
-
-    Returns:
-        Exit status: 0, or 130 after Ctrl-C.
-
-    Raises:
-        DataError: the data cannot be used, or the folder is not ours to write.
-        ModelError: the model cannot be loaded.
-        ConfigError: there is no such mode, the device or precision is not to be had here, or
-            samples is negative.
+        pictures: whether to write result bag, preview and samples.
 
     """
-    if samples < 0:
-        msg = f"samples is {samples}; use 0 or more"
-        raise ConfigError(msg)
-    source = open_source(guess_spec(data), topic=topic)
-    sessions = open_sessions(config, modes)
-    results = replay(source, sessions, out, samples=samples, limit=limit)
-    logger.info("%s", summary(results, out))
-    return EXIT_INTERRUPTED if results["interrupted"] else 0
+
+    samples: int = 8
+    limit: int | None = None
+    pictures: bool = True
+
+
+WHOLE = Extent()
 
 
 def replay(
@@ -91,82 +64,135 @@ def replay(
     samples: int = 8,
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """Segment every frame in order and write result bag, samples, preview and `results.json`.
+    """Lead every frame through every mode; see `follow` and `Extent`."""
+    return follow(source, EveryFrame(sessions), out, Extent(samples, limit))
+
+
+def follow(
+    source: Source, course: Course, out: Path, extent: Extent = WHOLE, *, resume: bool = False
+) -> dict[str, Any]:
+    """Follow the frames along a course and write all files of a replay.
 
     Ctrl-C ends it after the frame in work; what was written by then is complete and readable.
 
     Args:
         source: the frames; those with labels are scored.
-        sessions: model and settings by mode; one model for all.
-        out: folder to write into, see `outputs.prepare_out`; with several modes the files of
+        course: leads the frames through the modes.
+        out: folder to write into, see `outputs.prepare_out`; with several modes the pictures of
             each are in a folder of its own, see `outputs.mode_folders`.
-        samples: number of sample pictures of each mode, spread evenly.
-        limit: most frames to replay; None for all.
+        extent: how much of the recording.
+        resume: whether to go on with what an interrupted run has left in `out`.
 
     Returns:
         The content of `results.json`.
 
     Raises:
-        DataError: no image of the source can be used, or the folder is not ours to write.
+        DataError: no image of the source can be used, its labels do not fit the model, the
+            folder is not ours to write, or there is nothing to resume.
 
     """
-    prepare_out(out, COMMAND, source_path(source))
-    shared = common(sessions)
+    shared = common(course.sessions)
+    check_classes(source, shared.manifest.classes)
+    request = _request(source, course, extent)
+    earlier = Earlier.load(out, request) if resume else None
+    if earlier is None:
+        prepare_out(out, COMMAND, source_path(source))
     rate_hz = estimate_rate(source)
-    total = min(len(source), limit) if limit is not None else len(source)
-    records = {mode: ModeRecord(len(shared.manifest.classes)) for mode in sessions}
+    total = min(len(source), extent.limit) if extent.limit is not None else len(source)
+    pictures = Pictures(rate_hz, spread_indices(total, extent.samples))
     stamps = StampCheck()
-    done = 0
-    with ExitStack() as files, noted_interrupt() as interrupt, progress(COMMAND, total) as show:
-        outputs = _open_outputs(out, sessions, rate_hz, spread_indices(total, samples), files)
-        for sample, results in steps(islice(source, limit), sessions):
+    books = Books(
+        source.spec, course.sessions, out, pictures if extent.pictures else None, earlier
+    )
+    with noted_interrupt() as interrupt, books, progress(COMMAND, total) as show:
+        done = 0
+        for sample in _turns(source, course, books, extent.limit, earlier):
             if sample.receive_ns is not None:  # else the stamps are made up, not recorded
                 stamps.update(sample.frame.stamp_ns)
-            count_frame(records, source.spec, sample, results)
-            for mode, result in results.items():
-                outputs[mode].write(sample, result.labels, frame_stats(result), result.plan)
             done += 1
             show(done)
             if interrupt:
                 break
-    if not done and not interrupt:
-        problem = _nothing_usable(source)
-        write_json({"command": COMMAND, "interrupted": False, "error": problem}, out / RESULTS)
-        raise DataError(problem)
+    _check_done(source, out, done, interrupt)
+    books.write_costs(shared.device, course.clock)
+    _keep_or_forget(out, request, books, done, interrupt, earlier)
     content = {
         "command": COMMAND,
+        "clock": course.clock,
         "interrupted": bool(interrupt),
-        **make_results(source.spec, shared.manifest, shared.device, shared.config, records),
+        **make_results(source.spec, shared.manifest, shared.device, shared.config, books.records),
+        "reference": books.reference.summary() if books.reference else None,
         "source": describe_source(source, stamps.counts, rate_hz),
-        "samples": [str(path.relative_to(out)) for o in outputs.values() for path in o.samples],
+        "samples": [str(path.relative_to(out)) for path in books.samples],
     }
     write_json(content, out / RESULTS)
     return content
 
 
-def _open_outputs(
+def _turns(
+    source: Source, course: Course, books: Books, limit: int | None, earlier: Earlier | None
+) -> Iterator[Sample]:
+    """Take down what becomes of the frames, and yield each when its turn is over."""
+    known = earlier.frames if earlier else 0
+    for index, turn in enumerate(course.turns(islice(source, limit), known)):
+        if turn.sample is not None and index < known:
+            plans = {mode: o.result.plan for mode, o in turn.outcomes if o.result is not None}
+            books.repeat(turn.sample, plans)
+        else:
+            for mode, outcome in turn.outcomes:
+                books.enter(mode, outcome)
+        if turn.sample is not None:
+            if turn.reference is not None:
+                books.enter_reference(turn.sample, turn.reference)
+            yield turn.sample
+
+
+def _request(source: Source, course: Course, extent: Extent) -> dict[str, Any]:
+    """Return what a run that goes on must have in common with its beginning."""
+    shared = common(course.sessions)
+    settings = {option.name: option.value for option in options(shared.config)}
+    return {
+        "data": source.spec,
+        "clock": course.clock,
+        "model": shared.manifest.sha256,
+        "device": shared.device,
+        "samples": extent.samples,
+        "limit": extent.limit,
+        **settings,
+        "mode": ",".join(course.sessions),
+    }
+
+
+def _check_done(source: Source, out: Path, done: int, interrupt: Interrupt) -> None:
+    """Refuse a source of which nothing came, also in `results.json`.
+
+    Raises:
+        DataError: no image can be used.
+
+    """
+    if done or interrupt:
+        return
+    problem = _nothing_usable(source)
+    write_json({"command": COMMAND, "interrupted": False, "error": problem}, out / RESULTS)
+    raise DataError(problem)
+
+
+def _keep_or_forget(  # noqa: PLR0913, PLR0917 - all that the run has come to
     out: Path,
-    sessions: Mapping[str, Session],
-    rate_hz: float,
-    chosen: frozenset[int],
-    files: ExitStack,
-) -> dict[str, Outputs]:
-    """Open the files of every mode; `files` closes them."""
-    opened = {}
-    for mode, folder in mode_folders(out, sessions).items():
-        classes = sessions[mode].manifest.classes
-        outputs = Outputs(folder, classes, sessions[mode].config, rate_hz, chosen)
-        opened[mode] = files.enter_context(outputs)
-    return opened
-
-
-def frame_stats(result: StepResult) -> Stats:
-    """Return what one frame cost, with the keys of the node's ~/stats."""
-    total_ms = result.report.total_ns / NS_PER_MS
-    reason = result.plan.reason.value
-    values = frame_values(result)
-    texts = {k: f"{v:.3f}" if isinstance(v, float) else str(v) for k, v in values.items()}
-    return Stats("/segmentation: frame", f"{reason}: {total_ms:.1f} ms", texts)
+    request: Mapping[str, Any],
+    books: Books,
+    done: int,
+    interrupt: Interrupt,
+    earlier: Earlier | None,
+) -> None:
+    """Leave what `--resume` needs after Ctrl-C, and nothing of it after a whole run."""
+    if interrupt and earlier is not None and done <= earlier.frames:
+        earlier.put_back()
+        return
+    if earlier is not None:
+        earlier.forget()
+    if interrupt and done and request["clock"] == EVERY_FRAME:
+        save(out, request, done, books.records)
 
 
 def source_path(source: Source) -> Path | None:
@@ -207,7 +233,10 @@ def summary(results: dict[str, Any], out: Path) -> str:
     lines += [_summary_of(mode, entry) for mode, entry in results["modes"].items()]
     lines += source_notes(results["source"])
     if results["interrupted"]:
-        lines.append("interrupted by Ctrl-C: the files hold what was done until then")
+        lines.append(
+            "interrupted by Ctrl-C: the files hold what was done until then"
+            + ("; --resume goes on" if (out / RESUME).exists() else "")
+        )
     lines.append(f"written to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
     return "\n".join(lines)
 
@@ -215,10 +244,15 @@ def summary(results: dict[str, Any], out: Path) -> str:
 def _summary_of(mode: str, entry: dict[str, Any]) -> str:
     """Return one mode's frames, times, score and, where dense ran as well, the comparison."""
     parts = [f"{entry['frames']} frames"]
+    if entry["dropped"]:
+        parts.append(f"{entry['dropped']} dropped")
     if entry["ms"]:
         parts.append(f"p50 {entry['ms']['p50']:.1f} ms, p95 {entry['ms']['p95']:.1f} ms")
-    if entry["agreement"]:
+    if entry["lateness_ms"]:
+        parts.append(f"results p95 {entry['lateness_ms']['p95']:.1f} ms after their frames")
+    if entry["speedup_vs_dense"] and entry["agreement"]:
         parts.append(f"{entry['speedup_vs_dense']:.2f} x as fast as dense")
+    if entry["agreement"]:
         parts.append(f"{entry['agreement']['pixel']:.2%} of the pixels as dense")
     if entry["gmac_saving"]:
         parts.append(f"{entry['gmac_saving']:.1%} of the MACs saved")

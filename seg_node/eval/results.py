@@ -381,8 +381,17 @@ def make_results(
 
 
 def write_json(results: dict[str, Any], path: Path) -> None:
-    """Write results whole or not at all, creating the folder if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write results whole or not at all, creating the folder if needed.
+
+    Raises:
+        DataError: the disk is full, or refuses otherwise.
+
+    """
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(results, indent=2) + "\n")
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(results, indent=2) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        msg = f"cannot write {path}: {error.strerror}"
+        raise DataError(msg) from error

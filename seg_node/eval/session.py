@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from seg_node.core.pipeline import Segmenter
+from seg_node.core.policy import Remembers
 from seg_node.core.types import ConfigError
 from seg_node.nets.build import build_policies, load_model, Model
 
@@ -44,6 +45,12 @@ class Session:
     manifest: Manifest
     config: Config
     device: str
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a frame's result depends on the frames before it."""
+        policy = self.segmenter.policies[self.config.mode]
+        return policy.remembers is not Remembers.NOTHING
 
 
 def parse_modes(text: str) -> tuple[str, ...]:
@@ -167,12 +174,19 @@ def build_session(
 
 
 def steps(
-    samples: Iterable[Sample], sessions: Mapping[str, Session]
+    samples: Iterable[Sample], sessions: Mapping[str, Session], done: int = 0
 ) -> Iterator[tuple[Sample, dict[str, StepResult]]]:
     """Yield each frame with its result in every mode, in the order of the sessions.
 
     A new size is warmed up in every mode first, and the modes take turns in being the first one
     to see a frame, whose pixels are in no cache yet: so times are honest.
+
+    Args:
+        samples: the frames, in time order.
+        sessions: model and settings by mode.
+        done: so many frames at the start are known already: only the modes that remember step
+            through them, so that they remember the same, and only those have a result.
+
     """
     modes = list(sessions)
     size: tuple[int, ...] = ()
@@ -183,5 +197,6 @@ def steps(
                 session.segmenter.warm_up(size[0], size[1])
         first = index % len(modes)
         turns = (*modes[first:], *modes[:first])
-        results = {mode: sessions[mode].segmenter.step(sample.frame) for mode in turns}
-        yield sample, {mode: results[mode] for mode in modes}
+        chosen = [mode for mode in turns if index >= done or sessions[mode].remembers]
+        results = {mode: sessions[mode].segmenter.step(sample.frame) for mode in chosen}
+        yield sample, {mode: results[mode] for mode in modes if mode in results}

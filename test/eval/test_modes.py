@@ -185,7 +185,8 @@ def test_replay_leaves_bag_preview_and_samples_of_each_mode(
 ) -> None:
     for _ in range(2):  # the second run replaces the first
         results = replay(clip, sessions, tmp_path, samples=1)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["modes", "results.json"]
+    names = ["costs.json", "frames.csv", "modes", "results.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
     assert results["samples"] == [f"modes/{mode}/samples/000000.png" for mode in sessions]
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
     for mode, session in sessions.items():

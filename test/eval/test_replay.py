@@ -19,7 +19,8 @@ from seg_node.data.image_conversion import compressed_to_rgb, image_to_rgb
 from seg_node.data.video import VideoReader
 from seg_node.eval.outputs import legend_json, letterbox, prepare_out, spread_indices
 from seg_node.eval.progress import EXIT_INTERRUPTED, noted_interrupt
-from seg_node.eval.replay import replay, run_replay, summary
+from seg_node.eval.replay import Extent, replay, summary
+from seg_node.eval.replay_command import Request, run_replay
 from seg_node.eval.session import open_sessions
 
 if TYPE_CHECKING:
@@ -198,21 +199,21 @@ def test_shortfall_is_told(tmp_path: Path, sessions: dict[str, Session]) -> None
 class Cut(Source):
     """A clip during which somebody presses Ctrl-C `presses` times at frame 2."""
 
-    def __init__(self, presses: int) -> None:
-        """Prepare the clip."""
+    def __init__(self, presses: int, at: int = 2, looks: int = 1) -> None:
+        """Prepare the clip; `looks` passes come before the one that is cut."""
         self.clip = StreetClip(5, 6, SIZE)
         self.spec, self.skipped, self.presses = "street:5", self.clip.skipped, presses
-        self.passes = 0
+        self.passes, self.at, self.looks = 0, at, looks
 
     def __len__(self) -> int:
         """Return the frames of the whole clip."""
         return len(self.clip)
 
     def every(self, stride: int) -> Iterator[Sample]:
-        """Yield frames; press before the third one of the second pass."""
+        """Yield frames; press before the chosen one of the chosen pass."""
         self.passes += 1
         for index, sample in enumerate(self.clip.every(stride)):
-            if index == 2 and self.passes > 1:  # the first pass only estimates the rate
+            if index == self.at and self.passes == self.looks + 1:
                 for _ in range(self.presses):
                     signal.raise_signal(signal.SIGINT)
             yield sample
@@ -242,17 +243,17 @@ def test_second_interrupt_ends_at_once_and_closes_the_files(
     assert json.loads((tmp_path / "out" / "results.json").read_text())["interrupted"] is True
 
 
-def test_exit_status(
-    tmp_path: Path, config: Config, sessions: dict[str, Session], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exit_status(tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command returns 0, and 130 after Ctrl-C."""
-    bag = make_bag(tmp_path / "bag", 3)
-    assert run_replay(str(bag), config, tmp_path / "whole", limit=1) == 0
-    monkeypatch.setattr("seg_node.eval.replay.open_source", lambda *_, **__: Cut(1))
-    monkeypatch.setattr("seg_node.eval.replay.open_sessions", lambda *_: sessions)
-    assert run_replay(str(bag), config, tmp_path / "cut") == EXIT_INTERRUPTED == 130
+    bag = str(make_bag(tmp_path / "bag", 3))
+    one = Extent(limit=1)
+    assert run_replay(Request(bag, config, tmp_path / "whole", extent=one)) == 0
+    monkeypatch.setattr(
+        "seg_node.eval.replay_command.open_source", lambda *_, **__: Cut(1, looks=2)
+    )
+    assert run_replay(Request(bag, config, tmp_path / "cut")) == EXIT_INTERRUPTED == 130
     with pytest.raises(ConfigError, match="samples is -1"):
-        run_replay(str(bag), config, tmp_path / "none", samples=-1)
+        Request(bag, config, tmp_path / "none", extent=Extent(samples=-1))
 
 
 def test_interrupt_is_noted_and_the_handler_put_back() -> None:
