@@ -7,6 +7,7 @@ two steps.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any, TYPE_CHECKING
 
@@ -15,9 +16,12 @@ from seg_node.data.datasets import estimate_rate, open_source, StreetClip
 from seg_node.data.image_conversion import encode_png
 from seg_node.eval.boundary import BoundaryScore
 from seg_node.eval.classes import check_classes
+from seg_node.eval.compare import change_table, COMPARE, compare, read_earlier
+from seg_node.eval.frames import FRAMES, FrameWriter, read_frames, row_of
 from seg_node.eval.outputs import mode_folders, prepare_out, RESULTS, WORST
 from seg_node.eval.progress import EXIT_INTERRUPTED, noted_interrupt, progress
 from seg_node.eval.replay import describe_source, source_notes, source_path
+from seg_node.eval.report import write_report
 from seg_node.eval.results import count_frame, make_results, ModeRecord, write_json
 from seg_node.eval.session import common, open_sessions, steps
 from seg_node.eval.tables import score_tables, show
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from seg_node.core.config import Config
     from seg_node.core.types import StepResult
     from seg_node.data.datasets import Sample, Source
+    from seg_node.eval.compare import Earlier
     from seg_node.eval.session import Session
 
 COMMAND = "evaluate"
@@ -76,6 +81,7 @@ def run_evaluate(  # noqa: PLR0913 - the options of the command
     selection: Selection = EVERYTHING,
     out: Path | None = None,
     json_path: Path | None = None,
+    earlier: Path | None = None,
 ) -> int:
     """Do `seg_node evaluate DATA`: score, write, and show the tables.
 
@@ -87,8 +93,10 @@ def run_evaluate(  # noqa: PLR0913 - the options of the command
         topic: image topic of a bag; None where it has only one.
         mask_topic: topic of a bag with the masks of these images.
         selection: which frames.
-        out: folder for `results.json` and the sheets of the worst frames; None for neither.
+        out: folder for `results.json`, the table of frames, the page and the sheets of the worst
+            frames; None for none of them.
         json_path: file that also gets the content of `results.json`; None for none.
+        earlier: `results.json` of an earlier run to compare with; needs `out`.
 
     Returns:
         Exit status: 0, or 130 after Ctrl-C.
@@ -97,27 +105,37 @@ def run_evaluate(  # noqa: PLR0913 - the options of the command
         DataError: the data cannot be used, have no labels or other classes than the model, or
             the folder is not ours to write.
         ModelError: the model cannot be loaded.
-        ConfigError: there is no such mode, or the device or precision is not to be had here.
+        ConfigError: there is no such mode, the device or precision is not to be had here, or
+            there is an earlier run to compare with and no `out`.
 
     """
+    if earlier and not out:
+        msg = "--compare needs the frames of this run as well: add --out DIR"
+        raise ConfigError(msg)
+    before = read_earlier(earlier) if earlier else None
     source = open_source(data, split=split, topic=topic, mask_topic=mask_topic)
     sessions = open_sessions(config, modes)
     if out:
         # Checked again by evaluate, but here before anything of an earlier run is removed.
         check_classes(source, common(sessions).manifest.classes)
         prepare_out(out, COMMAND, source_path(source))
-    worst = {mode: WorstFrames() for mode in sessions}
-    results = evaluate(source, sessions, selection, worst)
+    worst = worst_frames(sessions)
+    with ExitStack() as files:
+        table = files.enter_context(FrameWriter(out / FRAMES)) if out else None
+        results = evaluate(source, sessions, selection, worst, table)
     results["split"] = split
     notes = source_notes(results["source"])
     if results["interrupted"]:
         notes.append("interrupted by Ctrl-C: these are the frames until then")
     if out:
-        _write(results, worst, common(sessions), out)
+        _write(results, worst, common(sessions), out, before)
         notes.append(f"written to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
     if json_path:
         write_json(results, json_path)
-    show(results, score_tables(results), notes)
+    tables = score_tables(results)
+    if COMPARE in results:
+        tables.append(change_table(results[COMPARE]))
+    show(results, tables, notes)
     return EXIT_INTERRUPTED if results["interrupted"] else 0
 
 
@@ -126,6 +144,7 @@ def evaluate(
     sessions: Mapping[str, Session],
     selection: Selection = EVERYTHING,
     worst: Mapping[str, WorstFrames] | None = None,
+    table: FrameWriter | None = None,
 ) -> dict[str, Any]:
     """Run the selected frames in order through every mode and score those with labels.
 
@@ -136,6 +155,7 @@ def evaluate(
         sessions: model and settings by mode; one model for all.
         selection: which frames.
         worst: is shown every labelled frame, by mode; None to keep no pictures.
+        table: gets a row for every frame and mode; None to keep none.
 
     Returns:
         The content of `results.json`.
@@ -147,7 +167,7 @@ def evaluate(
     """
     shared = common(sessions)
     check_classes(source, shared.manifest.classes)
-    scores = _Scores(sessions, worst or {mode: WorstFrames() for mode in sessions})
+    scores = _Scores(sessions, worst or worst_frames(sessions), table)
     exact = _exact_motion(source, selection.stride)
     rate_hz = estimate_rate(source)
     frames = -(-len(source) // selection.stride)
@@ -155,7 +175,8 @@ def evaluate(
     samples = source.every(selection.stride)
     with noted_interrupt() as interrupt, progress(COMMAND, total) as bar:
         for index, (sample, results) in enumerate(steps(samples, sessions)):
-            scores.add(source.spec, sample, results, exact(index) if exact else None)
+            number = index * selection.stride
+            scores.add(source.spec, number, sample, results, exact(index) if exact else None)
             bar(scores.labelled if selection.limit else index + 1)
             if interrupt or scores.labelled == selection.limit:
                 break
@@ -182,10 +203,16 @@ class _Scores:
 
     """
 
-    def __init__(self, sessions: Mapping[str, Session], worst: Mapping[str, WorstFrames]) -> None:
+    def __init__(
+        self,
+        sessions: Mapping[str, Session],
+        worst: Mapping[str, WorstFrames],
+        table: FrameWriter | None,
+    ) -> None:
         classes = len(common(sessions).manifest.classes)
         estimator = MotionEstimator()
         self.worst = worst
+        self._table = table
         self.temporal = {mode: TemporalConsistency(classes, estimator) for mode in sessions}
         self.records = {
             mode: ModeRecord(classes, BoundaryScore(classes), temporal)
@@ -196,18 +223,22 @@ class _Scores:
     def add(
         self,
         data: str,
+        number: int,
         sample: Sample,
         results: Mapping[str, StepResult],
         motion: Motion | None,
     ) -> None:
-        """Count one frame of `data`, with its motion where that is known exactly."""
+        """Count frame `number` of `data`, with its motion where that is known exactly."""
         scores = count_frame(self.records, data, sample, results)
         self.labelled += sample.labels is not None
         for mode, result in results.items():
             self.temporal[mode].update(sample.frame, result.labels, motion)
-            score = scores[mode].miou
-            if score is not None:
-                self.worst[mode].add(score, sample, result.labels)
+            score = scores[mode]
+            if self._table:
+                stamp_ns = sample.frame.stamp_ns
+                self._table.write(row_of(number, stamp_ns, mode, result, score))
+            if score.miou is not None and sample.labels is not None:
+                self.worst[mode].add(score.miou, sample, sample.labels, result)
 
 
 def _exact_motion(source: Source, stride: int) -> Callable[[int], Motion] | None:
@@ -223,13 +254,29 @@ def _exact_motion(source: Source, stride: int) -> Callable[[int], Motion] | None
     return motion
 
 
+def worst_frames(sessions: Mapping[str, Session]) -> dict[str, WorstFrames]:
+    """Return what keeps the worst frames of each mode."""
+    return {
+        mode: WorstFrames(session.config, session.manifest.classes)
+        for mode, session in sessions.items()
+    }
+
+
 def _write(
-    results: dict[str, Any], worst: Mapping[str, WorstFrames], shared: Session, out: Path
+    results: dict[str, Any],
+    worst: Mapping[str, WorstFrames],
+    shared: Session,
+    out: Path,
+    before: Earlier | None,
 ) -> None:
-    """Write `results.json` and each mode's sheet of its worst frames."""
-    opacity = shared.config.publish.overlay_opacity
+    """Write `results.json`, the page, and each mode's sheet of its worst frames."""
+    classes = shared.manifest.classes
+    frames = read_frames(out / FRAMES, len(classes))
+    if before and frames:
+        results[COMPARE] = compare(before, results, frames)
     for mode, folder in mode_folders(out, worst).items():
-        sheet = worst[mode].sheet(shared.manifest.classes, opacity)
+        sheet = worst[mode].sheet()
         if sheet is not None:
             (folder / WORST).write_bytes(encode_png(sheet))
     write_json(results, out / RESULTS)
+    write_report(results, frames, worst, classes, out)

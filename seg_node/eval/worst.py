@@ -1,4 +1,4 @@
-"""The picture sheet of the frames that a model gets worst."""
+"""The frames that a model gets worst, as a picture sheet and as pictures of the page."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from seg_node.core.drawing import (
     legend,
     overlay,
 )
+from seg_node.core.plan_drawing import draw_plan
 from seg_node.core.types import ClassInfo, IGNORE_LABEL
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from seg_node.core.config import Config
+    from seg_node.core.types import StepResult
     from seg_node.data.datasets import Sample
 
 COUNT = 6
@@ -32,7 +35,7 @@ CELL = 480
 """Width of each picture in pixels."""
 APART_NS = 500_000_000
 """Frames of a video that are closer show the same mistakes, so only the worst one is kept."""
-COLUMNS = ("image", "truth", "prediction", "error")
+COLUMNS = ("image", "reference", "mask", "plan", "error")
 WRONG = ClassInfo("wrong", (235, 30, 30))
 VOID = ClassInfo("void", (255, 255, 255))
 _BAND = 22
@@ -41,72 +44,119 @@ _BAND = 22
 
 @dataclass(frozen=True)
 class _Kept:
-    """One frame in the size of the sheet."""
+    """What decides which frames stay."""
 
     score: float
     name: str
     camera: str
     stamp_ns: int
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """What is drawn of a frame; image and labels in the size of the sheet."""
+
     image: NDArray[np.uint8]
-    truth: NDArray[np.uint8]
-    prediction: NDArray[np.uint8]
+    reference: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    plan: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Views:
+    """One of the worst frames as pictures.
+
+    Attributes:
+        name: name of the frame.
+        score: its score, 0..1.
+        pictures: RGB uint8 [H, W, 3] each, by the names of `COLUMNS`.
+
+    """
+
+    name: str
+    score: float
+    pictures: dict[str, NDArray[np.uint8]]
 
 
 class WorstFrames:
-    """Keeps the frames of lowest image mIoU.
+    """Keeps the frames of lowest score.
 
     While there is room all are kept. Then a frame with a worse one less than `apart_ns` away
     makes way first, and the best of all only if there is none.
 
     Args:
+        config: settings in force: size of the blocks, and weight of the colours.
+        classes: classes in label order.
         count: how many frames to keep.
         apart_ns: see above, in nanoseconds; 0 to keep the worst frames, however alike.
 
     """
 
-    def __init__(self, count: int = COUNT, apart_ns: int = APART_NS) -> None:
+    def __init__(
+        self,
+        config: Config,
+        classes: Sequence[ClassInfo],
+        count: int = COUNT,
+        apart_ns: int = APART_NS,
+    ) -> None:
         """Start without any."""
+        self._block_size = config.block_size / config.input.scale
+        self._opacity = config.publish.overlay_opacity
+        self._classes = classes
         self._count = count
         self._apart_ns = apart_ns
-        self._kept: list[_Kept] = []
+        self._kept: list[_Kept] = []  # worst first
+        self._pictures: dict[_Kept, _Pictures] = {}
 
-    def add(self, score: float, sample: Sample, prediction: NDArray[np.uint8]) -> None:
-        """Look at one frame with labels; of equal scores the earlier frame is kept.
+    def add(
+        self, score: float, sample: Sample, reference: NDArray[np.uint8], result: StepResult
+    ) -> None:
+        """Look at one frame; of equal scores the earlier frame is kept.
 
         Args:
-            score: its mean IoU, 0..1.
-            sample: image and truth.
-            prediction: predicted classes, uint8 [H, W].
+            score: how right it is, 0..1: its mean IoU, or where there are no labels the share of
+                its pixels with the class of the reference.
+            sample: the frame.
+            reference: what should have come out, uint8 [H, W], 255 = void.
+            result: what did.
 
         """
-        assert sample.labels is not None, "a frame without labels has no score"
         frame = sample.frame
-        pictures = (_fit(frame.image), _fit_labels(sample.labels), _fit_labels(prediction))
-        kept = _Kept(score, sample.name, frame.camera, frame.stamp_ns, *pictures)
-        self._kept = sorted([*self._kept, kept], key=lambda k: k.score)
-        if len(self._kept) > self._count:
-            self._kept.pop(self._dispensable())
+        kept = _Kept(score, sample.name, frame.camera, frame.stamp_ns)
+        ranked = sorted([*self._kept, kept], key=lambda k: k.score)
+        if len(ranked) > self._count and ranked.pop(self._dispensable(ranked)) is kept:
+            return
+        self._pictures[kept] = _Pictures(
+            _fit(frame.image),
+            _fit_labels(reference),
+            _fit_labels(result.labels),
+            draw_plan(frame.image, result.plan, self._block_size),
+        )
+        self._pictures = {k: self._pictures[k] for k in ranked}
+        self._kept = ranked
 
-    def _dispensable(self) -> int:
-        """Return the index of the frame to drop; the list is sorted, worst first."""
-        for index in range(len(self._kept) - 1, 0, -1):
-            frame = self._kept[index]
-            for worse in self._kept[:index]:
+    def _dispensable(self, ranked: Sequence[_Kept]) -> int:
+        """Return the index of the frame to drop."""
+        for index in range(len(ranked) - 1, 0, -1):
+            frame = ranked[index]
+            for worse in ranked[:index]:
                 same = worse.camera == frame.camera
                 if same and abs(worse.stamp_ns - frame.stamp_ns) < self._apart_ns:
                     return index
-        return len(self._kept) - 1
+        return len(ranked) - 1
 
     def entries(self) -> list[dict[str, Any]]:
-        """Return name and image mIoU of the frames, worst first."""
-        return [{"frame": kept.name, "image_miou": kept.score} for kept in self._kept]
+        """Return name and score of the frames, worst first."""
+        return [{"frame": kept.name, "score": kept.score} for kept in self._kept]
 
-    def sheet(self, classes: Sequence[ClassInfo], opacity: float) -> NDArray[np.uint8] | None:
-        """Draw one row per frame: image, truth, prediction, error; RGB uint8 [H, W, 3].
+    def views(self) -> list[Views]:
+        """Return the frames as pictures, worst first."""
+        return [
+            Views(kept.name, kept.score, self._drawn(self._pictures[kept])) for kept in self._kept
+        ]
 
-        Args:
-            classes: classes in label order.
-            opacity: weight of their colours, 0..1.
+    def sheet(self) -> NDArray[np.uint8] | None:
+        """Draw one row per frame with the pictures of `COLUMNS`; RGB uint8 [H, W, 3].
 
         Returns:
             The sheet with a legend below, worst frame on top; None without any frame.
@@ -114,12 +164,27 @@ class WorstFrames:
         """
         if not self._kept:
             return None
-        colors = color_table(classes)
-        colors[IGNORE_LABEL] = VOID.color
-        cells = [cell for kept in self._kept for cell in _row(kept, colors, opacity)]
+        cells = []
+        for views in self.views():
+            first, *others = views.pictures.values()
+            named = first.copy()
+            _write(named, f"{views.name}  score {views.score:.3f}")
+            cells += [named, *others]
         sheet = contact_sheet(cells, len(COLUMNS), CELL)
-        chips = legend([*classes, VOID, WRONG], sheet.shape[1])
+        chips = legend([*self._classes, VOID, WRONG], sheet.shape[1])
         return np.vstack([_headings(sheet.shape[1]), sheet, chips])
+
+    def _drawn(self, kept: _Pictures) -> dict[str, NDArray[np.uint8]]:
+        colors = color_table(self._classes)
+        colors[IGNORE_LABEL] = VOID.color
+        pictures = (
+            kept.image,
+            overlay(kept.image, kept.reference, colors, self._opacity),
+            overlay(kept.image, kept.mask, colors, self._opacity),
+            kept.plan,
+            error_map(kept.image, kept.reference, kept.mask),
+        )
+        return dict(zip(COLUMNS, pictures, strict=True))
 
 
 def error_map(
@@ -138,17 +203,6 @@ def error_map(
     picture[truth != prediction] = WRONG.color
     picture[truth == IGNORE_LABEL] = VOID.color
     return picture
-
-
-def _row(kept: _Kept, colors: NDArray[np.uint8], opacity: float) -> list[NDArray[np.uint8]]:
-    named = kept.image.copy()
-    _write(named, f"{kept.name}  image mIoU {kept.score:.3f}")
-    return [
-        named,
-        overlay(kept.image, kept.truth, colors, opacity),
-        overlay(kept.image, kept.prediction, colors, opacity),
-        error_map(kept.image, kept.truth, kept.prediction),
-    ]
 
 
 def _headings(width: int) -> NDArray[np.uint8]:

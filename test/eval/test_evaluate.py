@@ -20,6 +20,7 @@ from seg_node.data.sources import Source
 from seg_node.eval.boundary import BoundaryScore
 from seg_node.eval.calibration import Calibration
 from seg_node.eval.evaluate import evaluate, run_evaluate, Selection
+from seg_node.eval.frames import read_frames
 from seg_node.eval.metrics import ConfusionMatrix
 from seg_node.eval.replay import replay
 from seg_node.eval.session import open_sessions
@@ -108,7 +109,7 @@ def test_scores_are_those_of_the_masks(
     assert entry["reliability"] == calibration.table()
     names = [sample.name for sample in clip]
     expected = sorted(zip(names, images, strict=True), key=lambda x: x[1] or 0.0)
-    assert [(w["frame"], w["image_miou"]) for w in dense["worst"]["dense"]] == expected
+    assert [(w["frame"], w["score"]) for w in dense["worst"]["dense"]] == expected
 
 
 def test_times_are_those_of_the_stages(dense: dict[str, Any]) -> None:
@@ -195,10 +196,18 @@ def test_the_command_prints_tables_and_writes_its_files(
     text = capsys.readouterr().out
     assert f"{results['modes']['dense']['miou']:.4f}" in text
     assert "Bicyclist" in text
-    assert f"written to {out}: results.json, worst.png" in text
+    assert f"written to {out}: frames.csv, report.html, results.json, worst.png" in text
     picture = cv2.imread(str(out / "worst.png"))
     assert picture is not None
-    assert picture.shape == (22 + FRAMES * 326 + 6 + 22, 4 * 486 + 6, 3)
+    # Heading 22, gaps of 6, a legend of 22; the plan's own legend makes a row higher than 320.
+    row = (picture.shape[0] - 22 - 6 - 22) / FRAMES - 6
+    assert row.is_integer()
+    assert 320 < row < 420
+    assert picture.shape[1] == 5 * 486 + 6
+    frames = read_frames(out / "frames.csv", len(CAMVID_CLASSES))
+    miou = results["modes"]["dense"]["miou"]
+    assert frames["dense"].miou() == pytest.approx(miou), "frames add up to the run"
+    assert f"{miou:.3f}" in (out / "report.html").read_text()
     assert main(arguments) == 0, "an earlier evaluation is replaced"
     (out / "results.json").write_text('{"command": "replay"}')
     assert main(arguments) == 1, "an earlier replay is not"

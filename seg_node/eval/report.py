@@ -1,0 +1,255 @@
+"""The page of a run: `report.html`, one file that opens anywhere, without a network.
+
+How to read it: docs/report.md. It holds nothing that `results.json` and `frames.csv` do not hold,
+but for the pictures of the worst frames.
+"""
+
+from __future__ import annotations
+
+import base64
+from importlib import resources
+from typing import Any, TYPE_CHECKING
+
+import cv2
+import jinja2
+import numpy as np
+
+from seg_node.data.image_conversion import encode_jpeg
+from seg_node.eval.advice import advise, Choice, find_choices
+from seg_node.eval.charts import chart_data
+from seg_node.eval.compare import COMPARE, quantity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from seg_node.core.types import ClassInfo
+    from seg_node.eval.frames import ModeFrames
+    from seg_node.eval.worst import Views, WorstFrames
+
+REPORT = "report.html"
+MOST_FRAMES = 24
+"""Worst frames on a page, all modes together: some 100 kB each."""
+PICTURE_WIDTH = 440
+"""Width of their pictures in pixels."""
+QUALITY = 72
+"""JPEG quality of their pictures, 0..100."""
+
+COLUMNS = (
+    ("mIoU", "how much of each class is found and right, mean over the classes; 1 is perfect"),
+    ("as dense", "share of the pixels with the same class as computing everything gives"),
+    ("half within", "half of the frames took at most this time (p50 of the step)"),
+    ("95% within", "95 of 100 frames took at most this time (p95)"),
+    ("99% within", "99 of 100 frames took at most this time (p99)"),
+    ("speed-up", "how many times as fast as mode dense, over the whole run"),
+    ("GMAC", "multiply-accumulates of a frame in billions: compute, whatever the machine"),
+    ("saved", "share of the compute of mode dense that was not needed"),
+    ("oldest part", "in 95 of 100 frames nothing shown was computed longer ago than this"),
+    ("J a frame", "energy of a frame, where the machine tells it; idle power included"),
+    ("frames", "frames that went through this mode"),
+    ("dropped", "frames that came too fast and were never looked at"),
+)
+"""Headings of the table of modes, with what they mean."""
+ABSENT = "-"
+
+
+def write_report(  # noqa: PLR0913, PLR0917 - the parts of the page
+    results: dict[str, Any],
+    frames: Mapping[str, ModeFrames],
+    worst: Mapping[str, WorstFrames],
+    classes: Sequence[ClassInfo],
+    out: Path,
+    points: Sequence[dict[str, Any]] = (),
+) -> Path:
+    """Write the page and return its path.
+
+    Args:
+        results: content of `results.json`; its `compare` is shown where it is there.
+        frames: the table of frames, by mode.
+        worst: the worst frames, by mode; a mode without any is left out.
+        classes: classes of the masks, in label order.
+        out: folder to write into.
+        points: of a `sweep.json`, see `advice.find_choices`.
+
+    """
+    path = out / REPORT
+    partial = path.with_name(REPORT + ".partial")
+    page = render_report(results, frames, worst, classes, points)
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def render_report(
+    results: dict[str, Any],
+    frames: Mapping[str, ModeFrames],
+    worst: Mapping[str, WorstFrames],
+    classes: Sequence[ClassInfo],
+    points: Sequence[dict[str, Any]] = (),
+) -> str:
+    """Return the page as HTML; see `write_report`."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # modes keep their order
+    template = environment.from_string(_file("report.html.j2"))
+    choices = find_choices(results, points)
+    advice = advise(choices, frames)
+    data = chart_data(choices, frames, advice.score_name)
+    comparison = results.get(COMPARE)
+    return template.render(
+        results=results,
+        advice=advice,
+        swept=bool(points),
+        **_mode_table(choices, data["colors"]),
+        comparison=comparison,
+        changes=[_change_row(change) for change in comparison["changes"]] if comparison else [],
+        verdicts=[],
+        notes=_notes(results),
+        **_class_tables(results, classes, data["colors"]),
+        worst=_pictures(worst),
+        first_mode=data["first"],
+        worst_note=_worst_note(results),
+        facts=_facts(results),
+        has_bag=results["command"] == "replay",
+        data=data,
+        style=_file("report.css"),
+        # Its last line names a map for debuggers, which lies nowhere here.
+        library=_file("chart.umd.min.js").partition("//# sourceMappingURL")[0],
+        script=_file("report.js"),
+    )
+
+
+def _file(name: str) -> str:
+    """Return a file that is shipped beside this module."""
+    return (resources.files("seg_node.eval") / "page" / name).read_text(encoding="utf-8")
+
+
+def _mode_table(choices: Sequence[Choice], colors: Mapping[str, str]) -> dict[str, Any]:
+    """Return columns and rows of the table of modes, without columns that nobody fills."""
+    rows = [_mode_row(choice, colors) for choice in choices]
+    filled = [
+        column for column in range(len(COLUMNS)) if any(r["cells"][column] != ABSENT for r in rows)
+    ]
+    for row in rows:
+        row["cells"] = [row["cells"][column] for column in filled]
+    return {"columns": [COLUMNS[column] for column in filled], "rows": rows}
+
+
+def _mode_row(choice: Choice, colors: Mapping[str, str]) -> dict[str, Any]:
+    entry = choice.entry
+    ms, agreement = entry["ms"] or {}, entry["agreement"] or {}
+    cells = (
+        _text(entry["miou"], ".3f"),
+        _text(agreement.get("pixel"), ".1%"),
+        _text(ms.get("p50"), ".3g", " ms"),
+        _text(ms.get("p95"), ".3g", " ms"),
+        _text(ms.get("p99"), ".3g", " ms"),
+        _text(entry["speedup_vs_dense"], ".2f", "x"),
+        _text(entry["gmac_per_frame"], ".3g"),
+        _text(entry["gmac_saving"], ".1%"),
+        _text(choice.age_ms, ".0f", " ms"),
+        _text(entry.get("joules_per_frame"), ".3g", " J"),
+        str(entry["frames"]),
+        str(entry["dropped"] or ABSENT),
+    )
+    return {"name": choice.name, "color": colors[choice.mode], "cells": cells}
+
+
+def _text(value: float | None, form: str, unit: str = "") -> str:
+    return ABSENT if value is None else f"{value:{form}}{unit}"
+
+
+def _change_row(change: dict[str, Any]) -> dict[str, str]:
+    styles = {"better": "good", "worse": "bad"}
+    return {
+        "mode": change["mode"],
+        "title": change["title"],
+        "old": quantity(change["old"], change["unit"]),
+        "new": quantity(change["new"], change["unit"]),
+        "interval": f"{change['low']:+.3g} .. {change['high']:+.3g}",
+        "verdict": change["verdict"],
+        "style": styles.get(change["verdict"], ""),
+    }
+
+
+def _class_tables(
+    results: dict[str, Any], classes: Sequence[ClassInfo], colors: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the rows of the table of classes, none without labels, and the colours of all."""
+    names = [{"name": item.name, "color": "rgb({},{},{})".format(*item.color)} for item in classes]
+    scored = {mode: e for mode, e in results["modes"].items() if e["class_iou"] is not None}
+    shares = next((e["class_share"] for e in scored.values()), None) or [None] * len(names)
+    rows = []
+    for label, item in enumerate(names):
+        iou = {mode: entry["class_iou"][label] for mode, entry in scored.items()}
+        cells = [
+            (_text(value, ".3f"), round(100 * (value or 0.0), 1), colors[mode])
+            for mode, value in iou.items()
+        ]
+        rows.append({**item, "share": _text(shares[label], ".1%"), "cells": cells})
+    return {
+        "class_rows": rows if scored else [],
+        "labelled_modes": list(scored),
+        "classes": names,
+    }
+
+
+def _pictures(worst: Mapping[str, WorstFrames]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return name, title and JPEG files of the worst frames of every mode that has some."""
+    shown = [(mode, kept.views()) for mode, kept in worst.items()]
+    shown = [(mode, views) for mode, views in shown if views]
+    most = max(1, MOST_FRAMES // max(1, len(shown)))
+    return [(mode, [_frame(view) for view in views[:most]]) for mode, views in shown]
+
+
+def _frame(view: Views) -> dict[str, Any]:
+    return {
+        "name": view.name,
+        "title": f"frame {view.name}: {view.score:.3f}",
+        "views": [(name, _jpeg(picture)) for name, picture in view.pictures.items()],
+    }
+
+
+def _jpeg(picture: NDArray[np.uint8]) -> str:
+    """Return a picture in the width of the page's as base64."""
+    size = (PICTURE_WIDTH, max(1, round(picture.shape[0] * PICTURE_WIDTH / picture.shape[1])))
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return base64.b64encode(encode_jpeg(np.asarray(small, np.uint8), QUALITY)).decode("ascii")
+
+
+def _worst_note(results: dict[str, Any]) -> str:
+    if any(entry["miou"] is not None for entry in results["modes"].values()):
+        return (
+            "Those of lowest mIoU, half a second apart where there are enough. The reference is "
+            "the labels of the data."
+        )
+    return (
+        "Those that differ most from computing everything (mode dense), which is the reference "
+        "here; half a second apart where there are enough."
+    )
+
+
+def _notes(results: dict[str, Any]) -> list[str]:
+    """Return one line for everything that is odd about the data."""
+    source = results["source"]
+    notes = [f"Skipped {n} x: {text}" for text, n in source["skipped_reasons"].items()]
+    notes += [f"Header stamps: {n} x {text}" for text, n in source["stamp_problems"].items()]
+    return notes + ([source["shortfall"]] if source["shortfall"] else [])
+
+
+def _facts(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return everything that it takes to run this again."""
+    source = results["source"]
+    facts = {
+        "data": results["data"],
+        "topic": source["topic"],
+        "sha256 of the data": source["sha256"],
+        "frames per second": _text(source["rate_hz"], ".4g"),
+        "model": results["model"]["name"],
+        "sha256 of the model": results["model"]["sha256"],
+        "device": results["device"],
+        **{f"version of {name}": value for name, value in results["versions"].items()},
+        **results["config"],
+    }
+    return [(name, str(value)) for name, value in facts.items() if value is not None]
