@@ -79,7 +79,7 @@ def find_choices(results: dict[str, Any], points: Sequence[dict[str, Any]]) -> l
         points: of a `sweep.json`: `set` (settings), `modes` (entries), `pareto`.
 
     """
-    tried = [({}, results["modes"], False)]
+    tried: list[tuple[dict[str, Any], dict[str, Any], bool]] = [({}, results["modes"], False)]
     tried += [(p["set"], p["modes"], bool(p.get("pareto"))) for p in points]
     everything = [(mode, s, e, best) for s, modes, best in tried for mode, e in modes.items()]
     labelled = any(entry["miou"] is not None for _, _, entry, _ in everything)

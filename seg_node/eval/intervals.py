@@ -55,7 +55,7 @@ class Figure:
     def data(self, frames: ModeFrames) -> NDArray[np.float64]:
         """Return what it is computed of, float64 [n] or [n, classes * 2]; nan where unknown."""
         if self.column == "overlaps":
-            labelled = frames.overlaps.any(axis=(1, 2))
+            labelled = frames.overlaps.sum(axis=(1, 2)) > 0
             flat = frames.overlaps.reshape(len(frames.index), -1).astype(np.float64)
             return np.where(labelled[:, None], flat, np.nan)
         if self.column == "dropped":
@@ -143,7 +143,8 @@ def difference_unpaired(figure: Figure, old: ModeFrames, new: ModeFrames) -> Dif
 
 
 def _unknown(data: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return np.isnan(data.reshape(len(data), -1)).any(axis=1)
+    unknown: NDArray[np.bool_] = np.isnan(data.reshape(len(data), -1).sum(axis=1))
+    return unknown
 
 
 def _compare(
@@ -177,4 +178,4 @@ def draws(frames: int, random: np.random.Generator) -> Iterator[NDArray[np.int64
 
 def block_length(frames: int) -> int:
     """Return how many consecutive frames are drawn together."""
-    return max(1, round(frames ** (1 / 3)))
+    return max(1, round(float(np.cbrt(frames))))

@@ -98,7 +98,7 @@ def make_run(
                     reference = truth if labelled else results["dense"].labels
                     worst[mode].add(score, sample, reference, result)
     content = make_results("made up <&>", MANIFEST, "cpu", CONFIG, records)
-    source = {
+    source: dict[str, Any] = {
         "topic": None, "rate_hz": 10.0, "skipped_reasons": {}, "stamp_problems": {},
         "shortfall": None, "sha256": "cd" * 32,
     }  # fmt: skip
