@@ -17,6 +17,7 @@ from seg_node.train.arguments import (
     add_label_arguments,
     add_policy_arguments,
     add_segment_arguments,
+    add_slim_arguments,
 )
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from seg_node.train.command import SegmentJob
     from seg_node.train.low_command import LowJob
     from seg_node.train.policy_command import PolicyJob
+    from seg_node.train.slim_command import SlimJob
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells report it."""
@@ -112,7 +114,15 @@ def train_policy(args: argparse.Namespace) -> int:
     return _train(PolicyJob(policy_request(args)))
 
 
-def _train(job: SegmentJob | PolicyJob | LowJob) -> int:
+def train_slim(args: argparse.Namespace) -> int:
+    """Train a network that gets smaller, on data that are slimmed by their complexity."""
+    from seg_node.train.arguments import slim_request
+    from seg_node.train.slim_command import SlimJob
+
+    return _train(SlimJob(slim_request(args)))
+
+
+def _train(job: SegmentJob | PolicyJob | LowJob | SlimJob) -> int:
     """Run a training under a bar; Ctrl-C leaves a checkpoint."""
     from seg_node.eval.progress import noted_interrupt, progress
 
@@ -320,6 +330,7 @@ def build_parser() -> argparse.ArgumentParser:
     tasks = verb.add_subparsers(required=True, metavar="TASK")
     add_segment_arguments(_verb(tasks, "segment", train_segment))
     add_policy_arguments(_verb(tasks, "policy", train_policy))
+    add_slim_arguments(_verb(tasks, "slim", train_slim))
 
     verb = _verb(verbs, "label", label)
     add_label_arguments(verb)

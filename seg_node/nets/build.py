@@ -18,6 +18,7 @@ from seg_node.nets.low import LowBranch
 from seg_node.nets.manifest import find_manifest, Manifest, weights_problem
 from seg_node.nets.plugin import build_plugin
 from seg_node.nets.pspnet import PSPNet, PSPNetStride8
+from seg_node.nets.slim import resize
 from seg_node.nets.swiftnet import SwiftNet
 from seg_node.nets.weights import load_weights
 
@@ -129,7 +130,8 @@ def load_model(name: str, *, fold: bool = True) -> Model:
 
 
 def _fresh(manifest: Manifest) -> nn.Module:
-    return build_network(manifest.network, len(manifest.classes))
+    net = build_network(manifest.network, len(manifest.classes))
+    return net if manifest.slim is None else resize(net, manifest.slim)
 
 
 def _ready(net: nn.Module, weights: Path, *, fold: bool) -> None:

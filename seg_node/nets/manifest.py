@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 import sys
+from typing import Any
 
 from seg_node.core.types import ClassInfo, ModelError
 
@@ -62,6 +63,32 @@ class LowWeights:
 
 
 @dataclass(frozen=True)
+class Slimming:
+    """What a slimmed network lacks of the one that its name builds; see `nets/slim.py`.
+
+    Attributes:
+        channels: (out, in) of every convolution and (channels,) of every BatchNorm that is
+            smaller, by the name of the layer.
+        removed: names of modules that are gone altogether.
+
+    """
+
+    channels: dict[str, tuple[int, ...]]
+    removed: tuple[str, ...] = ()
+
+    @staticmethod
+    def parse(raw: dict[str, Any]) -> Slimming:
+        """Read what `asdict` and JSON made of it.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no such thing.
+
+        """
+        channels = {name: tuple(map(int, sizes)) for name, sizes in dict(raw["channels"]).items()}
+        return Slimming(channels, tuple(map(str, raw["removed"])))
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What is known of one model file.
 
@@ -79,6 +106,7 @@ class Manifest:
         scores: measured scores by name, such as `camvid_val_miou` (0..1).
         policy: the policy network of mode segblocks; None if it has none.
         low: the half-resolution branch of mode arseg; None if it has none.
+        slim: which channels the network lacks; None if it has all of them.
 
     """
 
@@ -95,6 +123,7 @@ class Manifest:
     scores: dict[str, float]
     policy: PolicyWeights | None = None
     low: LowWeights | None = None
+    slim: Slimming | None = None
 
     @staticmethod
     def read(path: Path) -> Manifest:
@@ -112,6 +141,8 @@ class Manifest:
                 raw["policy"] = PolicyWeights(**raw["policy"])
             if raw.get("low") is not None:
                 raw["low"] = LowWeights(**raw["low"])
+            if raw.get("slim") is not None:
+                raw["slim"] = Slimming.parse(raw["slim"])
             return Manifest(**raw)
         except (OSError, ValueError, KeyError, TypeError) as err:
             msg = f"{path} is not a model manifest: {err!r}"

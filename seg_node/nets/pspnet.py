@@ -21,12 +21,14 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
-from seg_node.nets.resnet import conv_bn, Normalise, ResNet18
+from seg_node.nets.resnet import conv_bn, Normalise, Removed, ResNet18
 from seg_node.nets.swiftnet import upsample
 
 PYRAMID_GRIDS = (1, 2, 3, 6)
 ENCODER_STRIDE = 8
 PYRAMID_CHANNELS = 1024
+REMOVABLE = tuple(f"pyramid.branches.{index}" for index in range(len(PYRAMID_GRIDS)))
+"""Modules without which the networks still work; see `nets/slim.py`."""
 
 
 class PyramidContext(nn.Module):
@@ -47,6 +49,8 @@ class PyramidContext(nn.Module):
         h, w = x.shape[-2:]
         levels = [x]
         for grid, branch in zip(PYRAMID_GRIDS, self.branches, strict=True):
+            if isinstance(branch, Removed):
+                continue
             pooled = functional.adaptive_avg_pool2d(x, (min(grid, h), min(grid, w)))
             level = self.relu(branch(pooled))
             levels.append(functional.interpolate(level, (h, w), mode="bilinear"))
@@ -60,6 +64,8 @@ class PSPNet(nn.Module):
         classes: number of output classes.
 
     """
+
+    removable = REMOVABLE
 
     def __init__(self, classes: int) -> None:
         """Build encoder, pyramid, three decoder steps and the classifier."""
@@ -101,6 +107,8 @@ class PSPNetStride8(nn.Module):
         classes: number of output classes.
 
     """
+
+    removable = REMOVABLE
 
     def __init__(self, classes: int) -> None:
         """Build encoder, pyramid, the convolution that merges it, and the classifier."""

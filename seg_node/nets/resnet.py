@@ -46,6 +46,10 @@ class Normalise(nn.Module):
         return (image.to(self.mean.dtype) - self.mean) / self.std
 
 
+class Removed(nn.Identity):
+    """Stands where a network was slimmed by a whole module; see `nets/slim.py`."""
+
+
 class BasicBlock(nn.Module):
     """Residual block of two 3x3 convolutions; `identity` blocks keep shape and channels."""
 

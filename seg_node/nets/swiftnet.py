@@ -11,7 +11,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
-from seg_node.nets.resnet import conv_bn, Normalise, ResNet18
+from seg_node.nets.resnet import conv_bn, Normalise, Removed, ResNet18
 
 PYRAMID_GRIDS = (8, 4, 2)
 OUTPUT_STRIDE = 4
@@ -45,6 +45,8 @@ class PyramidPooling(nn.Module):
         h, w = x.shape[-2:]
         levels = [x]
         for grid, branch in zip(PYRAMID_GRIDS, self.branches, strict=True):
+            if isinstance(branch, Removed):
+                continue
             pooled = functional.adaptive_avg_pool2d(x, (min(grid, h), min(grid, w)))
             level = self.relu(branch(pooled))
             levels.append(functional.interpolate(level, (h, w), mode="bilinear"))
@@ -64,9 +66,13 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, lateral: Tensor) -> Tensor:
         """Map x [N, C, h, w] and lateral [N, L, 2h, 2w] to [N, C, 2h, 2w]; odd sizes are cut."""
-        skip = self.lateral(lateral)
-        size = (skip.shape[-2], skip.shape[-1])
-        out: Tensor = self.relu(self.blend(upsample(x, 2, size) + skip))
+        size = (lateral.shape[-2], lateral.shape[-1])
+        if isinstance(self.lateral, Removed):
+            joined = upsample(x, 2, size)
+        else:
+            skip = self.lateral(lateral)
+            joined = upsample(x, 2, size) + skip
+        out: Tensor = self.relu(self.blend(joined))
         return out
 
 
@@ -77,7 +83,16 @@ class SwiftNet(nn.Module):
         classes: number of output classes.
         width: channel factor of encoder and decoder; 1.0 is the paper's network.
 
+    Attributes:
+        removable: modules without which the network still works: scales of its pyramid and of
+            its decoder, but for the finest, which holds the edges.
+
     """
+
+    removable = (
+        *(f"pyramid.branches.{index}" for index in range(len(PYRAMID_GRIDS))),
+        *("decoder.0.lateral", "decoder.1.lateral"),
+    )
 
     def __init__(self, classes: int, width: float = 1.0) -> None:
         """Build encoder, pyramid pooling, three decoder steps and the classifier."""

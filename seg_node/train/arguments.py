@@ -10,11 +10,12 @@ from seg_node.core.types import ConfigError
 from seg_node.train.low_settings import LowTraining
 from seg_node.train.policy_settings import PolicyTraining
 from seg_node.train.settings import SegmentTraining
+from seg_node.train.slim_settings import SlimTraining
 
 if TYPE_CHECKING:
     from seg_node.core.config import Limits
     from seg_node.train.label import LabelRequest
-    from seg_node.train.request import LowRequest, PolicyRequest, SegmentRequest
+    from seg_node.train.request import LowRequest, PolicyRequest, SegmentRequest, SlimRequest
     from seg_node.train.settings import Training
 
 NETWORK, LOW = "network", "low"
@@ -57,6 +58,16 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", default="swiftnet18-half", help="model to start from: a name or manifest")
     add("--name", default="", help="name of the model that is written (default: the same)")
     _add_settings(parser, PolicyTraining())
+
+
+def add_slim_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `slim_request` reads."""
+    add = parser.add_argument
+    _add_data(parser)
+    add("--model", default="swiftnet18-half", help="network, or module:function of your own")
+    add("--name", default="", help="name of the model that is written (default: the network's)")
+    add("--init", default="", help="model to start from; other classes get a fresh head")
+    _add_settings(parser, SlimTraining())
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -164,6 +175,19 @@ def policy_request(args: argparse.Namespace) -> PolicyRequest:
 
     settings = PolicyTraining(**_values_of(args, PolicyTraining()))
     return PolicyRequest(**_data_of(args), model=args.model, settings=settings)
+
+
+def slim_request(args: argparse.Namespace) -> SlimRequest:
+    """Return what the command line asks for.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    """
+    from seg_node.train.request import SlimRequest  # noqa: PLC0415 - --help needs no torch
+
+    settings = SlimTraining(**_values_of(args, SlimTraining()))
+    return SlimRequest(**_data_of(args), network=args.model, init=args.init, settings=settings)
 
 
 def _values_of(args: argparse.Namespace, settings: Training) -> dict[str, Any]:

@@ -68,6 +68,7 @@ class Batch:
         labels: int64 [N, H, W], 255 = void.
         soft: a teacher's probabilities, float [N, classes, H/4, W/4], 0 where unknown; or None.
         low: whether the images are halved.
+        emphasis: factor of every sample's part in the loss, [N]; None for 1.
 
     """
 
@@ -75,11 +76,13 @@ class Batch:
     labels: Tensor
     soft: Tensor | None
     low: bool
+    emphasis: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
         soft = None if self.soft is None else self.soft.to(device)
-        return Batch(self.images.to(device), self.labels.to(device), soft, self.low)
+        emphasis = None if self.emphasis is None else self.emphasis.to(device)
+        return Batch(self.images.to(device), self.labels.to(device), soft, self.low, emphasis)
 
 
 def render_streets(count: int, seed: int) -> list[Picture]:
@@ -125,6 +128,11 @@ class Pools:
     streets: Sequence[Picture] = ()
     unlabelled: Sequence[Picture] = ()
     soft_classes: int = 0
+
+    def loose_shares(self, config: Training) -> tuple[float, float]:
+        """Return the shares of samples that are streets, and that are unlabelled."""
+        streets = config.street_share if self.streets else 0.0
+        return streets, config.unlabelled_share if self.unlabelled else 0.0
 
 
 class Maker(ABC, Generic[Settings, Made]):
@@ -182,18 +190,31 @@ class BatchMaker(Maker[Settings, Batch]):
         """Keep the pools."""
         super().__init__(config, share)
         self.pools = pools
-        self.street_share = config.street_share if pools.streets else 0.0
-        self.unlabelled_share = config.unlabelled_share if pools.unlabelled else 0.0
+        self.street_share, self.unlabelled_share = pools.loose_shares(config)
 
     def __call__(self, step: int) -> Batch:
         """Return the batch of one step."""
         config = self.config
         low = np.random.default_rng((config.seed, step, 3)).random() < config.halved_share
-        mine = range(self.share.rank, config.batch, self.share.world)
+        mine = self.slots(step)
         made = [self._sample(step, slot) for slot in mine]
         images = _stack([picture.image.transpose(2, 0, 1) for picture in made])
         labels = _stack([picture.labels for picture in made]).long()
-        return Batch(halve(images) if low else images, labels, self._stack_soft(made), bool(low))
+        seen = halve(images) if low else images
+        soft = self._stack_soft(made)
+        return Batch(seen, labels, soft, bool(low), self.emphasis(step, mine))
+
+    def slots(self, step: int) -> Sequence[int]:  # noqa: ARG002 - subclasses may leave some out
+        """Return which samples of a step's batch this process makes."""
+        return range(self.share.rank, self.config.batch, self.share.world)
+
+    def emphasis(self, step: int, slots: Sequence[int]) -> Tensor | None:  # noqa: ARG002 - subclasses may weigh
+        """Return the factors of the samples in the loss; None for 1."""
+        return None
+
+    def look(self, step: int) -> tuple[Settings, tuple[int, int]]:
+        """Return how pictures are augmented at a step, and (width, height) of the crop."""
+        return self.config, self.config.crop_at(step)
 
     def _stack_soft(self, made: Sequence[Picture]) -> Tensor | None:
         """Stack soft labels; samples without any count as unknown everywhere.
@@ -210,11 +231,11 @@ class BatchMaker(Maker[Settings, Batch]):
     def _sample(self, step: int, slot: int) -> Picture:
         rng = np.random.default_rng((self.config.seed, step, slot, 4))
         picture, pool = self._draw(step, slot, rng)
-        crop = self.config.crop_at(step)
-        made = augment(picture, self.config, crop, rng)
+        how, crop = self.look(step)
+        made = augment(picture, how, crop, rng)
         if pool is not self.pools.unlabelled and rng.random() < self.config.paste:
             other = pool[int(rng.integers(len(pool)))]
-            made = paste(made, augment(other, self.config, crop, rng), rng)
+            made = paste(made, augment(other, how, crop, rng), rng)
         return made
 
     def _draw(
@@ -226,7 +247,11 @@ class BatchMaker(Maker[Settings, Batch]):
             return pools.streets[int(rng.integers(len(pools.streets)))], pools.streets
         if dice < self.street_share + self.unlabelled_share:
             return pools.unlabelled[int(rng.integers(len(pools.unlabelled)))], pools.unlabelled
-        return pools.labelled[self.index(step * self.config.batch + slot)], pools.labelled
+        return pools.labelled[self.frame(step, slot)], pools.labelled
+
+    def frame(self, step: int, slot: int) -> int:
+        """Return which labelled frame is next."""
+        return self.index(step * self.config.batch + slot)
 
     def index(self, position: int) -> int:
         """Walk the labelled frames in a new order every epoch."""

@@ -27,6 +27,12 @@ def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, obje
     ]
 
 
+def parameter_names(net: nn.Module) -> list[str]:
+    """Return the names of a network's parameters in the order of `parameter_groups`."""
+    named = list(net.named_parameters())
+    return [n for n, p in named if p.ndim > 1] + [n for n, p in named if p.ndim <= 1]
+
+
 def warming_average(decay: float) -> Average:
     """Return the update of a moving average that forgets the start of the run faster.
 

@@ -9,6 +9,7 @@ from seg_node.train.classes import describe
 from seg_node.train.low_settings import LowTraining
 from seg_node.train.policy_settings import PolicyTraining
 from seg_node.train.settings import SegmentTraining, Training
+from seg_node.train.slim_settings import SlimTraining
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,6 +98,21 @@ class LowRequest(TrainRequest):
     settings: LowTraining = field(default_factory=LowTraining)
 
 
+@dataclass(frozen=True)
+class SlimRequest(TrainRequest):
+    """What network to train and to slim, from what.
+
+    Attributes:
+        network: name of a network, or `module:function`.
+        init: model whose weights to start from; empty for fresh ones.
+
+    """
+
+    network: str = "swiftnet18-half"
+    init: str = ""
+    settings: SlimTraining = field(default_factory=SlimTraining)
+
+
 def identity(request: SegmentRequest, classes: tuple[ClassInfo, ...]) -> dict[str, str]:
     """Return what else makes a run this run; it must not change when the run is resumed."""
     return {
@@ -138,6 +154,12 @@ def low_command_line(request: LowRequest) -> str:
     """Return the command of a run; paths, which differ between machines, become DIR."""
     start = {"--init": (request.init,) if request.init else ()}
     return _command("segment --student low", request, _hidden(request.model), start)
+
+
+def slim_command_line(request: SlimRequest) -> str:
+    """Return the command of a run; paths, which differ between machines, become DIR."""
+    start = {"--init": (request.init,) if request.init else ()}
+    return _command("slim", request, request.network, start)
 
 
 def _hidden(spec: str) -> str:

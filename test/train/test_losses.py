@@ -112,3 +112,31 @@ def test_a_teacher_adds_its_weighted_share() -> None:
         torch.zeros(1, 2, 2, 2), batch_of(labels, soft), torch.ones(2), config
     )
     assert loss.item() == pytest.approx(3.0 * math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["ce", "ohem"])
+def test_a_sample_counts_by_its_emphasis(loss: str) -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(2, 3, 4, 4)
+    labels = torch.randint(0, 3, (2, 16, 16))
+    soft = torch.rand(2, 3, 4, 4).softmax(1)
+    config = replace(TINY, loss=loss, ohem_threshold=1.0, jaccard=0.7, distill=0.9)
+    weights = torch.tensor([1.0, 1.0, 1.0])
+
+    def whole(emphasis: list[float] | None, samples: slice = slice(2)) -> float:
+        factors = None if emphasis is None else torch.tensor(emphasis)
+        batch = Batch(torch.zeros(1), labels[samples], soft[samples], low=False, emphasis=factors)
+        return segmentation_loss(logits[samples], batch, weights, config).item()
+
+    alone = whole(None, slice(1))
+    assert whole([1.0, 1.0]) == pytest.approx(whole(None), rel=1e-5)
+    assert whole([2.0, 0.0]) == pytest.approx(alone, rel=1e-4)
+    assert whole([3.0], slice(1)) == pytest.approx(3.0 * alone, rel=1e-5)
+
+
+def test_emphasis_comes_to_the_device() -> None:
+    batch = replace(batch_of(torch.zeros(1, 4, 4)), emphasis=torch.ones(1))
+    there = batch.to(torch.device("meta"))
+    assert there.emphasis is not None
+    assert there.emphasis.is_meta
+    assert batch_of(torch.zeros(1, 4, 4)).to(torch.device("meta")).emphasis is None
