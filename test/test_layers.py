@@ -25,6 +25,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "data": ("core",),
     "train": ("core", "nets", "data"),
     "eval": ("core", "nets", "data"),
+    "export": ("core", "nets", "data"),
     "ros": (
         "core",
         "nets.build",

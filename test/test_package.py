@@ -34,7 +34,10 @@ ROSDEP_KEYS = {
 }
 """Import name -> rosdep key, for what is not a ROS package (whose key is its name)."""
 
-PIP_ONLY = {"av", "backports", "rosbags", "safetensors", "triton"}
+EXPORT = {"onnx", "onnxruntime", "onnxscript"}
+"""Imports of `seg_node export`, its extra in setup.py."""
+
+PIP_ONLY = {"av", "backports", "rosbags", "safetensors", "triton", *EXPORT}
 """Imports without a usable rosdep key; the comment in package.xml names each of them."""
 
 REQUIREMENTS = {
@@ -171,11 +174,13 @@ def test_every_requirement_is_imported(setup_arguments: Mapping[str, object]) ->
 
 
 def test_requirements_are_those_of_setup(setup_arguments: Mapping[str, object]) -> None:
-    """requirements.txt is setup.py's requirements, its ROS extra, and tools for development."""
+    """requirements.txt is setup.py's requirements, some of its extras, and tools."""
     names = requirement_names()
     run_time = cast("list[str]", setup_arguments["install_requires"])
-    ros = cast("dict[str, list[str]]", setup_arguments["extras_require"])["ros"]
-    assert [name for name in names if name.startswith("ros-")] == ros
+    extras = cast("dict[str, list[str]]", setup_arguments["extras_require"])
+    assert [name for name in names if name.startswith("ros-")] == extras["ros"]
+    assert sorted(EXPORT) == extras["export"]
+    assert set(names) >= EXPORT
     assert names[: len(run_time)] == [strip_version(name) for name in run_time]
     assert {name.partition("[")[0] for name in names} <= pinned_names()
 

@@ -191,7 +191,7 @@ def _check(low: Tensor, memory: Tensor, valid: Tensor | None) -> None:
             "to its size first"
         )
         raise ModelError(msg)
-    expected = (len(low), 1, *low.shape[-2:])
+    expected = (low.shape[0], 1, *low.shape[-2:])
     if valid is not None and (valid.dtype != torch.bool or valid.shape != expected):
         msg = (
             f"valid of fusion is {valid.dtype} {list(valid.shape)}; it has to be torch.bool "

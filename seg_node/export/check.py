@@ -1,0 +1,113 @@
+"""Compares what an exported part computes with what torch computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from seg_node.core.types import ModelError
+from seg_node.export.program import STEP, typed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from torch import Tensor
+
+    from seg_node.export.parts import Part
+    from seg_node.export.settings import ExportSettings
+
+TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2}
+"""How far outputs may be from those of the float32 network in torch, as a share of the range
+(largest minus smallest value) of the latter."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far an exported part is from torch, over all images it was tried on.
+
+    Attributes:
+        maximum: largest absolute difference.
+        span: largest minus smallest value that torch computed.
+        agreement: share (0..1) of pixels with the same best class; None where the output is not
+            logits of classes.
+
+    """
+
+    maximum: float
+    span: float
+    agreement: float | None
+
+    @property
+    def share(self) -> float:
+        """The largest difference as a share of the range."""
+        if self.span == 0.0:
+            return math.inf if self.maximum else 0.0
+        return self.maximum / self.span
+
+
+def compare(
+    part: Part,
+    images: Tensor,
+    settings: ExportSettings,
+    run: Callable[[Mapping[str, Tensor]], Tensor],
+) -> Difference:
+    """Run an exported part and torch on the same inputs.
+
+    Args:
+        part: the part.
+        images: [N, 3, H, W]; one by one, and where batch or size are open also together and at
+            another size.
+        settings: precision and which dimensions are open.
+        run: computes the output of the exported part for inputs by name.
+
+    Raises:
+        ModelError: they differ by more than `TOLERANCES` allow, or not in numbers alone.
+
+    """
+    pairs = []
+    for batch in _batches(images, settings.dynamic):
+        inputs = part.inputs(batch)
+        wanted = part.reference(*inputs.values())
+        found = run(typed(inputs, settings.precision)).to(wanted.dtype)
+        if found.shape != wanted.shape:
+            msg = (
+                f"part {part.name!r} of {settings.model!r} gives {list(found.shape)} where torch "
+                f"gives {list(wanted.shape)}; it is not written"
+            )
+            raise ModelError(msg)
+        pairs.append((wanted, found))
+    difference = _difference(pairs, labels=part.output == "logits")
+    allowed = TOLERANCES[settings.precision]
+    # Not `share > allowed`, which is false for nan.
+    if not difference.share <= allowed:
+        opened = f" with dynamic {settings.dynamic!r}" if settings.dynamic else ""
+        msg = (
+            f"part {part.name!r} of {settings.model!r}{opened} differs from torch by "
+            f"{difference.maximum:.3g}, {difference.share:.3g} of the range of its output; "
+            f"allowed is {allowed:.3g}; it is not written"
+        )
+        raise ModelError(msg)
+    return difference
+
+
+def _batches(images: Tensor, dynamic: str) -> Iterator[Tensor]:
+    yield from images.split(1)
+    if dynamic:
+        yield images
+    if dynamic == "size":
+        height, width = images.shape[-2:]
+        yield images.repeat(1, 1, 2, 2)[..., : height + STEP, : width + STEP]
+
+
+def _difference(pairs: list[tuple[Tensor, Tensor]], *, labels: bool) -> Difference:
+    """Compare what was wanted with what was found."""
+    wanted, found = (torch.cat([pair[side].flatten() for pair in pairs]) for side in (0, 1))
+    agreement = None
+    if labels:
+        same = [(one.argmax(1) == other.argmax(1)).flatten() for one, other in pairs]
+        agreement = float(torch.cat(same).double().mean())
+    span = float(wanted.max() - wanted.min())
+    return Difference(float((wanted - found).abs().max()), span, agreement)
