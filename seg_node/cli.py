@@ -60,6 +60,7 @@ def evaluate(args: argparse.Namespace) -> int:
         selection=Selection(args.stride, args.limit),
         out=args.out,
         json_path=args.json,
+        compare_with=args.compare,
     )
 
 
@@ -312,7 +313,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="with --distances: encode the frames first, such as h264:3000@30",
     )
     verb.add_argument("--json", type=Path, help="also write the scores to this file")
-    verb.add_argument("--out", type=Path, help="folder for results.json and the worst frames")
+    verb.add_argument("--out", type=Path, help="folder for results.json, page and worst frames")
+    verb.add_argument(
+        "--compare",
+        type=Path,
+        metavar="OLD",
+        help="results.json of an earlier run: tell what got better or worse since; needs --out",
+    )
     _add_settings(verb, mode=MODES)
 
     verb = _verb(verbs, "bench", bench)

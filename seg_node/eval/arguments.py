@@ -47,6 +47,12 @@ def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RULES",
         help="such as 'miou_drop<=1.0,p95_ms<=33'; exit status 1 if one is broken",
     )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="OLD",
+        help="results.json of an earlier run: tell what got better or worse since",
+    )
     parser.add_argument("--samples", type=int, default=8, help="pictures to write")
     parser.add_argument("--limit", type=int, help="stop after so many frames")
     parser.add_argument(
@@ -79,4 +85,5 @@ def replay_request(args: argparse.Namespace, config: Config, modes: tuple[str, .
         extent=Extent(args.samples, args.limit),
         resume=args.resume,
         rules=parse_rules(args.require) if args.require is not None else (),
+        compare_with=args.compare,
     )

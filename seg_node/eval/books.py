@@ -15,6 +15,7 @@ from seg_node.eval.cost_file import cost_of, COSTS, ModeCosts, read_costs, write
 from seg_node.eval.frames import FrameRow, FRAMES, FrameWriter, row_of, seen_overlaps
 from seg_node.eval.outputs import mode_folders, Outputs, Stats
 from seg_node.eval.results import ModeRecord, NS_PER_MS
+from seg_node.eval.worst import worst_frames
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -61,6 +62,8 @@ class Books:
         records: what was counted, by mode.
         reference: what was counted of mode `dense` beside them, where it ran there.
         costs: what the steps have cost, by mode.
+        worst: the frames that differ most from their labels, or without labels from what mode
+            `dense` makes of them, by mode.
 
     Raises:
         DataError: a file cannot be written, or what the earlier run left cannot be read.
@@ -83,6 +86,7 @@ class Books:
         }
         self.reference: ModeRecord | None = None
         self.costs = {mode: ModeCosts() for mode in sessions}
+        self.worst = worst_frames(sessions)
         self._earlier = earlier
         self._before: dict[str, Generator[tuple[NDArray[np.uint8], Stats]]] = {}
         with ExitStack() as stack:
@@ -130,6 +134,7 @@ class Books:
             index, result = outcome.arrival.index, outcome.result
             self.costs[mode].add(cost_of(index, result.plan, result.report.total_ns))
             self._show(mode, _received(outcome), result)
+            self._judge(mode, outcome, result, score)
         self._table.write(_row(mode, outcome, score))
 
     def repeat(self, sample: Sample, plans: Mapping[str, Plan]) -> None:
@@ -199,6 +204,14 @@ class Books:
             return record.add(outcome.result, truth, dense, outcome.lateness_ns)
         assert outcome.standing is not None, "the first frame is never dropped"
         return record.miss(outcome.standing, truth, dense)
+
+    def _judge(self, mode: str, outcome: Outcome, result: StepResult, score: FrameScore) -> None:
+        """Look whether the frame is one of the worst; a frame without a score is not."""
+        sample, dense = outcome.arrival.sample, outcome.arrival.dense
+        if score.miou is not None and sample.labels is not None:
+            self.worst[mode].add(score.miou, sample, sample.labels, result)
+        elif score.agreement is not None and dense is not None:
+            self.worst[mode].add(score.agreement, sample, dense, result)
 
     def _show(self, mode: str, sample: Sample, result: StepResult) -> None:
         if mode in self._outputs:

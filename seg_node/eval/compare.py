@@ -57,7 +57,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Earlier:
+class OldRun:
     """An earlier run, read before this one begins so that a wrong path is told at once.
 
     Attributes:
@@ -72,7 +72,7 @@ class Earlier:
     frames: Mapping[str, ModeFrames]
 
 
-def read_earlier(path: Path) -> Earlier:
+def read_old_run(path: Path) -> OldRun:
     """Read the results of an earlier run and the table of frames beside them.
 
     Raises:
@@ -94,11 +94,11 @@ def read_earlier(path: Path) -> Earlier:
             "evaluate write into --out"
         )
         raise DataError(msg)
-    return Earlier(path, results, read_frames(table, len(results["classes"])))
+    return OldRun(path, results, read_frames(table, len(results["classes"])))
 
 
 def compare(
-    earlier: Earlier, results: dict[str, Any], frames: Mapping[str, ModeFrames]
+    old: OldRun, results: dict[str, Any], frames: Mapping[str, ModeFrames]
 ) -> dict[str, Any]:
     """Compare this run with an earlier one, mode by mode.
 
@@ -106,7 +106,7 @@ def compare(
     themselves, and the intervals are wider.
 
     Args:
-        earlier: the earlier run.
+        old: the earlier run.
         results: content of this run's `results.json`.
         frames: this run's table of frames, by mode.
 
@@ -118,29 +118,29 @@ def compare(
         DataError: the runs have no mode in common, or other classes.
 
     """
-    _check(earlier, results, frames)
-    paired = _same_data(earlier.results, results)
+    _check(old, results, frames)
+    paired = _same_data(old.results, results)
     changes = [
         change
         for mode, now in frames.items()
-        if mode in earlier.frames
+        if mode in old.frames
         for figure in FIGURES
-        if (change := _change(mode, figure, earlier.frames[mode], now, paired=paired))
+        if (change := _change(mode, figure, old.frames[mode], now, paired=paired))
     ]
     return {
-        "old": str(earlier.path),
-        "notes": _notes(earlier.results, results, paired=paired),
+        "old": str(old.path),
+        "notes": _notes(old.results, results, paired=paired),
         "changes": [asdict(change) for change in changes],
     }
 
 
-def _check(earlier: Earlier, results: dict[str, Any], frames: Mapping[str, ModeFrames]) -> None:
-    if earlier.results["classes"] != results["classes"]:
-        msg = f"cannot compare with {earlier.path}: its model has other classes"
+def _check(old: OldRun, results: dict[str, Any], frames: Mapping[str, ModeFrames]) -> None:
+    if old.results["classes"] != results["classes"]:
+        msg = f"cannot compare with {old.path}: its model has other classes"
         raise DataError(msg)
-    if not set(frames) & set(earlier.frames):
+    if not set(frames) & set(old.frames):
         msg = (
-            f"cannot compare with {earlier.path}: it has mode {', '.join(earlier.frames)}, this "
+            f"cannot compare with {old.path}: it has mode {', '.join(old.frames)}, this "
             f"run {', '.join(frames)}; run a mode that both have"
         )
         raise DataError(msg)

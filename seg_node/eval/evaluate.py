@@ -16,17 +16,17 @@ from seg_node.data.datasets import estimate_rate, open_source, StreetClip
 from seg_node.data.image_conversion import encode_png
 from seg_node.eval.boundary import BoundaryScore
 from seg_node.eval.classes import check_classes
-from seg_node.eval.compare import change_table, COMPARE, compare, read_earlier
-from seg_node.eval.frames import FRAMES, FrameWriter, read_frames, row_of
-from seg_node.eval.outputs import mode_folders, prepare_out, RESULTS, WORST
+from seg_node.eval.compare import change_table, COMPARE, read_old_run
+from seg_node.eval.frames import FRAMES, FrameWriter, row_of
+from seg_node.eval.outputs import mode_folders, prepare_out, WORST
 from seg_node.eval.progress import EXIT_INTERRUPTED, noted_interrupt, progress
 from seg_node.eval.replay import describe_source, source_notes, source_path
-from seg_node.eval.report import write_report
+from seg_node.eval.report import conclude
 from seg_node.eval.results import count_frame, make_results, ModeRecord, write_json
 from seg_node.eval.session import common, open_sessions, steps
 from seg_node.eval.tables import score_tables, show
 from seg_node.eval.temporal import MotionEstimator, TemporalConsistency
-from seg_node.eval.worst import WorstFrames
+from seg_node.eval.worst import worst_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from seg_node.core.config import Config
     from seg_node.core.types import StepResult
     from seg_node.data.datasets import Sample, Source
-    from seg_node.eval.compare import Earlier
+    from seg_node.eval.compare import OldRun
     from seg_node.eval.session import Session
+    from seg_node.eval.worst import WorstFrames
 
 COMMAND = "evaluate"
 
@@ -81,7 +82,7 @@ def run_evaluate(  # noqa: PLR0913 - the options of the command
     selection: Selection = EVERYTHING,
     out: Path | None = None,
     json_path: Path | None = None,
-    earlier: Path | None = None,
+    compare_with: Path | None = None,
 ) -> int:
     """Do `seg_node evaluate DATA`: score, write, and show the tables.
 
@@ -96,7 +97,7 @@ def run_evaluate(  # noqa: PLR0913 - the options of the command
         out: folder for `results.json`, the table of frames, the page and the sheets of the worst
             frames; None for none of them.
         json_path: file that also gets the content of `results.json`; None for none.
-        earlier: `results.json` of an earlier run to compare with; needs `out`.
+        compare_with: `results.json` of an earlier run to compare with; needs `out`.
 
     Returns:
         Exit status: 0, or 130 after Ctrl-C.
@@ -109,10 +110,10 @@ def run_evaluate(  # noqa: PLR0913 - the options of the command
             there is an earlier run to compare with and no `out`.
 
     """
-    if earlier and not out:
+    if compare_with and not out:
         msg = "--compare needs the frames of this run as well: add --out DIR"
         raise ConfigError(msg)
-    before = read_earlier(earlier) if earlier else None
+    old = read_old_run(compare_with) if compare_with else None
     source = open_source(data, split=split, topic=topic, mask_topic=mask_topic)
     sessions = open_sessions(config, modes)
     if out:
@@ -128,7 +129,7 @@ def run_evaluate(  # noqa: PLR0913 - the options of the command
     if results["interrupted"]:
         notes.append("interrupted by Ctrl-C: these are the frames until then")
     if out:
-        _write(results, worst, common(sessions), out, before)
+        _write(results, worst, common(sessions), out, old)
         notes.append(f"written to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
     if json_path:
         write_json(results, json_path)
@@ -254,29 +255,16 @@ def _exact_motion(source: Source, stride: int) -> Callable[[int], Motion] | None
     return motion
 
 
-def worst_frames(sessions: Mapping[str, Session]) -> dict[str, WorstFrames]:
-    """Return what keeps the worst frames of each mode."""
-    return {
-        mode: WorstFrames(session.config, session.manifest.classes)
-        for mode, session in sessions.items()
-    }
-
-
 def _write(
     results: dict[str, Any],
     worst: Mapping[str, WorstFrames],
     shared: Session,
     out: Path,
-    before: Earlier | None,
+    old: OldRun | None,
 ) -> None:
     """Write `results.json`, the page, and each mode's sheet of its worst frames."""
-    classes = shared.manifest.classes
-    frames = read_frames(out / FRAMES, len(classes))
-    if before and frames:
-        results[COMPARE] = compare(before, results, frames)
     for mode, folder in mode_folders(out, worst).items():
         sheet = worst[mode].sheet()
         if sheet is not None:
             (folder / WORST).write_bytes(encode_png(sheet))
-    write_json(results, out / RESULTS)
-    write_report(results, frames, worst, classes, out)
+    conclude(results, worst, shared.manifest.classes, out, old)

@@ -19,11 +19,14 @@ from seg_node.data.datasets import estimate_rate
 from seg_node.eval.books import Books, Pictures
 from seg_node.eval.classes import check_classes
 from seg_node.eval.clocks import EVERY_FRAME, EveryFrame
+from seg_node.eval.compare import change_table, COMPARE
 from seg_node.eval.outputs import prepare_out, RESULTS, spread_indices
 from seg_node.eval.progress import noted_interrupt, progress
+from seg_node.eval.report import conclude, REPORT
 from seg_node.eval.results import make_results, write_json
 from seg_node.eval.resume import Earlier, RESUME, save
 from seg_node.eval.session import common
+from seg_node.eval.tables import plain
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
     from seg_node.data.datasets import Sample, Source
     from seg_node.eval.clocks import Course
+    from seg_node.eval.compare import OldRun
     from seg_node.eval.progress import Interrupt
     from seg_node.eval.session import Session
 
@@ -68,8 +72,14 @@ def replay(
     return follow(source, EveryFrame(sessions), out, Extent(samples, limit))
 
 
-def follow(
-    source: Source, course: Course, out: Path, extent: Extent = WHOLE, *, resume: bool = False
+def follow(  # noqa: PLR0913 - the options of a replay
+    source: Source,
+    course: Course,
+    out: Path,
+    extent: Extent = WHOLE,
+    *,
+    resume: bool = False,
+    old: OldRun | None = None,
 ) -> dict[str, Any]:
     """Follow the frames along a course and write all files of a replay.
 
@@ -82,6 +92,7 @@ def follow(
             each are in a folder of its own, see `outputs.mode_folders`.
         extent: how much of the recording.
         resume: whether to go on with what an interrupted run has left in `out`.
+        old: an earlier run to compare with; None for none.
 
     Returns:
         The content of `results.json`.
@@ -125,7 +136,7 @@ def follow(
         "source": describe_source(source, stamps.counts, rate_hz),
         "samples": [str(path.relative_to(out)) for path in books.samples],
     }
-    write_json(content, out / RESULTS)
+    conclude(content, books.worst, shared.manifest.classes, out, old)
     return content
 
 
@@ -237,7 +248,12 @@ def summary(results: dict[str, Any], out: Path) -> str:
             "interrupted by Ctrl-C: the files hold what was done until then"
             + ("; --resume goes on" if (out / RESUME).exists() else "")
         )
+    if COMPARE in results:
+        lines += [f"mind: {note}" for note in results[COMPARE]["notes"]]
+        lines.append(plain(change_table(results[COMPARE])))
     lines.append(f"written to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
+    if (out / REPORT).exists():
+        lines.append(f"look at {(out / REPORT).resolve()}")
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from typing import Any, TYPE_CHECKING
 from seg_node.core.types import ConfigError
 from seg_node.data.datasets import guess_spec, open_source
 from seg_node.eval.clocks import EVERY_FRAME, EveryFrame, Simulated, VIRTUAL
+from seg_node.eval.compare import read_old_run
 from seg_node.eval.cost_file import read_costs
 from seg_node.eval.progress import EXIT_INTERRUPTED
 from seg_node.eval.reference import FolderLabels, Reference
@@ -52,6 +53,7 @@ class Request:
         extent: how much of the data.
         resume: whether to go on with an interrupted run.
         rules: what the run must keep.
+        compare_with: `results.json` of an earlier run to compare with; None for none.
 
     """
 
@@ -67,6 +69,7 @@ class Request:
     extent: Extent = WHOLE
     resume: bool = False
     rules: tuple[Rule, ...] = ()
+    compare_with: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse what does not go together.
@@ -104,9 +107,10 @@ def run_replay(request: Request) -> int:
     modes = tuple(request.modes or (request.config.mode,))
     for mode in modes:
         request.config.updated({"mode": mode})  # refuses one that is none before all work
+    old = read_old_run(request.compare_with) if request.compare_with else None
     source = open_recording(request)
     course = open_course(request, open_model(request.config), request.config, modes)
-    results = follow(source, course, request.out, request.extent, resume=request.resume)
+    results = follow(source, course, request.out, request.extent, resume=request.resume, old=old)
     logger.info("%s", summary(results, request.out))
     return tell(request.rules, results)
 

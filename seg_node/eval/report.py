@@ -17,7 +17,10 @@ import numpy as np
 from seg_node.data.image_conversion import encode_jpeg
 from seg_node.eval.advice import advise, Choice, find_choices
 from seg_node.eval.charts import chart_data
-from seg_node.eval.compare import COMPARE, quantity
+from seg_node.eval.compare import COMPARE, compare, quantity
+from seg_node.eval.frames import FRAMES, read_frames
+from seg_node.eval.outputs import RESULTS
+from seg_node.eval.results import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seg_node.core.types import ClassInfo
+    from seg_node.eval.compare import OldRun
     from seg_node.eval.frames import ModeFrames
     from seg_node.eval.worst import Views, WorstFrames
 
@@ -53,6 +57,35 @@ COLUMNS = (
 )
 """Headings of the table of modes, with what they mean."""
 ABSENT = "-"
+
+
+def conclude(  # noqa: PLR0913, PLR0917 - all that a run has come to
+    results: dict[str, Any],
+    worst: Mapping[str, WorstFrames],
+    classes: Sequence[ClassInfo],
+    out: Path,
+    old: OldRun | None = None,
+    points: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Write `results.json` and the page of a run whose table of frames is written.
+
+    Args:
+        results: content of `results.json`; gets the comparison.
+        worst: the worst frames, by mode.
+        classes: classes of the masks, in label order.
+        out: folder of the run.
+        old: an earlier run to compare with; None for none.
+        points: of a `sweep.json`, see `advice.find_choices`.
+
+    Raises:
+        DataError: a file cannot be read or written, or the runs cannot be compared.
+
+    """
+    frames = read_frames(out / FRAMES, len(classes))
+    if old and frames:
+        results[COMPARE] = compare(old, results, frames)
+    write_json(results, out / RESULTS)
+    write_report(results, frames, worst, classes, out, points)
 
 
 def write_report(  # noqa: PLR0913, PLR0917 - the parts of the page

@@ -21,13 +21,14 @@ from seg_node.core.plan_drawing import draw_plan
 from seg_node.core.types import ClassInfo, IGNORE_LABEL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from seg_node.core.config import Config
     from seg_node.core.types import StepResult
     from seg_node.data.datasets import Sample
+    from seg_node.eval.session import Session
 
 COUNT = 6
 """Frames on the sheet."""
@@ -185,6 +186,14 @@ class WorstFrames:
             error_map(kept.image, kept.reference, kept.mask),
         )
         return dict(zip(COLUMNS, pictures, strict=True))
+
+
+def worst_frames(sessions: Mapping[str, Session]) -> dict[str, WorstFrames]:
+    """Return what keeps the worst frames of each mode."""
+    return {
+        mode: WorstFrames(session.config, session.manifest.classes)
+        for mode, session in sessions.items()
+    }
 
 
 def error_map(

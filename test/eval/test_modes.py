@@ -170,7 +170,12 @@ def test_every_mode_has_a_sheet_of_its_worst_frames(
     assert not (tmp_path / "worst.png").exists()
     assert "IoU half  IoU dense" in capsys.readouterr().out
     run_evaluate("street:1", config, out=tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["results.json", "worst.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "frames.csv",
+        "report.html",
+        "results.json",
+        "worst.png",
+    ]
 
 
 def masks(folder: Path) -> list[NDArray[np.uint8]]:
@@ -185,7 +190,7 @@ def test_replay_leaves_bag_preview_and_samples_of_each_mode(
 ) -> None:
     for _ in range(2):  # the second run replaces the first
         results = replay(clip, sessions, tmp_path, samples=1)
-    names = ["costs.json", "frames.csv", "modes", "results.json"]
+    names = ["costs.json", "frames.csv", "modes", "report.html", "results.json"]
     assert sorted(p.name for p in tmp_path.iterdir()) == names
     assert results["samples"] == [f"modes/{mode}/samples/000000.png" for mode in sessions]
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))

@@ -8,7 +8,7 @@ from typing import Any, TYPE_CHECKING
 import pytest
 
 from seg_node.core.types import CAMVID_CLASSES
-from seg_node.eval.compare import COMPARE, compare, Earlier
+from seg_node.eval.compare import COMPARE, compare, OldRun
 from seg_node.eval.frames import read_frames
 from seg_node.eval.report import write_report
 from test.eval.browser import Browser
@@ -184,7 +184,7 @@ def test_changes_since_an_earlier_run_are_told(tmp_path: Path) -> None:
     new, worst = make_run(tmp_path / "new", modes={"dense": (0.10, 60.0), "warp": (0.1, 8.0)})
     frames = read_frames(tmp_path / "new" / "frames.csv", CLASSES)
     table = read_frames(tmp_path / "old" / "frames.csv", CLASSES)
-    new[COMPARE] = compare(Earlier(tmp_path / "old" / "results.json", old, table), new, frames)
+    new[COMPARE] = compare(OldRun(tmp_path / "old" / "results.json", old, table), new, frames)
     page = write_report(new, frames, worst, CAMVID_CLASSES, tmp_path / "new")
     rows = re.findall(r"<tr>.*?</tr>", page.read_text(), re.DOTALL)
     told = {
