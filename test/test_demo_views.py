@@ -43,6 +43,9 @@ def test_a_mode_with_a_memory_shows_mask_plan_and_age() -> None:
     """Blocks are of the image's pixels, not of the network's input."""
     shown = views("adaptive")
     assert list(shown) == ["mask", "plan", "age"]
+    assert {c.color for c in CAMVID_CLASSES} <= {
+        tuple(c) for c in shown["mask"][360:].reshape(-1, 3).tolist()
+    }
     plan = made_plan(GRID, STATUS)
     assert plan is not None
     np.testing.assert_array_equal(shown["plan"], draw_plan(IMAGE, plan, 256))
@@ -72,7 +75,7 @@ def test_a_plan_has_the_reason_that_the_node_gave() -> None:
 @pytest.mark.parametrize(("mode", "width"), [("adaptive", 6 + 1280 + 6), ("dense", 2 * 646 + 6)])
 def test_sheet_has_a_row_for_three_pictures_and_two_pairs_in_one(mode: str, width: int) -> None:
     frames = [views(mode), views(mode)]
-    sheet = make_sheet(frames)
+    sheet = make_sheet(frames, CAMVID_CLASSES)
     assert sheet.shape[1] == width
     assert (sheet.shape[0] > sheet.shape[1] / 2) == (mode == "adaptive")
 

@@ -8,9 +8,6 @@ from itertools import pairwise
 import logging
 from typing import Any, TYPE_CHECKING
 
-import numpy as np
-
-from seg_node.core.drawing import legend
 from seg_node.core.types import Action
 from seg_node.data.image_conversion import encode_jpeg, encode_png
 from seg_node.demo.judge import mask_fault, problems
@@ -25,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from seg_node.core.config import Config
@@ -102,9 +100,8 @@ def write_report(out: Path, source: Source, played: Played) -> dict[str, Any]:
     scores = _write_frames(out, source, played)
     results = _results(source, played, scores)
     if scores.views:
-        sheet = make_sheet(scores.views)
-        names = legend(played.manifest.classes, sheet.shape[1])
-        (out / SHEET).write_bytes(encode_png(np.vstack([sheet, names])))
+        sheet = make_sheet(scores.views, played.manifest.classes)
+        (out / SHEET).write_bytes(encode_png(sheet))
         frames = [
             {caption: encode_jpeg(picture, 85) for caption, picture in views.items()}
             for views in scores.views

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from seg_node.core.drawing import color_table, contact_sheet, overlay, side_by_side, to_width
+import numpy as np
+
+from seg_node.core.drawing import (
+    color_table,
+    contact_sheet,
+    legend,
+    overlay,
+    side_by_side,
+    to_width,
+)
 from seg_node.core.plan_drawing import draw_age, draw_plan, picture_width
 from seg_node.core.types import Plan, Reason
 from seg_node.eval.outputs import letterbox
@@ -13,7 +22,6 @@ from seg_node.eval.results import DENSE
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from seg_node.core.config import Config
@@ -46,6 +54,8 @@ def make_views(  # noqa: PLR0913, PLR0917 - all that is known of a frame
 ) -> Views:
     """Return the pictures of a frame, all of one width.
 
+    In mode dense these are image and mask, in all others mask, plan and age, each with its legend.
+
     Args:
         image: RGB, uint8 [H, W, 3].
         labels: class ids, uint8 [H, W].
@@ -63,7 +73,7 @@ def make_views(  # noqa: PLR0913, PLR0917 - all that is known of a frame
     if config.mode == DENSE:
         return {"image": to_width(image, width), "mask": to_width(mask, width)}
     side = config.block_size / config.input.scale
-    views = {"mask": to_width(mask, width)}
+    views = {"mask": np.vstack([to_width(mask, width), legend(classes, width)])}
     if plan is not None:
         views["plan"] = draw_plan(image, plan, side, width=width)
     if age_ms is not None:
@@ -71,10 +81,14 @@ def make_views(  # noqa: PLR0913, PLR0917 - all that is known of a frame
     return views
 
 
-def make_sheet(frames: Sequence[Mapping[str, NDArray[np.uint8]]]) -> NDArray[np.uint8]:
+def make_sheet(
+    frames: Sequence[Mapping[str, NDArray[np.uint8]]], classes: Sequence[ClassInfo]
+) -> NDArray[np.uint8]:
     """Return the pictures of some frames: those of a frame in a row, each row as the first."""
     rows = [side_by_side(list(views.values())) for views in frames]
     first = rows[0].shape
-    pair = all(len(views) <= 2 for views in frames)  # noqa: PLR2004 - image and mask
-    columns, cell = (2, SHEET_CELL) if pair else (1, 2 * SHEET_CELL)
-    return contact_sheet([letterbox(row, (first[0], first[1])) for row in rows], columns, cell)
+    rows = [letterbox(row, (first[0], first[1])) for row in rows]
+    if any("plan" in views or "age" in views for views in frames):
+        return contact_sheet(rows, 1, 2 * SHEET_CELL)
+    sheet = contact_sheet(rows, 2, SHEET_CELL)
+    return np.asarray(np.vstack([sheet, legend(classes, sheet.shape[1])]), np.uint8)
