@@ -307,11 +307,7 @@ class BlockTensor:
         if rows.other_at.shape[0]:
             out.index_copy_(0, rows.other_at, self._other_rows(action, rows.other))
         if rows.plane_at.shape[0]:
-            if plane is None:
-                msg = "the grid has REUSE blocks, but there is no background for them"
-                raise ModelError(msg)
-            halve = scale_of(action) > self.layout.background
-            shown = plane.rows(rows.plane, window, halve=halve)
+            shown = self._plane_rows(action, window, plane)
             out.index_copy_(0, rows.plane_at, shown.to(out.dtype))
         around = out.view(tiles.shape[0], rows.span, rows.span, -1).permute(0, 3, 1, 2)
         return bounded(around, self.layout.beyond(action, window), outside)
@@ -321,6 +317,14 @@ class BlockTensor:
         other = as_rows(self.of(Action.LOW if action == Action.HIGH else Action.HIGH))
         found = other.index_select(0, rows.flatten())
         return found if rows.shape[1] == 1 else found.view(*rows.shape, -1).mean(1)
+
+    def _plane_rows(self, action: Action, window: Window, plane: Plane | None) -> Tensor:
+        """Return the pixels of a window that the background shows, [k, C]."""
+        if plane is None:
+            msg = "the grid has REUSE blocks, but there is no background for them"
+            raise ModelError(msg)
+        halve = scale_of(action) > self.layout.background
+        return plane.rows(self.layout.rows(action, window).plane, window, halve=halve)
 
     # ---- the whole -------------------------------------------------------------------------
 
