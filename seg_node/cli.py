@@ -13,6 +13,7 @@ import seg_node
 from seg_node.core.config import Config, options
 from seg_node.core.types import ConfigError, SegNodeError
 from seg_node.eval.arguments import add_replay_arguments
+from seg_node.export.arguments import add_export_arguments, export_settings
 from seg_node.train.arguments import (
     add_label_arguments,
     add_policy_arguments,
@@ -193,6 +194,19 @@ def _print_markdown(text: str) -> None:
     Console().print(Markdown(text))
 
 
+def export(args: argparse.Namespace) -> int:
+    """Write a model's networks for other run times (ONNX, TensorRT), checked against torch."""
+    from seg_node.export.packages import check_packages
+
+    check_packages()
+    from seg_node.eval.bench import parse_size
+    from seg_node.export.command import run_export
+
+    size = None if args.size is None else parse_size(args.size)
+    print(run_export(export_settings(args, size)))
+    return 0
+
+
 def doctor(args: argparse.Namespace) -> int:
     """Say what is here, what is wrong, and what to do about it."""
     from seg_node.ros.doctor import run_doctor
@@ -345,6 +359,8 @@ def build_parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "models", models)
     verb.add_argument("--card", metavar="NAME", help="print the card of this model instead")
     verb.add_argument("--json", type=Path, help="also write the list to this file")
+
+    add_export_arguments(_verb(verbs, "export", export))
 
     verb = _verb(verbs, "doctor", doctor)
     verb.add_argument("--topic", help="also look at this image topic")

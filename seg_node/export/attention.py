@@ -34,7 +34,7 @@ def gathered_attention(
         keys = torch.cat((keys, hidden), 1)
         values = values * valid
     logits = [(queries[..., None, :] * around).sum(1) for around in _rows(keys, window)]
-    weights = torch.softmax(torch.cat(logits, 2), 2).split(window, 2)
+    weights = torch.split(torch.softmax(torch.cat(logits, 2), 2), window, 2)
     fused = base.to(number)
     for share, around in zip(weights, _rows(values, window), strict=True):
         fused = fused + (share[:, None] * around).sum(3)

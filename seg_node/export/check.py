@@ -94,7 +94,7 @@ def compare(
 
 
 def _batches(images: Tensor, dynamic: str) -> Iterator[Tensor]:
-    yield from images.split(1)
+    yield from torch.split(images, 1)
     if dynamic:
         yield images
     if dynamic == "size":

@@ -23,7 +23,6 @@ from seg_node.export.check import compare, TOLERANCES
 from seg_node.export.formats import FORMATS, Order
 from seg_node.export.parts import make_parts
 from seg_node.export.program import trace
-from seg_node.export.settings import IMAGES
 from seg_node.nets.build import load_model
 from seg_node.nets.manifest import file_sha256
 
@@ -41,6 +40,8 @@ REPORT = "export.json"
 SEED = 1
 """Street whose first frames the parts are tried on."""
 IMAGES_TRIED = 2
+PIXELS = {"uint8": torch.uint8, "float32": torch.float32}
+"""Types of the images' numbers, by name."""
 
 
 def run_export(settings: ExportSettings) -> Path:
@@ -68,7 +69,7 @@ def run_export(settings: ExportSettings) -> Path:
     model = load_model(settings.model)
     width, height = settings.size or model.manifest.training_size
     parts = make_parts(model, settings.parts, (height, width))
-    images = street_images((height, width), IMAGES[settings.image])
+    images = street_images((height, width), PIXELS[settings.image])
     try:
         settings.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".partial", dir=settings.out) as partial:

@@ -59,7 +59,7 @@ def onnx_bytes(program: Program, opset: int, notes: Mapping[str, str]) -> bytes:
     onnx.helper.set_model_props(model, dict(notes))
     _name_dims(model, program.open_dims)
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def onnx_runner(path: Path) -> Callable[[Mapping[str, Tensor]], Tensor]:

@@ -10,7 +10,6 @@ import torch
 from torch.export import Dim
 
 from seg_node.core.types import ModelError
-from seg_node.export.settings import PRECISIONS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from seg_node.export.parts import Part
     from seg_node.export.settings import ExportSettings
 
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
+"""Number format of weights and features, by the name of a precision."""
 STEP = 32
 """Open sizes of images are multiples of it: all of our networks halve the size five times."""
 MOST_IMAGES = 64

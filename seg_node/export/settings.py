@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from seg_node.core.types import ConfigError
 
 if TYPE_CHECKING:
@@ -18,8 +16,8 @@ OPSETS = (18, 23)
 """Oldest and newest ONNX operator set: torch's exporter begins with the one, and ONNX Runtime for
 Python 3.10 ends with the other."""
 FORMATS = ("onnx", "pt2", "aoti", "tensorrt")
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
-IMAGES = {"uint8": torch.uint8, "float32": torch.float32}
+PRECISIONS = ("fp32", "fp16")
+IMAGES = ("uint8", "float32")
 DYNAMIC = ("", "batch", "size")
 
 
@@ -58,8 +56,8 @@ class ExportSettings:
             ConfigError: one is; the text names it and what is allowed.
 
         """
-        _among("precision", self.precision, tuple(PRECISIONS))
-        _among("image", self.image, tuple(IMAGES))
+        _among("precision", self.precision, PRECISIONS)
+        _among("image", self.image, IMAGES)
         _among("dynamic", self.dynamic, DYNAMIC)
         for name in self.formats:
             _among("format", name, FORMATS)

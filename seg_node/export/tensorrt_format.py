@@ -86,8 +86,7 @@ def engine_runner(path: Path, output: str) -> Callable[[Mapping[str, Tensor]], T
         planes[output] = torch.empty(shape, dtype=dtype, device="cuda")
         for name, plane in planes.items():
             context.set_tensor_address(name, plane.data_ptr())
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
+        stream = torch.cuda.current_stream()
         context.execute_async_v3(stream.cuda_stream)
         stream.synchronize()
         return planes[output].cpu()
