@@ -44,7 +44,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         default=defaults.precision,
-        help=f"{' or '.join(PRECISIONS)} (default: fp32)",
+        help="fp32 or fp16 (default: fp32)",
     )
     parser.add_argument(
         "--opset",
