@@ -71,21 +71,47 @@ class Advice:
     score_name: str
 
 
-def find_choices(results: dict[str, Any], points: Sequence[dict[str, Any]]) -> list[Choice]:
+@dataclass(frozen=True)
+class SweepPoint:
+    """What a sweep found with one set of settings.
+
+    Attributes:
+        settings: those that the sweep changed.
+        modes: entries of `results.json` by mode.
+        pareto: modes of this point that no other point beats.
+
+    """
+
+    settings: Mapping[str, Any]
+    modes: Mapping[str, dict[str, Any]]
+    pareto: frozenset[str]
+
+
+def find_choices(results: dict[str, Any], points: Sequence[SweepPoint]) -> list[Choice]:
     """Return everything that was tried: the modes of the run, then the points of a sweep.
+
+    A reference that ran beside is a choice without a time: it is there to be compared with.
 
     Args:
         results: content of `results.json`.
-        points: of a `sweep.json`: `set` (settings), `modes` (entries), `pareto`.
+        points: of a sweep; none where there was none.
 
     """
-    tried: list[tuple[dict[str, Any], dict[str, Any], bool]] = [({}, results["modes"], False)]
-    tried += [(p["set"], p["modes"], bool(p.get("pareto"))) for p in points]
-    everything = [(mode, s, e, best) for s, modes, best in tried for mode, e in modes.items()]
-    labelled = any(entry["miou"] is not None for _, _, entry, _ in everything)
+    tried: list[tuple[str, Mapping[str, Any], dict[str, Any], bool]] = [
+        (mode, {}, entry, False) for mode, entry in results["modes"].items()
+    ]
+    tried += [
+        (mode, point.settings, entry, mode in point.pareto)
+        for point in points
+        for mode, entry in point.modes.items()
+    ]
+    beside = results.get("reference")
+    if beside and all(mode != DENSE for mode, *_ in tried):
+        tried.append((DENSE, {}, {**beside, "ms": None, "agreement": None}, False))
+    labelled = any(entry["miou"] is not None for _, _, entry, _ in tried)
     return [
         _choice(mode, settings, entry, _score(mode, entry, labelled=labelled), pareto=best)
-        for mode, settings, entry, best in everything
+        for mode, settings, entry, best in tried
     ]
 
 
@@ -134,12 +160,12 @@ def advise(choices: Sequence[Choice], frames: Mapping[str, ModeFrames]) -> Advic
     labelled = any(choice.entry["miou"] is not None for choice in choices)
     score_name = "mIoU" if labelled else "agreement with dense"
     ladder = _ladder(choices)
+    reference = _reference([c for c in choices if c.score is not None])
     usable = [c for c in choices if c.score is not None and c.p95_ms is not None]
-    reference = _reference(usable)
-    if reference is None:
+    if reference is None or not usable:
         return Advice(_unknown(choices), (), ladder, score_name)
     fine = [c for c in usable if _score_of(c) >= _score_of(reference) - TOLERANCE]
-    best = min(fine, key=_time_of)
+    best = min(fine, key=_time_of, default=reference)
     if best is reference:
         headline, reasons = _stay(reference, usable)
     else:
@@ -188,6 +214,13 @@ def _unknown(choices: Sequence[Choice]) -> str:
 def _stay(reference: Choice, usable: Sequence[Choice]) -> tuple[str, tuple[str, ...]]:
     """Return headline and reasons where nothing is fine and faster."""
     others = [c for c in usable if c is not reference]
+    if reference.p95_ms is None:
+        nearest = max(others, key=_score_of)
+        lost = _points(_score_of(reference) - _score_of(nearest))
+        return (
+            f"Nothing that was tried comes within a point of {reference.name}: the nearest is "
+            f"{nearest.name}, {lost} points lower; {_limit(nearest)}."
+        ), ()
     if not others:
         headline = (
             f"Only {reference.name} was tried: {_limit(reference)}. Run several modes, such as "
@@ -211,15 +244,13 @@ def _choose(best: Choice, reference: Choice, *, labelled: bool) -> str:
     lost = _score_of(reference) - _score_of(best)
     pair = f"{_score_of(best):.3f} against {_score_of(reference):.3f}"
     if not labelled:
-        judged = f"{_score_of(best):.1%} of the pixels get the same class"
+        judged = f"{_score_of(best):.1%} of the pixels get the same class as in {reference.name}"
     elif lost <= 0:
-        judged = f"its mIoU is no lower ({pair})"
+        judged = f"its mIoU is no lower than that of {reference.name} ({pair})"
     else:
-        judged = f"its mIoU is {_points(lost)} points lower ({pair})"
-    return (
-        f"Choose {best.name}: {_limit(best)} instead of {_time_of(reference):.3g} ms in "
-        f"{reference.name}, and {judged}."
-    )
+        judged = f"its mIoU is {_points(lost)} points lower than that of {reference.name} ({pair})"
+    instead = "" if reference.p95_ms is None else f" instead of {reference.p95_ms:.3g} ms"
+    return f"Choose {best.name}: {_limit(best)}{instead}, and {judged}."
 
 
 def _reasons(

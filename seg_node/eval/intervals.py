@@ -143,8 +143,7 @@ def difference_unpaired(figure: Figure, old: ModeFrames, new: ModeFrames) -> Dif
 
 
 def _unknown(data: NDArray[np.float64]) -> NDArray[np.bool_]:
-    unknown: NDArray[np.bool_] = np.isnan(data.reshape(len(data), -1).sum(axis=1))
-    return unknown
+    return np.isnan(data if data.ndim == 1 else data.sum(axis=1))
 
 
 def _compare(

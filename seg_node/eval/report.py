@@ -15,7 +15,7 @@ import jinja2
 import numpy as np
 
 from seg_node.data.image_conversion import encode_jpeg
-from seg_node.eval.advice import advise, Choice, find_choices
+from seg_node.eval.advice import advise, find_choices
 from seg_node.eval.charts import chart_data
 from seg_node.eval.compare import COMPARE, compare, quantity
 from seg_node.eval.frames import FRAMES, read_frames
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seg_node.core.types import ClassInfo
+    from seg_node.eval.advice import Choice, SweepPoint
     from seg_node.eval.compare import OldRun
     from seg_node.eval.frames import ModeFrames
     from seg_node.eval.worst import Views, WorstFrames
@@ -56,6 +57,13 @@ COLUMNS = (
     ("dropped", "frames that came too fast and were never looked at"),
 )
 """Headings of the table of modes, with what they mean."""
+BESIDE = {
+    "evaluate": "results.json (all figures), frames.csv (one line per frame and mode)",
+    "replay": "results.json (all figures), frames.csv (one line per frame and mode), result_bag "
+    "(masks and pictures at the stamps of the data, for Foxglove and rviz)",
+    "sweep": "sweep.json (all figures), points (every point with a page of its own)",
+}
+"""What lies in the folder of the page, by command."""
 ABSENT = "-"
 
 
@@ -65,7 +73,7 @@ def conclude(  # noqa: PLR0913, PLR0917 - all that a run has come to
     classes: Sequence[ClassInfo],
     out: Path,
     old: OldRun | None = None,
-    points: Sequence[dict[str, Any]] = (),
+    points: Sequence[SweepPoint] = (),
 ) -> None:
     """Write `results.json` and the page of a run whose table of frames is written.
 
@@ -75,7 +83,7 @@ def conclude(  # noqa: PLR0913, PLR0917 - all that a run has come to
         classes: classes of the masks, in label order.
         out: folder of the run.
         old: an earlier run to compare with; None for none.
-        points: of a `sweep.json`, see `advice.find_choices`.
+        points: of a sweep; none where there was none.
 
     Raises:
         DataError: a file cannot be read or written, or the runs cannot be compared.
@@ -94,7 +102,7 @@ def write_report(  # noqa: PLR0913, PLR0917 - the parts of the page
     worst: Mapping[str, WorstFrames],
     classes: Sequence[ClassInfo],
     out: Path,
-    points: Sequence[dict[str, Any]] = (),
+    points: Sequence[SweepPoint] = (),
 ) -> Path:
     """Write the page and return its path.
 
@@ -104,7 +112,7 @@ def write_report(  # noqa: PLR0913, PLR0917 - the parts of the page
         worst: the worst frames, by mode; a mode without any is left out.
         classes: classes of the masks, in label order.
         out: folder to write into.
-        points: of a `sweep.json`, see `advice.find_choices`.
+        points: of a sweep; none where there was none.
 
     """
     path = out / REPORT
@@ -120,7 +128,7 @@ def render_report(
     frames: Mapping[str, ModeFrames],
     worst: Mapping[str, WorstFrames],
     classes: Sequence[ClassInfo],
-    points: Sequence[dict[str, Any]] = (),
+    points: Sequence[SweepPoint] = (),
 ) -> str:
     """Return the page as HTML; see `write_report`."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -144,7 +152,8 @@ def render_report(
         first_mode=data["first"],
         worst_note=_worst_note(results),
         facts=_facts(results),
-        has_bag=results["command"] == "replay",
+        has_frames=bool(data["timeline"]),
+        beside=BESIDE[results["command"]],
         data=data,
         style=_file("report.css"),
         # Its last line names a map for debuggers, which lies nowhere here.

@@ -8,6 +8,7 @@ from typing import Any, TYPE_CHECKING
 import pytest
 
 from seg_node.core.types import CAMVID_CLASSES
+from seg_node.eval.advice import SweepPoint
 from seg_node.eval.compare import COMPARE, compare, OldRun
 from seg_node.eval.frames import read_frames
 from seg_node.eval.report import write_report
@@ -99,7 +100,7 @@ def test_a_browser_draws_every_plot(tmp_path: Path, browser: Browser) -> None:
 
 def test_pointing_tells_and_buttons_choose(tmp_path: Path, browser: Browser) -> None:
     swept, _ = make_run(tmp_path / "swept", modes={"warp": (0.15, 12.0)})
-    point = {"set": {"budget.latency_ms": 20}, "modes": swept["modes"], "pareto": True}
+    point = SweepPoint({"budget.latency_ms": 20}, swept["modes"], frozenset({"warp"}))
     modes = {"dense": (0.10, 40.0), "warp": (0.2, 8.0)}
     browser.open(write_page(tmp_path, modes=modes, points=[point]), 1280)
     found = hover(browser, "latency", 1, 1)
@@ -173,7 +174,7 @@ def test_without_labels_dense_is_the_reference(tmp_path: Path) -> None:
 
 def test_points_of_a_sweep_are_shown_with_their_settings(tmp_path: Path) -> None:
     results, _ = make_run(tmp_path, modes={"adaptive": (0.1, 20.0)})
-    point = {"set": {"budget.latency_ms": 20}, "modes": results["modes"], "pareto": True}
+    point = SweepPoint({"budget.latency_ms": 20}, results["modes"], frozenset())
     text = write_page(tmp_path, points=[point]).read_text()
     assert "adaptive with budget.latency_ms=20" in text
     assert "small ones with the settings of the sweep" in text

@@ -1,0 +1,34 @@
+"""The page of a sweep shows every point with its settings and says which to take."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from seg_node.core.types import CAMVID_CLASSES, DataError
+from seg_node.eval.sweep_report import write_sweep_report
+from test.eval.runs import make_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_every_point_is_there(tmp_path: Path) -> None:
+    rows = []
+    for key, limit, wrong in (("a", 10, 0.3), ("b", 20, 0.1)):
+        folder = tmp_path / "points" / key
+        results, _ = make_run(folder, modes={"dense": (0.1, 40.0), "adaptive": (wrong, limit)})
+        (folder / "results.json").write_text(json.dumps(results))
+        row = {"point": key, "settings": {"budget.latency_ms": limit}, "pareto": []}
+        rows += [{**row, "mode": "dense"}, {**row, "mode": "adaptive", "pareto": ["gmac"]}]
+    page = write_sweep_report(rows, tmp_path / "points", CAMVID_CLASSES, tmp_path).read_text()
+    assert "Choose adaptive with budget.latency_ms=20: 95 of 100 frames" in page
+    for name in ("adaptive with budget.latency_ms=10", "dense with budget.latency_ms=20"):
+        assert name in page
+    assert "<code>swept</code>" in page
+    assert 'id="steps"' not in page, "a sweep has no time line"
+    (tmp_path / "points" / "b" / "results.json").unlink()
+    with pytest.raises(DataError, match=r"a point of the sweep, .*results\.json"):
+        write_sweep_report(rows, tmp_path / "points", CAMVID_CLASSES, tmp_path)
