@@ -67,10 +67,16 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def replay(args: argparse.Namespace) -> int:
     """Segment a recording and say how accurate, fast and fresh the masks are."""
-    from seg_node.eval.arguments import replay_request
+    from seg_node.eval.arguments import replay_axes, replay_request
+
+    request = replay_request(args, *_modes(args))
+    if axes := replay_axes(args, _setting):
+        from seg_node.eval.sweep import run_sweep
+
+        return run_sweep(request, axes)
     from seg_node.eval.replay_command import run_replay
 
-    return run_replay(replay_request(args, *_modes(args)))
+    return run_replay(request)
 
 
 def bench(args: argparse.Namespace) -> int:
@@ -235,14 +241,18 @@ def _settings(args: argparse.Namespace) -> dict[str, Value]:
     values: dict[str, Value] = {
         name: getattr(args, name) for name in ("mode", "model", "device") if getattr(args, name)
     }
-    known = {option.name: option.value for option in options(Config())}
-    for pair in args.set:
-        name, equals, text = pair.partition("=")
-        if not equals or name not in known:
-            msg = f"--set {pair!r}: expected NAME=VALUE with NAME one of {', '.join(known)}"
-            raise ConfigError(msg)
-        values[name] = _parse(name, text, known[name])
+    values.update(_setting(pair, "--set") for pair in args.set)
     return values
+
+
+def _setting(pair: str, option: str) -> tuple[str, Value]:
+    """Read NAME=VALUE; `option` is where it was given, for errors."""
+    known = {option.name: option.value for option in options(Config())}
+    name, equals, text = pair.partition("=")
+    if not equals or name not in known:
+        msg = f"{option} {pair!r}: expected NAME=VALUE with NAME one of {', '.join(known)}"
+        raise ConfigError(msg)
+    return name, _parse(name, text, known[name])
 
 
 def _parse(name: str, text: str, like: Value) -> Value:

@@ -27,6 +27,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from seg_node.core.types import DataError
+from seg_node.data.mcap_remains import describe_remains
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -313,7 +314,9 @@ class McapStorage:
                     "ROS 2's: filter it out, or record with rosbag2"
                 )
                 raise DataError(msg) from error
-            raise
+            with _readable(path):
+                msg = f"{error}; {describe_remains(path)}"
+            raise DataError(msg) from error
         counts: Counter[TopicKey] = Counter()
         others: dict[str, str] = {}
         self._connections = []

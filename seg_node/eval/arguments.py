@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
-    from seg_node.core.config import Config
+    from seg_node.core.config import Config, Value
     from seg_node.eval.replay_command import Request
+    from seg_node.eval.sweep import Axis
 
 
 def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +45,14 @@ def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
         help="most time between a label of --reference labels:DIR and its frame (default: 5)",
     )
     parser.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="NAME=V1,V2",
+        help="replay with each of these values of a setting, without pictures; of several, with "
+        "every combination",
+    )
+    parser.add_argument(
         "--require",
         metavar="RULES",
         help="such as 'miou_drop<=1.0,p95_ms<=33'; exit status 1 if one is broken",
@@ -58,6 +68,29 @@ def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on with what Ctrl-C has left in --out"
     )
+
+
+def replay_axes(
+    args: argparse.Namespace, setting: Callable[[str, str], tuple[str, Value]]
+) -> tuple[Axis, ...]:
+    """Return what --sweep varies.
+
+    Args:
+        args: the parsed options.
+        setting: reads NAME=VALUE; its second argument is the option, for errors.
+
+    Raises:
+        ConfigError: there is no such setting, or a value is not of its type.
+
+    """
+    from seg_node.eval.sweep import Axis  # noqa: PLC0415 - loads torch
+
+    axes = []
+    for text in args.sweep:
+        name, _, values = text.partition("=")
+        pairs = [setting(f"{name}={value}", "--sweep") for value in values.split(",")]
+        axes.append(Axis(name, tuple(value for _, value in pairs)))
+    return tuple(axes)
 
 
 def replay_request(args: argparse.Namespace, config: Config, modes: tuple[str, ...]) -> Request:

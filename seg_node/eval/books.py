@@ -233,8 +233,7 @@ def _received(outcome: Outcome) -> Sample:
     sample = outcome.arrival.sample
     if outcome.lateness_ns is None:
         return sample
-    arrived_ns = sample.frame.stamp_ns if sample.receive_ns is None else sample.receive_ns
-    return replace(sample, receive_ns=arrived_ns + outcome.lateness_ns)
+    return replace(sample, receive_ns=sample.frame.stamp_ns + outcome.lateness_ns)
 
 
 def _row(mode: str, outcome: Outcome, score: FrameScore) -> FrameRow:

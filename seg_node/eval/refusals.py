@@ -25,8 +25,8 @@ def check_recording(source: Source) -> None:
     the container. Pictures are decoded up to the second different one.
 
     Raises:
-        DataError: a header stamp is missing or lies before the one before it, or all pictures
-            are alike.
+        DataError: a header stamp is missing or lies before the one before it, no picture can be
+            used, or all are alike.
 
     """
     _check_stamps(source)
@@ -56,10 +56,17 @@ def _check_pictures(source: Source) -> None:
             first = sample.frame
         elif not np.array_equal(first.image, sample.frame.image):
             return
-    if first is not None:  # without any picture the replay says why
-        what = "holds a single picture" if count == 1 else f"shows one picture {count} times"
-        msg = (
-            f"{source.spec} {what}: modes that reuse the past would seem free on it; give a "
-            "recording with at least two different frames"
-        )
-        raise DataError(msg)
+    if first is None:
+        raise DataError(nothing_usable(source))
+    what = "holds a single picture" if count == 1 else f"shows one picture {count} times"
+    msg = (
+        f"{source.spec} {what}: modes that reuse the past would seem free on it; give a "
+        "recording with at least two different frames"
+    )
+    raise DataError(msg)
+
+
+def nothing_usable(source: Source) -> str:
+    """Return why a whole pass over a source gave no image."""
+    reasons = "; ".join(f"{count} x {text}" for text, count in source.skipped.items())
+    return f"no image of {source.spec} can be used: {reasons or source.shortfall() or 'none came'}"

@@ -22,6 +22,7 @@ from seg_node.eval.clocks import EVERY_FRAME, EveryFrame
 from seg_node.eval.compare import change_table, COMPARE
 from seg_node.eval.outputs import prepare_out, RESULTS, spread_indices
 from seg_node.eval.progress import noted_interrupt, progress
+from seg_node.eval.refusals import nothing_usable
 from seg_node.eval.report import conclude, REPORT
 from seg_node.eval.results import make_results, write_json
 from seg_node.eval.resume import Earlier, RESUME, save
@@ -183,7 +184,7 @@ def _check_done(source: Source, out: Path, done: int, interrupt: Interrupt) -> N
     """
     if done or interrupt:
         return
-    problem = _nothing_usable(source)
+    problem = nothing_usable(source)
     write_json({"command": COMMAND, "interrupted": False, "error": problem}, out / RESULTS)
     raise DataError(problem)
 
@@ -231,11 +232,6 @@ def describe_source(source: Source, stamps: Counter[str], rate_hz: float) -> dic
         "shortfall": source.shortfall(),
         "sha256": source.fingerprint(),
     }
-
-
-def _nothing_usable(source: Source) -> str:
-    reasons = "; ".join(f"{count} x {text}" for text, count in source.skipped.items())
-    return f"no image of {source.spec} can be used: {reasons or source.shortfall() or 'none came'}"
 
 
 def summary(results: dict[str, Any], out: Path) -> str:
