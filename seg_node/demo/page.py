@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from seg_node.core.types import ClassInfo
 
 VIEWS = {
-    "image": "the image",
+    "image": "as it was played",
     "mask": "class colours over the image",
     "plan": "what was computed in this frame is bright, the rest is dark",
     "age": "how old the newest full computation of each block is",
