@@ -186,6 +186,21 @@ class ReuseConfig:
 
 
 @dataclass(frozen=True)
+class GateConfig:
+    """What the gates of mode stmg drop."""
+
+    threshold: float = _setting(
+        0.5,
+        Limits(
+            "A residual block is left out where its gate scores below it, and what it made before "
+            "is reused; 0 computes everything, 1 only what is due by age.",
+            low=0.0,
+            high=1.0,
+        ),
+    )
+
+
+@dataclass(frozen=True)
 class PublishConfig:
     """What goes out beside mask and stats."""
 
@@ -258,8 +273,10 @@ class Config:
             "policy.high_fraction of the blocks at full and the others at half resolution; warp "
             "computes every keyframe_interval-th frame and moves its result to the frames "
             "between; arseg computes those at half resolution, sharpened by what was moved; "
-            "adaptive computes in each frame the blocks that are worth it within the budget.",
-            choices=("dense", "segblocks", "warp", "arseg", "adaptive"),
+            "stmg leaves out residual blocks of the network where little changed, and reuses what "
+            "they made; adaptive computes in each frame the blocks that are worth it within the "
+            "budget.",
+            choices=("dense", "segblocks", "warp", "arseg", "stmg", "adaptive"),
         ),
     )
     keyframe_interval: int = _setting(
@@ -303,6 +320,7 @@ class Config:
             ConfigError: a setting may not have its value.
 
         """
+    gate: GateConfig = field(default_factory=GateConfig)
         for option in options(self):
             option.limits.check(option.name, option.value)
         if self.block_size % 32:

@@ -16,6 +16,8 @@ from seg_node.core.config import Config
 from seg_node.core.costs import dense_macs, MacCounter
 from seg_node.core.fusion import enlarge
 from seg_node.core.history import History
+from seg_node.core.gate import Gated
+from seg_node.core.gated import GatedHistory
 from seg_node.core.masks import decide, resize_result
 from seg_node.core.policy import NOTHING, Remembers
 from seg_node.core.sparse import split
@@ -40,11 +42,15 @@ LACKS = {
 }
 """What a model lacks that cannot run a mode, and what to do about it."""
 
+    "stmg": "no residual block that can be gated (docs/gates.md); choose another mode",
 WARM_UP_CAMERA = "warm-up"
 
 
 class SegmentationNetwork(Protocol):
     """The face of a network; every network of `nets/` has it, and a user's own (`nets/plugin.py`).
+AnyHistory = History | BlockHistory | GatedHistory
+"""What is remembered of a camera."""
+
 
     A network is also a `torch.nn.Module`, and calling it on an image is `head(features(image))`.
     In eval mode it works at any image size and is deterministic.
@@ -150,7 +156,7 @@ class Segmenter:
         self._face = cast("SegmentationNetwork", self._net)
         self._macs: dict[tuple[int, int], int] = {}
         self._ended_ns = clock()
-        self._histories: dict[str, History | BlockHistory] = {}
+        self._histories: dict[str, AnyHistory] = {}
 
     def _placed(self, net: nn.Module) -> nn.Module:
         net = net.to(self.compute.device, self.compute.dtype).eval()
@@ -204,7 +210,7 @@ class Segmenter:
             image = self._uploaded(frame.image)
         config = self.config
         policy = self.policies[config.mode]
-        history = self._history(frame.camera, policy.remembers)
+        history = self._history(frame.camera, policy)
         with timer.stage("motion"):
             past = history.look(frame, config) if history else NOTHING
         with timer.stage("plan"):
@@ -250,9 +256,9 @@ class Segmenter:
         pixels = image if image.flags.c_contiguous and image.flags.writeable else image.copy()
         return torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.compute.device)
 
-    def _history(self, camera: str, remembers: Remembers) -> History | BlockHistory | None:
+    def _history(self, camera: str, policy: BlockPolicy) -> AnyHistory | None:
         """Return what is remembered of a camera; nothing is, in modes without a use for it."""
-        history = self._histories.get(camera)
+        history, remembers = self._histories.get(camera), policy.remembers
         if history is None or history.remembers is not remembers:
             self._histories.pop(camera, None)
             history = None
@@ -264,13 +270,17 @@ class Segmenter:
         return history
 
     def _execute(
-        self, frame: Frame, image: Tensor, plan: Plan, history: History | BlockHistory | None
+        self, frame: Frame, image: Tensor, plan: Plan, history: AnyHistory | None
     ) -> Tensor:
         """Return the logits of a plan, [1, classes, h, w] at the network's stride.
 
         A whole frame of one action takes the way without blocks.
         """
-        if isinstance(history, BlockHistory):
+        if history is None and isinstance(policy, Gated):
+            side, device = self.config.block_size, self.compute.device
+            history = GatedHistory(policy.blocks, policy.weights, side, device)
+            self._histories[camera] = history
+        if isinstance(history, BlockHistory | GatedHistory):
             return self._refresh(frame, image, plan, history)
         if (plan.grid == Action.HIGH).all():
             features = self._face.features(image)
@@ -290,7 +300,9 @@ class Segmenter:
         blocks: BlockTensor = self._net(split(image, layout))
         return blocks.combined()
 
-    def _refresh(self, frame: Frame, image: Tensor, plan: Plan, history: BlockHistory) -> Tensor:
+    def _refresh(
+        self, frame: Frame, image: Tensor, plan: Plan, history: BlockHistory | GatedHistory
+    ) -> Tensor:
         """Return the logits of a plan of HIGH and REUSE blocks, and remember what was computed."""
         if (plan.grid == Action.HIGH).all():
             with history.recorder():
@@ -301,6 +313,8 @@ class Segmenter:
             return history.logits()
         size = (image.shape[-2], image.shape[-1])
         layout = BlockLayout(plan.grid[None], self.config.block_size, size, device=image.device)
+        if isinstance(history, GatedHistory):
+            return history.logits(frame, image, plan, self._net)
         computed: BlockTensor = self._net(split(image, layout, history.background(plan.grid)))
         logits = computed.combined(base=history.logits())
         history.keep(frame, logits, plan.grid)

@@ -34,6 +34,8 @@ class Remembers(Enum):
     """The newest frame that was computed in full."""
     BLOCKS = auto()
     """The newest computation of each block, in the frame where it was computed."""
+    GATED = auto()
+    """The newest computation of each block by each residual block of the network."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,21 @@ class BlockPast:
 
 
 @dataclass(frozen=True)
+class GatePast:
+    """What a policy may know of what each residual block left in each block.
+
+    Attributes:
+        distortion: mean absolute difference, in grey levels 0..255, of the present image from
+            that in which the content was computed, float [G, gh, gw].
+        oldest_ms: the longest time since a pixel was computed, float [G, gh, gw].
+
+    """
+
+    distortion: NDArray[np.floating]
+    oldest_ms: NDArray[np.floating]
+
+
+@dataclass(frozen=True)
 class Past:
     """What a policy may know of earlier frames.
 
@@ -66,6 +83,7 @@ class Past:
         frames: frames since the newest full computation, this one included: 1 right after it.
         blocks: what is known of each block, where blocks are remembered.
         camera: name of the camera.
+        gates: what is known of each residual block, where these are remembered.
 
     """
 
@@ -73,6 +91,7 @@ class Past:
     frames: int = 0
     blocks: BlockPast | None = None
     camera: str = ""
+    gates: GatePast | None = None
 
 
 NOTHING = Past()

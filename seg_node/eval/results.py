@@ -78,6 +78,7 @@ class ModeRecord:
     dense_macs: int = 0
     age_ms: list[float] = field(default_factory=list)
     actions: dict[Action, float] = field(default_factory=lambda: dict.fromkeys(Action, 0.0))
+    gated: list[float] = field(default_factory=list)
     lateness_ms: list[float] = field(default_factory=list)
     labelled: int = 0
     labelled_missed: int = 0
@@ -120,6 +121,8 @@ class ModeRecord:
         self.age_ms.append(float(result.age_ms.max()))
         for action in Action:
             self.actions[action] += result.plan.fraction(action)
+        if result.plan.gates is not None:
+            self.gated.append(float(1 - result.plan.gates.mean()))
         agreement = _agreeing(self.against_dense, dense, result.labels)
         if truth is None:
             return FrameScore(agreement=agreement)
@@ -235,13 +238,13 @@ class ModeRecord:
         }
 
     def _fractions(self, frames: int) -> dict[str, float | None]:
-        """Return the mean share of each action; no mode gates yet, so `gated` does not apply."""
+        """Return the mean share of each action, and of residual blocks' bins that were dropped."""
         shares = {a.name.lower(): self.actions[a] / frames if frames else None for a in Action}
         return {
             "high": shares["high"],
             "low": shares["low"],
             "reuse": shares["reuse"],
-            "gated": None,
+            "gated": float(np.mean(self.gated)) if self.gated else None,
         }
 
 
@@ -252,6 +255,7 @@ _PLAIN = (
     "dense_macs",
     "age_ms",
     "lateness_ms",
+    "gated",
     "labelled",
     "labelled_missed",
     "dropped",

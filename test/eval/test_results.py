@@ -46,6 +46,19 @@ def test_agreement_is_that_with_the_labels_of_dense() -> None:
     assert records["dense"].summary(records["dense"])["agreement"] is None
 
 
+def test_gated_is_the_mean_share_of_dropped_bins() -> None:
+    """Of two residual blocks in two bins: one of four dropped, then all; None without gates."""
+    record = ModeRecord(2)
+    assert record.summary()["fractions"]["gated"] is None
+    plain = result([[0, 1, 1, 1]])
+    for gates in ([[[True, True]], [[True, False]]], [[[False, False]], [[False, False]]]):
+        record.add(replace(plain, plan=replace(plain.plan, gates=np.array(gates))))
+    assert record.summary()["fractions"]["gated"] == pytest.approx(5 / 8)
+    again = ModeRecord(2)
+    again.restore(record.state())
+    assert again.summary()["fractions"]["gated"] == pytest.approx(5 / 8)
+
+
 def test_without_dense_there_is_nothing_to_compare_with() -> None:
     records = {"warp": ModeRecord(2)}
     count_frame(records, "street:1", sample(None), {"warp": result([[0, 1, 1, 1]])})

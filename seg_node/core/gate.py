@@ -1,0 +1,141 @@
+"""Gates of residual blocks: which of them are computed where, by how much the image changed."""
+
+from __future__ import annotations
+
+from typing import Protocol, TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from seg_node.core.blocks import grid_shape
+from seg_node.core.policy import NOTHING, Remembers
+from seg_node.core.types import Action, ConfigError, Plan, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from seg_node.core.config import Config
+    from seg_node.core.policy import GatePast, Past
+    from seg_node.core.residual import ResidualBlock
+    from seg_node.core.types import StepReport
+
+TOLERANCE = 1.0
+"""Distortion at which an untrained gate is undecided, in grey levels per pixel of its stride.
+
+Late blocks, of large strides, stand more: with all bins reused for eight frames, those of stride
+16 and 32 cost 0.3 points of mIoU, those of stride 4 and 8 several.
+"""
+
+WHOLE = 0.75
+"""Where more of the bins than this are kept, all are: bins, with what lies around them, would
+cost as much as the whole."""
+
+_GOLDEN = 0.6180339887498949
+
+
+class GateScore(Protocol):
+    """Says for each residual block and bin how much it is worth computing."""
+
+    def __call__(self, past: GatePast, config: Config) -> NDArray[np.floating]:
+        """Return scores 0..1, float [G, gh, gw]; more distortion never scores less."""
+        ...
+
+    def macs(self, grid: tuple[int, int]) -> int:
+        """Return the MACs of scoring a grid (gh, gw)."""
+        ...
+
+
+class DistortionGate:
+    """Scores by distortion alone: 0.5 at `TOLERANCE` times the stride; needs no training.
+
+    Args:
+        blocks: the residual blocks.
+
+    """
+
+    def __init__(self, blocks: Sequence[ResidualBlock]) -> None:
+        """Set what each block stands."""
+        strides = np.array([block.stride for block in blocks], np.float64)
+        self._tolerance = TOLERANCE * strides[:, None, None]
+
+    def __call__(self, past: GatePast, config: Config) -> NDArray[np.floating]:  # noqa: ARG002 - it has no other input
+        """Return scores 0..1, float [G, gh, gw]."""
+        scores: NDArray[np.floating] = past.distortion / (past.distortion + self._tolerance)
+        return scores
+
+    def macs(self, grid: tuple[int, int]) -> int:  # noqa: ARG002 - the same for all
+        """Return 0: convolutions and matrix products count, and there are none."""
+        return 0
+
+
+class Gated:
+    """Computes residual blocks where their gates score `gate.threshold` or more: mode `stmg`.
+
+    Also where they are due by age: `max_age_ms`, or up to half of that less, another share in
+    every bin, so that bins that were computed together do not come due together.
+
+    Args:
+        blocks: the residual blocks of the network, in the order in which they run.
+        score: scores them; by distortion alone if None.
+        weights: see `seg_node.core.gated.GatedHistory`; all of the input's change is passed on if
+            None.
+
+    Raises:
+        ConfigError: there are no residual blocks.
+
+    """
+
+    remembers = Remembers.GATED
+
+    def __init__(
+        self,
+        blocks: Sequence[ResidualBlock],
+        score: GateScore | None = None,
+        weights: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Take the blocks."""
+        if not blocks:
+            msg = "the network has no residual block that can be gated; use another mode"
+            raise ConfigError(msg)
+        self.blocks = blocks
+        self.score = score or DistortionGate(blocks)
+        self.weights = weights or [torch.ones(block.channels) for block in blocks]
+
+    def plan(self, image: Tensor, config: Config, past: Past = NOTHING) -> Plan:
+        """Return which residual blocks are computed where.
+
+        The grid says HIGH where at least half of them are, elsewhere REUSE.
+        """
+        grid = grid_shape(image.shape[-2], image.shape[-1], config.block_size)
+        if past.lost is not None or past.gates is None:
+            kept = np.ones((len(self.blocks), *grid), np.bool_)
+            return Plan(_grid(kept), past.lost or Reason.FIRST, gates=kept)
+        kept = self.score(past.gates, config) >= config.gate.threshold
+        kept |= past.gates.oldest_ms > config.max_age_ms * _patience(grid)
+        kept[kept.mean((1, 2)) > WHOLE] = True
+        distortion = float(past.gates.distortion.mean())
+        return Plan(_grid(kept), Reason.GATED, distortion=distortion, gates=kept)
+
+    def learn(self, plan: Plan, report: StepReport, interval_ns: int) -> None:
+        """Forget it: cost does not change the choice."""
+
+    def macs(self, size: tuple[int, int], side: int) -> int:
+        """Return the MACs of the scores."""
+        return self.score.macs(grid_shape(*size, side))
+
+
+def _grid(kept: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return `Action` by bin."""
+    return np.where(kept.mean(0) >= 0.5, Action.HIGH, Action.REUSE).astype(np.uint8)  # noqa: PLR2004 - half
+
+
+def _patience(grid: tuple[int, int]) -> NDArray[np.float64]:
+    """Return after which part of the allowed age each bin is due, 0.5..1, [gh, gw].
+
+    Due is one by what it would be in the present frame, so none gets older than allowed.
+    """
+    number = np.arange(1, 1 + grid[0] * grid[1])
+    return (1 - number * _GOLDEN % 1 / 2).reshape(grid)

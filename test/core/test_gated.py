@@ -1,0 +1,291 @@
+"""Mode stmg through `Segmenter.step`: the laws, for three networks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from seg_node.core.blocks import grid_shape
+from seg_node.core.config import Config, Value
+from seg_node.core.gate import Gated
+from seg_node.core.gated import GatedHistory
+from seg_node.core.pipeline import Segmenter
+from seg_node.core.policy import NOTHING, UNTRAINED
+from seg_node.core.residual import find_residual_blocks
+from seg_node.core.types import Action, ConfigError, Frame, Plan, Reason
+from seg_node.data.street import Street
+from seg_node.nets.build import build_network
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import nn, Tensor
+
+    from seg_node.core.policy import Past
+    from seg_node.core.types import StepResult
+
+STEP_NS = 66_000_000
+SIZE = (45, 75)
+SIDE = 32
+NETS = ("swiftnet18-half", "bisenet18", "pspnet18")
+
+
+class Chosen(Gated):
+    """Keeps what given gates say, once the first frame is known."""
+
+    def choose(self, gates: Sequence[NDArray[np.bool_]]) -> Chosen:
+        """Take the gates of the frames after the first."""
+        self.gates = list(gates)
+        return self
+
+    def plan(self, image: Tensor, config: Config, past: Past = NOTHING) -> Plan:
+        """Return the next gates."""
+        first = super().plan(image, config, past)
+        if past.lost is not None:
+            return first
+        return replace(first, gates=self.gates.pop(0))
+
+
+def stmg(net: nn.Module, policy: Gated | None = None, **values: Value) -> Segmenter:
+    settings = {"mode": "stmg", "block_size": SIDE, "device": "cpu", **values}
+    config = Config().updated({name.replace("__", "."): x for name, x in settings.items()})
+    policy = policy or Gated(find_residual_blocks(net))
+    return Segmenter(net, {**UNTRAINED, "stmg": policy}, config)
+
+
+def dense(net: nn.Module) -> Segmenter:
+    return Segmenter(net, UNTRAINED, Config(device="cpu"))
+
+
+def frames(images: Sequence[NDArray[np.uint8]]) -> list[Frame]:
+    """Return images at 15 Hz; stamps begin at one second."""
+    return [
+        Frame(image, 1_000_000_000 + i * STEP_NS, "optical", "front")
+        for i, image in enumerate(images)
+    ]
+
+
+def still(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> list[Frame]:
+    coarse = np.random.default_rng(seed).integers(0, 256, (7, 9, 3)).astype(np.uint8)
+    image = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
+    return frames([np.asarray(image, np.uint8)] * count)
+
+
+@pytest.fixture(scope="module")
+def street() -> list[Frame]:
+    cv2.setNumThreads(1)
+    return frames([made.frame.image for made in Street(3, 128, 96).frames(12)])
+
+
+@pytest.fixture(scope="module")
+def small(street: list[Frame]) -> list[Frame]:
+    return [replace(frame, image=frame.image[:64, :96].copy()) for frame in street[:3]]
+
+
+@pytest.fixture(scope="module", params=NETS)
+def any_net(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(1)
+    return build_network(request.param, 5).eval()
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    torch.manual_seed(1)
+    return build_network("swiftnet18-half", 5).eval()
+
+
+def assert_same(one: StepResult, other: StepResult) -> None:
+    np.testing.assert_array_equal(one.labels, other.labels)
+    np.testing.assert_array_equal(one.confidence, other.confidence)
+
+
+def some_gates(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> list[NDArray[np.bool_]]:
+    shape = (8, *grid_shape(*size, SIDE))
+    gates = list(np.random.default_rng(seed).random((count, *shape)) < 0.5)
+    for gate in gates:
+        gate[:, 0, 0], gate[:, 0, 1] = True, False
+    return gates
+
+
+def test_law_4_open_gates_are_the_network_without_gates(
+    any_net: nn.Module, small: list[Frame]
+) -> None:
+    pipeline, reference = stmg(any_net, gate__threshold=0.0), dense(any_net)
+    for index, frame in enumerate(small[:2]):
+        found, expected = pipeline.step(frame), reference.step(frame)
+        assert_same(found, expected)
+        assert found.report.macs == expected.report.macs
+        assert not found.age_ms.any()
+        assert (found.plan.grid == Action.HIGH).all()
+        assert found.plan.gates is not None
+        assert found.plan.gates.all()
+        assert found.plan.reason is (Reason.GATED if index else Reason.FIRST)
+
+
+@pytest.mark.parametrize("source", ["none", "flow"])
+def test_law_2_what_stands_still_stays_bit_for_bit(any_net: nn.Module, source: str) -> None:
+    """Also after bins were computed of another picture, whatever part of a change passes on."""
+    blocks = find_residual_blocks(any_net)
+    weights = [torch.rand(block.channels) for block in blocks]
+    none = np.zeros_like(some_gates(1)[0])
+    policy = Chosen(blocks, weights=weights).choose([*some_gates(1), none, none])
+    pipeline = stmg(any_net, policy, motion__source=source)
+    before, *others = still(4)
+    image = others[0].image.copy()
+    image[:40, :60] -= image[:40, :60] // 8
+    pipeline.step(before)
+    first, *results = [pipeline.step(replace(frame, image=image)) for frame in others]
+    for result in results:
+        assert_same(result, first)
+        assert result.report.macs < first.report.macs
+        assert (result.plan.grid == Action.REUSE).all() == (result.plan.distortion == 0)
+
+
+def test_law_2_nothing_moves_nothing_is_computed(net: nn.Module) -> None:
+    pipeline = stmg(net, max_age_ms=60000.0)
+    first, *others = [pipeline.step(frame) for frame in still(5)]
+    for index, result in enumerate(others, start=1):
+        assert (result.plan.grid == Action.REUSE).all()
+        assert_same(result, first)
+        np.testing.assert_array_equal(result.age_ms, index * 66)
+
+
+def test_bins_of_a_still_picture_are_those_of_the_dense_network(any_net: nn.Module) -> None:
+    """Computed amid remembered ones, and remembered amid computed ones, time and again."""
+    policy = Chosen(find_residual_blocks(any_net)).choose(some_gates(3))
+    pipeline = stmg(any_net, policy, motion__source="none")
+    first, *others = [pipeline.step(frame) for frame in still(4)]
+    for result in others:
+        off = np.abs(result.confidence.astype(int) - first.confidence)
+        assert off.max() <= 1
+        assert (result.labels != first.labels).mean() < 1e-3
+        assert 0 < result.report.macs < result.report.dense_macs
+
+
+def test_law_7_the_count_is_that_of_the_operations_that_run(
+    any_net: nn.Module, small: list[Frame]
+) -> None:
+    policy = Chosen(find_residual_blocks(any_net)).choose(some_gates(2, (64, 96)))
+    pipeline = stmg(any_net, policy)
+    pipeline.step(small[0])
+    for frame in small[1:]:
+        with FlopCounterMode(display=False) as counter:
+            result = pipeline.step(frame)
+        assert 0 < result.report.macs == counter.get_total_flops() // 2
+
+
+def test_law_8_no_pixel_is_older_than_allowed(net: nn.Module, street: list[Frame]) -> None:
+    """Though gates drop all they may; and not all bins are due at once."""
+    pipeline = stmg(net, max_age_ms=330.0, gate__threshold=1.0)
+    oldest, kept = [], []
+    for frame in street:
+        result = pipeline.step(frame)
+        assert result.plan.gates is not None
+        oldest.append(int(result.age_ms.max()))
+        kept.append(float(result.plan.gates.mean()))
+        assert result.age_ms.shape == result.plan.grid.shape
+    assert 330 - 66 <= max(oldest) <= 330
+    assert max(kept[1:]) < 0.75
+
+
+def test_ages_are_those_of_what_a_bin_was_computed_from(net: nn.Module) -> None:
+    """A block that is computed from an old result is as old as that."""
+    gates = np.zeros((3, 8, *grid_shape(*SIZE, SIDE)), np.bool_)
+    gates[0, 4:], gates[1, :, 0, 0] = True, True
+    pipeline = stmg(net, Chosen(find_residual_blocks(net)).choose(list(gates)))
+    ages = [pipeline.step(frame).age_ms for frame in still(4)]
+    np.testing.assert_array_equal(ages[1], 66)
+    assert ages[2][0, 0] == 0
+    assert ages[2].max() == 132
+    assert (ages[3][0, 0], ages[3].max()) == (66, 198)
+
+
+def test_law_6_two_runs_are_bit_identical(net: nn.Module, street: list[Frame]) -> None:
+    first, second = stmg(net), stmg(net)
+    for frame in street[:4]:
+        one, other = first.step(frame), second.step(frame)
+        assert_same(one, other)
+        assert one.plan.gates is not None
+        assert other.plan.gates is not None
+        np.testing.assert_array_equal(one.plan.gates, other.plan.gates)
+        assert one.report.macs == other.report.macs
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"image": still(1, seed=9)[0].image}, Reason.SCENE_CUT),
+        ({"image": still(1, (64, 128))[0].image}, Reason.CAMERA),
+        ({"frame_id": "another"}, Reason.CAMERA),
+        ({"stamp_ns": 10_000_000_000}, Reason.GAP),
+    ],
+    ids=lambda value: value.name if isinstance(value, Reason) else "",
+)
+def test_a_jump_forces_a_full_frame(
+    net: nn.Module, change: dict[str, object], reason: Reason
+) -> None:
+    pipeline = stmg(net)
+    before, after, _ = still(3)
+    pipeline.step(before)
+    frame = replace(after, **change)  # type: ignore[arg-type]  # fields of a frame
+    result = pipeline.step(frame)
+    assert result.plan.reason is reason
+    assert_same(result, dense(net).step(frame))
+    later = pipeline.step(replace(frame, stamp_ns=frame.stamp_ns + STEP_NS))
+    assert later.plan.reason is Reason.GATED
+    assert_same(later, result)
+
+
+def test_an_asked_frame_is_computed_in_full(net: nn.Module) -> None:
+    pipeline = stmg(net)
+    first, second, third = still(3)
+    pipeline.step(first)
+    pipeline.ask_full_frame()
+    assert pipeline.step(second).plan.reason is Reason.ASKED
+    assert pipeline.step(third).plan.reason is Reason.GATED
+
+
+def test_memory_follows_what_moves(net: nn.Module) -> None:
+    """With all reused, moved features give nearly what dense ones do; unmoved ones do not."""
+    rng = np.random.default_rng(4)
+    planes = [rng.integers(0, 256, (n, 2 * n, 3)).astype(np.uint8) for n in (5, 20, 60)]
+    wide = np.mean([cv2.resize(p, (640, 160), interpolation=cv2.INTER_CUBIC) for p in planes], 0)
+    shift = [np.array([[1, 0, -4.0 * i], [0, 1, -8]], np.float32) for i in range(5)]
+    shown = frames([cv2.warpAffine(wide, m, (256, 96)).astype(np.uint8) for m in shift])
+    expected = dense(net).step(shown[-1]).confidence.astype(float)
+    off = {}
+    for source in ("flow", "none"):
+        pipeline = stmg(net, gate__threshold=1.0, motion__source=source)
+        found = [pipeline.step(frame) for frame in shown][-1].confidence
+        off[source] = np.abs(found - expected)[16:-16, 16:-48].mean()
+    assert off["flow"] < 0.5 * off["none"]
+
+
+def test_the_network_is_left_as_it_was(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = stmg(net)
+    first, second, _ = still(3)
+    pipeline.step(first)
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(GatedHistory, "_reused", fail)
+    with pytest.raises(MemoryError):
+        pipeline.step(second)
+    for block in find_residual_blocks(net):
+        assert "forward" not in vars(block.module)
+    assert_same(dense(net).step(second), dense(net).step(first))
+
+
+def test_a_network_without_residual_blocks_is_refused(net: nn.Module) -> None:
+    with pytest.raises(ConfigError, match="no residual block that can be gated"):
+        Gated(())
+    with pytest.raises(ConfigError, match=r"mode is 'stmg'.*no residual block"):
+        Segmenter(net, UNTRAINED, Config(mode="stmg", device="cpu"))
