@@ -139,7 +139,7 @@ def test_planted_violation_is_found(tmp_path: Path, file: str, code: str) -> Non
         ("core/a.py", "from . import types"),
         ("core/a.py", "from seg_node import __version__"),
         ("data/a.py", "from rosbags.typesys import Stores"),
-        ("nets/a.py", "from seg_node.kernels.build import build_kernels"),
+        ("nets/a.py", "from seg_node.kernels.build import choose_kernels"),
         ("train/a.py", "from seg_node.nets import build\nfrom seg_node.data import video"),
         ("ros/a.py", "import rclpy\nfrom seg_node.nets.build import load_model"),
         ("ros/a.py", "from seg_node.data.image_conversion import to_frame"),

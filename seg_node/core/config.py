@@ -242,6 +242,15 @@ class Config:
             live=False,
         ),
     )
+    kernels: str = _setting(
+        "auto",
+        Limits(
+            "What computes blocks: triton (fused kernels for CUDA devices), torch (any device), "
+            "or auto (triton on a CUDA device where it is installed, else torch).",
+            choices=("auto", "triton", "torch"),
+            live=False,
+        ),
+    )
     threads: int = _setting(
         0,
         Limits("CPU threads of the network; 0 = as torch chooses.", low=0, high=1024, live=False),

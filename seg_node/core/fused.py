@@ -61,7 +61,7 @@ class KernelBlocks(BlockTensor):
             ModelError: the function has no block-sparse form.
 
         """
-        kwargs = dict(kwargs or {})
+        args, kwargs = _settled(args), dict(kwargs or {})
         if "inplace" in kwargs:  # a convolution that waits may still have to read the blocks
             kwargs["inplace"] = False
         if func in FORMS:
@@ -71,6 +71,18 @@ class KernelBlocks(BlockTensor):
     def __add__(self, other: Any) -> Any:
         """Add a number, a tensor that broadcasts, or blocks."""
         return other + self if isinstance(other, Deferred) else super().__add__(other)
+
+    def __sub__(self, other: Any) -> BlockTensor:
+        """Subtract."""
+        return super().__sub__(_settled(other))
+
+    def __mul__(self, other: Any) -> BlockTensor:
+        """Multiply pixel by pixel."""
+        return super().__mul__(_settled(other))
+
+    def __truediv__(self, other: Any) -> BlockTensor:
+        """Divide pixel by pixel."""
+        return super().__truediv__(_settled(other))
 
     def sources(
         self, window: Window, *, looks_around: bool = True, clamp: bool = False
@@ -327,7 +339,7 @@ def _settled(value: Any) -> Any:
     """Return a value, or each of several, with blocks made that wait."""
     if isinstance(value, Deferred):
         return value.done()
-    if isinstance(value, list | tuple) and any(isinstance(item, Deferred) for item in value):
+    if type(value) in {list, tuple}:
         return type(value)(_settled(item) for item in value)
     return value
 

@@ -14,6 +14,7 @@ from seg_node.core.block_history import BlockHistory
 from seg_node.core.blocks import BlockLayout, scaled
 from seg_node.core.config import Config
 from seg_node.core.costs import dense_macs, MacCounter
+from seg_node.core.fused import on_kernels
 from seg_node.core.fusion import enlarge
 from seg_node.core.history import History
 from seg_node.core.gate import Gated
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn, Tensor
 
+    from seg_node.core.backend import BlockKernels
+    from seg_node.core.background import Background
     from seg_node.core.policy import BlockPolicy
     from seg_node.core.sparse import BlockTensor
     from seg_node.core.types import Plan
@@ -130,6 +133,8 @@ class Segmenter:
             remembered features and where they are valid; `seg_node.nets.low.LowBranch`. None for
             modes without LOW frames that are sharpened by memory.
         clock: nanoseconds that never go back.
+        kernels: what computes blocks and decides masks; None for plain torch
+            (`seg_node.nets.build.build_kernels`).
 
     Raises:
         ConfigError: the config asks for a device or precision that this machine lacks, or a mode
@@ -137,15 +142,19 @@ class Segmenter:
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts that it is put together from
         self,
         net: nn.Module,
         policies: Mapping[str, BlockPolicy],
         config: Config | None = None,
         low: nn.Module | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
+        *,
+        kernels: BlockKernels | None = None,
     ) -> None:
         """Move the network to its device."""
+        self._kernels = kernels
+        self._decide = decide if kernels is None else kernels.decide
         self.config = config or Config()
         self.compute = choose_compute(self.config)
         self.policies = policies
@@ -219,7 +228,7 @@ class Segmenter:
             with timer.stage("execute"), MacCounter() as counter:
                 logits = self._execute(frame, image, plan, history)
             with timer.stage("decide"):
-                labels, confidence = decide(
+                labels, confidence = self._decide(
                     logits, self._face.stride, (image.shape[-2], image.shape[-1])
                 )
         with timer.stage("finish"):
@@ -297,7 +306,7 @@ class Segmenter:
             return enlarge(self._net(halved(image)), size)
         size = (image.shape[-2], image.shape[-1])
         layout = BlockLayout(plan.grid[None], self.config.block_size, size, device=image.device)
-        blocks: BlockTensor = self._net(split(image, layout))
+        blocks: BlockTensor = self._net(self._cut(image, layout))
         return blocks.combined()
 
     def _refresh(
@@ -315,10 +324,19 @@ class Segmenter:
         layout = BlockLayout(plan.grid[None], self.config.block_size, size, device=image.device)
         if isinstance(history, GatedHistory):
             return history.logits(frame, image, plan, self._net)
-        computed: BlockTensor = self._net(split(image, layout, history.background(plan.grid)))
+        background = history.background(plan.grid)
+        computed: BlockTensor = self._net(self._cut(image, layout, background))
         logits = computed.combined(base=history.logits())
         history.keep(frame, logits, plan.grid)
         return logits
+
+    def _cut(
+        self, image: Tensor, layout: BlockLayout, background: Background | None = None
+    ) -> BlockTensor:
+        """Return an image as the network's input on blocks."""
+        if self._kernels is None:
+            return split(image, layout, background)
+        return on_kernels(image, layout, background, self._kernels)
 
     def _dense_macs(self, image: Tensor) -> int:
         size = (image.shape[-2], image.shape[-1])

@@ -15,7 +15,7 @@ import torch
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import Remembers
 from seg_node.core.types import ConfigError
-from seg_node.nets.build import build_policies, load_model, Model
+from seg_node.nets.build import build_kernels, build_policies, load_model, Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -163,7 +163,8 @@ def build_session(
 
     """
     policies = build_policies(model, config) if policies is None else policies
-    segmenter = Segmenter(model.net, policies, config, model.low, clock)
+    kernels = build_kernels(model, config)
+    segmenter = Segmenter(model.net, policies, config, model.low, clock, kernels=kernels)
     dtype = str(segmenter.compute.dtype).removeprefix("torch.")
     device = f"{segmenter.compute.device} {dtype}"
     if segmenter.compute.device.type == "cpu":

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch.overrides import handle_torch_function, has_torch_function
 import triton
 from triton import language as tl
 
+from seg_node.core.costs import PRICED
 from seg_node.core.types import DataError
 from seg_node.kernels.tuning import form, number_of, on, power, tuned
 
@@ -126,6 +128,10 @@ def attend(
         DataError: the flow does not fit the features.
 
     """
+    tensors = (base, *operands)
+    if has_torch_function(tensors):  # somebody counts what is computed
+        fused: Tensor = handle_torch_function(attend, tensors, base, operands, valid, window, flow)
+        return fused
     number_of(base)
     n, c, h, w = base.shape
     if flow is not None and flow.shape != (n, h, w, 2):
@@ -149,3 +155,11 @@ def attend(
             CHANNELS=power(c),
         )
     return out.permute(0, 3, 1, 2)
+
+
+def _macs(base: Tensor, _operands: object, _valid: object, window: int, _flow: object) -> int:
+    """Count two products per pixel of a window, also where it leaves the image."""
+    return 2 * window * window * base.numel()
+
+
+PRICED[attend] = _macs

@@ -17,7 +17,7 @@ LOG = logging.getLogger(__name__)
 _said: set[str] = set()
 
 
-def build_kernels(choice: str, device: torch.device) -> BlockKernels | None:
+def choose_kernels(choice: str, device: torch.device) -> BlockKernels | None:
     """Return the kernels of a device; which ones is logged, once.
 
     Args:

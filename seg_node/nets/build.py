@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from seg_node.core.attention import local_attention
 from seg_node.core.budgeted import Budgeted
+from seg_node.core.pipeline import choose_compute
 from seg_node.core.policy import Interval, Ranked, UNTRAINED
 from seg_node.core.gate import Gated
 from seg_node.core.pipeline import choose_compute
 from seg_node.core.scores import Complexity, Heuristic, Middle, Random
 from seg_node.core.residual import find_residual_blocks
 from seg_node.core.types import Action, ModelError
+from seg_node.kernels.build import choose_kernels
 from seg_node.nets.bisenet import BiSeNet
 from seg_node.nets.decision import ComplexityNet
 from seg_node.nets.low import LowBranch
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from seg_node.core.backend import BlockKernels
     from seg_node.core.config import Config
     from seg_node.core.policy import BlockPolicy
     from seg_node.core.scores import BlockScore
@@ -143,6 +147,26 @@ def _ready(net: nn.Module, weights: Path, *, fold: bool) -> None:
     net.eval().requires_grad_(requires_grad=False)
     if fold:
         fold_batchnorm(net)
+
+
+def build_kernels(model: Model, config: Config) -> BlockKernels | None:
+    """Choose what computes blocks, and hand it to the fusion of the model too.
+
+    Args:
+        model: a loaded model.
+        config: settings; `kernels` says which, for the device that `device` resolves to.
+
+    Returns:
+        What a `Segmenter` takes; None for plain torch.
+
+    Raises:
+        ConfigError: the device is not to be had here, or the kernels do not run on it.
+
+    """
+    kernels = choose_kernels(config.kernels, choose_compute(config).device)
+    if model.low is not None:
+        model.low.fusion.attend = local_attention if kernels is None else kernels.attend
+    return kernels
 
 
 def build_policies(model: Model, config: Config) -> dict[str, BlockPolicy]:

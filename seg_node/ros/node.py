@@ -27,7 +27,7 @@ import torch
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.types import SegNodeError
 from seg_node.data.image_conversion import choose_converter
-from seg_node.nets.build import build_policies, load_model
+from seg_node.nets.build import build_kernels, build_policies, load_model
 from seg_node.ros import diagnostics, image_topics
 from seg_node.ros.activation import Activation
 from seg_node.ros.camera_diagnostics import report_cameras
@@ -126,7 +126,11 @@ class SegmentationNode(LifecycleNode):
         self._model = load_model(config.model)
         manifest = self._model.manifest
         self._segmenter = Segmenter(
-            self._model.net, build_policies(self._model, config), config, self._model.low
+            self._model.net,
+            build_policies(self._model, config),
+            config,
+            self._model.low,
+            kernels=build_kernels(self._model, config),
         )
         width, height = manifest.training_size
         self._segmenter.warm_up(height, width)

@@ -116,7 +116,8 @@ def test_what_reads_a_waiting_convolution_makes_it() -> None:
 
     def compute(blocks: Any) -> Any:
         y = conv(blocks)
-        total = (y + other(blocks) + 1.0 - y) * scale / (2.0 + torch.sigmoid(y))
+        total = (y + other(blocks) + 1.0 - y) * scale * y / (2.0 + torch.sigmoid(y))
+        total = total / (other(blocks) + 100.0) * 1e3 + y - other(blocks)
         first = torch.cat((total, y), 1)[..., :70, :60]
         mixed = torch.relu(0.5 * first + scale.repeat(1, 2, 1, 1) * first)
         return mixed + first.mean((2, 3), keepdim=True)

@@ -11,7 +11,7 @@ import torch
 
 from seg_node.core.types import ConfigError
 from seg_node.kernels import build
-from seg_node.kernels.build import build_kernels
+from seg_node.kernels.build import choose_kernels
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")
@@ -24,19 +24,19 @@ def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_cpus_run_torch_unless_asked(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    assert build_kernels("auto", CPU) is None
-    assert build_kernels("auto", CPU) is None
-    assert build_kernels("torch", CPU) is None
+    assert choose_kernels("auto", CPU) is None
+    assert choose_kernels("auto", CPU) is None
+    assert choose_kernels("torch", CPU) is None
     assert caplog.messages == ["blocks are computed by torch on cpu"]
 
 
 def test_gpus_run_triton_unless_asked(caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("triton", reason="triton is not installed")
     caplog.set_level(logging.INFO)
-    kernels = build_kernels("auto", GPU)
+    kernels = choose_kernels("auto", GPU)
     assert kernels is not None
     assert kernels.name == "triton"
-    assert build_kernels("torch", GPU) is None
+    assert choose_kernels("torch", GPU) is None
     assert caplog.messages == [
         "blocks are computed by triton on cuda",
         "blocks are computed by torch on cuda",
@@ -48,10 +48,10 @@ def test_a_missing_triton_is_said(
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(build, "find_spec", lambda _: None)
-    assert build_kernels("auto", GPU) is None
+    assert choose_kernels("auto", GPU) is None
     assert caplog.messages == ["blocks are computed by torch on cuda: triton is not installed"]
     with pytest.raises(ConfigError, match="which is not installed; pip install triton"):
-        build_kernels("triton", GPU)
+        choose_kernels("triton", GPU)
 
 
 def test_triton_on_a_cpu_is_refused() -> None:
@@ -59,9 +59,9 @@ def test_triton_on_a_cpu_is_refused() -> None:
     pytest.importorskip("triton", reason="triton is not installed")
     code = (
         "import os, sys; os.environ.pop('TRITON_INTERPRET', None)\n"
-        "import torch; from seg_node.kernels.build import build_kernels\n"
+        "import torch; from seg_node.kernels.build import choose_kernels\n"
         "from seg_node.core.types import ConfigError\n"
-        "try: build_kernels('triton', torch.device('cpu'))\n"
+        "try: choose_kernels('triton', torch.device('cpu'))\n"
         "except ConfigError as error: print(error)\n"
     )
     run = [sys.executable, "-c", code]
