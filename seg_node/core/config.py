@@ -320,6 +320,7 @@ class Config:
     motion: MotionConfig = field(default_factory=MotionConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     reuse: ReuseConfig = field(default_factory=ReuseConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
 
     def __post_init__(self) -> None:
@@ -329,7 +330,6 @@ class Config:
             ConfigError: a setting may not have its value.
 
         """
-    gate: GateConfig = field(default_factory=GateConfig)
         for option in options(self):
             option.limits.check(option.name, option.value)
         if self.block_size % 32:

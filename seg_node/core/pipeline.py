@@ -16,9 +16,9 @@ from seg_node.core.config import Config
 from seg_node.core.costs import dense_macs, MacCounter
 from seg_node.core.fused import on_kernels
 from seg_node.core.fusion import enlarge
-from seg_node.core.history import History
 from seg_node.core.gate import Gated
 from seg_node.core.gated import GatedHistory
+from seg_node.core.history import History
 from seg_node.core.masks import decide, resize_result
 from seg_node.core.policy import NOTHING, Remembers
 from seg_node.core.sparse import split
@@ -42,18 +42,18 @@ LACKS = {
     "segblocks": "no learned policy for it; choose a model that has one, or set policy.score to "
     "heuristic (applies on configure)",
     "arseg": "no half-resolution branch for it; choose a model that has one, or mode warp",
+    "stmg": "no residual block that can be gated (docs/gates.md); choose another mode",
 }
 """What a model lacks that cannot run a mode, and what to do about it."""
 
-    "stmg": "no residual block that can be gated (docs/gates.md); choose another mode",
 WARM_UP_CAMERA = "warm-up"
+
+AnyHistory = History | BlockHistory | GatedHistory
+"""What is remembered of a camera."""
 
 
 class SegmentationNetwork(Protocol):
     """The face of a network; every network of `nets/` has it, and a user's own (`nets/plugin.py`).
-AnyHistory = History | BlockHistory | GatedHistory
-"""What is remembered of a camera."""
-
 
     A network is also a `torch.nn.Module`, and calling it on an image is `head(features(image))`.
     In eval mode it works at any image size and is deterministic.
@@ -276,6 +276,10 @@ class Segmenter:
         if history is None and remembers is Remembers.BLOCKS:
             side, device = self.config.block_size, self.compute.device
             history = self._histories[camera] = BlockHistory(self._face.stride, side, device)
+        if history is None and isinstance(policy, Gated):
+            side, device = self.config.block_size, self.compute.device
+            history = GatedHistory(policy.blocks, policy.weights, side, device)
+            self._histories[camera] = history
         return history
 
     def _execute(
@@ -285,10 +289,6 @@ class Segmenter:
 
         A whole frame of one action takes the way without blocks.
         """
-        if history is None and isinstance(policy, Gated):
-            side, device = self.config.block_size, self.compute.device
-            history = GatedHistory(policy.blocks, policy.weights, side, device)
-            self._histories[camera] = history
         if isinstance(history, BlockHistory | GatedHistory):
             return self._refresh(frame, image, plan, history)
         if (plan.grid == Action.HIGH).all():
@@ -313,6 +313,8 @@ class Segmenter:
         self, frame: Frame, image: Tensor, plan: Plan, history: BlockHistory | GatedHistory
     ) -> Tensor:
         """Return the logits of a plan of HIGH and REUSE blocks, and remember what was computed."""
+        if isinstance(history, GatedHistory):
+            return history.logits(frame, image, plan, self._net)
         if (plan.grid == Action.HIGH).all():
             with history.recorder():
                 logits = self._face.head(self._face.features(image))
@@ -322,8 +324,6 @@ class Segmenter:
             return history.logits()
         size = (image.shape[-2], image.shape[-1])
         layout = BlockLayout(plan.grid[None], self.config.block_size, size, device=image.device)
-        if isinstance(history, GatedHistory):
-            return history.logits(frame, image, plan, self._net)
         background = history.background(plan.grid)
         computed: BlockTensor = self._net(self._cut(image, layout, background))
         logits = computed.combined(base=history.logits())

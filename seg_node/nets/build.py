@@ -10,12 +10,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from seg_node.core.attention import local_attention
 from seg_node.core.budgeted import Budgeted
-from seg_node.core.pipeline import choose_compute
-from seg_node.core.policy import Interval, Ranked, UNTRAINED
 from seg_node.core.gate import Gated
 from seg_node.core.pipeline import choose_compute
-from seg_node.core.scores import Complexity, Heuristic, Middle, Random
+from seg_node.core.policy import Interval, Ranked, UNTRAINED
 from seg_node.core.residual import find_residual_blocks
+from seg_node.core.scores import Complexity, Heuristic, Middle, Random
 from seg_node.core.types import Action, ModelError
 from seg_node.kernels.build import choose_kernels
 from seg_node.nets.bisenet import BiSeNet
@@ -185,7 +184,7 @@ def build_policies(model: Model, config: Config) -> dict[str, BlockPolicy]:
         policies["segblocks"] = Ranked(Complexity(model.policy))
     if model.low is not None:
         policies["arseg"] = Interval(Action.LOW)
-    return policies
     blocks = find_residual_blocks(model.net)
     if blocks:
         policies["stmg"] = Gated(blocks)
+    return policies
