@@ -26,6 +26,9 @@ _MIN_SIDE = 32
 _AROUND = 9
 """Side in pixels of the neighbourhood in which two motions of a pixel are compared."""
 
+_PIXEL_REACH = 0.5
+"""How far a pixel reaches, in pixels."""
+
 
 def work_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return an RGB image [H, W, 3] in grey, reduced to at most `WORK_PIXELS`, uint8 [h, w]."""
@@ -74,15 +77,16 @@ class FlowEstimator:
                 on moving.
 
         Returns:
-            Motion [h, w], valid where it leads into the earlier image. Content that was hidden
-            there is not recognised: `block_distortion` sees it. A second estimate, back again,
-            would tell some of it at twice the cost, and calls much of every plain road unknown.
+            Motion [h, w], valid where it leads to a pixel of the earlier image. Content that was
+            hidden there is not recognised: `block_distortion` sees it. A second estimate, back
+            again, would tell some of it at twice the cost, and calls much of every plain road
+            unknown.
 
         """
         height, width = image.shape
         flow = self._flow(before, image, start)
         x, y = origin(flow)
-        inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+        inside = _within(x, width) & _within(y, height)
         return Motion(flow, inside, since_ns=since_ns)
 
     def refine(
@@ -119,6 +123,16 @@ class FlowEstimator:
             # The estimator writes into the flow that it starts from.
             flow = self._started.calc(new, old, _enlarged(start.flow).copy())
         return np.ascontiguousarray(flow[:height, :width], np.float32)
+
+
+def _within(place: NDArray[np.float32], length: int) -> NDArray[np.bool_]:
+    """Return which places are on the image, along one axis.
+
+    The outermost pixels reach `_PIXEL_REACH` beyond their centres: noise alone moves half of the
+    pixels at a border outwards, by a little.
+    """
+    on: NDArray[np.bool_] = (place >= -_PIXEL_REACH) & (place <= length - 1 + _PIXEL_REACH)
+    return on
 
 
 def _around(difference: NDArray[Any]) -> NDArray[np.float32]:

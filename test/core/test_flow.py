@@ -11,6 +11,7 @@ import pytest
 
 from seg_node.core.flow import FlowEstimator, work_image
 from seg_node.core.motion import still
+from seg_node.core.warp import origin
 from test.core.motions import moved, picture, SIZE
 
 if TYPE_CHECKING:
@@ -44,6 +45,21 @@ def test_images_of_every_shape_have_motion(size: tuple[int, int]) -> None:
     assert motion.flow.shape == (*size, 2)
     assert motion.flow.dtype == np.float32
     assert np.abs(motion.flow).max() < 0.5
+
+
+def test_noise_moves_nothing_out_of_the_image() -> None:
+    """A still camera sees all that it saw; one that moves a pixel on does not."""
+    image = picture(1, (120, 160)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    before, after = (
+        np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8) for _ in range(2)
+    )
+    still_motion = FlowEstimator().estimate(work_image(before), work_image(after))
+    x, y = origin(still_motion.flow)
+    assert ((x < 0) | (x > 159) | (y < 0) | (y > 119)).mean() > 0.005  # the noise leads beyond
+    assert still_motion.valid.mean() > 0.998
+    moved_on = FlowEstimator().estimate(work_image(before[:, 1:]), work_image(after[:, :-1]))
+    assert not moved_on.valid[20:-20, 0].any()
 
 
 def test_refining_keeps_what_is_right_and_mends_what_is_wrong() -> None:
