@@ -24,7 +24,9 @@ from seg_node.eval.replay_command import EXIT_FAILED, open_course, open_recordin
 from seg_node.eval.require import FIGURES, judge
 from seg_node.eval.results import DENSE, versions, write_json
 from seg_node.eval.session import open_model
+from seg_node.eval.sweep_report import write_sweep_report
 from seg_node.eval.tables import show, Table
+from seg_node.nets.manifest import find_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,10 +101,7 @@ def run_sweep(request: Request, axes: Sequence[Axis]) -> int:
         ConfigError: a value is out of range, or a setting or the clock cannot be swept.
 
     """
-    if request.resume or request.clock == LIVE:
-        why = "--resume: it goes on by itself" if request.resume else "--clock live"
-        msg = f"--sweep does not go with {why}; leave one out"
-        raise ConfigError(msg)
+    _check_request(request)
     configs = _configs(request, axes)
     _check_folder(request.out)
     source = open_recording(request)
@@ -116,9 +115,30 @@ def run_sweep(request: Request, axes: Sequence[Axis]) -> int:
         if results["interrupted"]:
             logger.info("interrupted by Ctrl-C: the same command goes on from here")
             return EXIT_INTERRUPTED
+    classes = find_manifest(request.config.model)[0].classes
+    write_sweep_report(content["rows"], request.out / POINTS, classes, request.out)
     _show(content, request)
     meeting = [row for row in content["rows"] if row["meets"]]
     return EXIT_FAILED if request.rules and not meeting else 0
+
+
+def _check_request(request: Request) -> None:
+    """Refuse what a sweep does not do.
+
+    Raises:
+        ConfigError: it is asked for.
+
+    """
+    why = None
+    if request.resume:
+        why = "--resume: it goes on by itself"
+    elif request.compare_with is not None:
+        why = "--compare: its rows are compared with each other"
+    elif request.clock == LIVE:
+        why = "--clock live: record its costs.json, then sweep with --clock virtual --costs"
+    if why:
+        msg = f"--sweep does not go with {why}"
+        raise ConfigError(msg)
 
 
 def _configs(request: Request, axes: Sequence[Axis]) -> list[tuple[dict[str, Value], Config]]:
