@@ -142,7 +142,8 @@ class BlockScores(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map RGB 0..255 [N, 3, H, W] to logits [N, gh, gw]."""
-        logits: Tensor = self.net(whole_blocks(image, self.side), self.grid)
+        # TensorRT does nothing with uint8 but convert it.
+        logits: Tensor = self.net(whole_blocks(image.float(), self.side), self.grid)
         return logits
 
 
