@@ -193,13 +193,20 @@ def test_each_picture_waits_for_its_period(
 
 
 def test_pictures_of_plan_and_age_are_those_of_the_frame(bench: Bench) -> None:
+    """Blocks of 64 pixels at half scale are 128 of the image's."""
     bench.listen("plan/image", "age/image")
-    bench.publish()
-    side = Config().block_size
+    frame = Frame(np.full((128, 256, 3), 200, np.uint8))
+    labels = np.zeros((128, 256), np.uint8)
+    plan = Plan(np.array([[Action.HIGH, Action.REUSE]], np.uint8), Reason.REFRESHED)
+    ages = np.array([[0, 700]], np.uint16)
+    result = StepResult(labels, labels, plan, ages, StepReport({}, 1, 1, 1))
+    config = Config().updated({"block_size": 64, "input.scale": 0.5, "max_age_ms": 900.0})
+    bench.outputs.publish(frame, result, config, {}, None)
     expected = {
-        "plan/image": draw_plan(FRAME.image, PLAN, side),
-        "age/image": draw_age(FRAME.image, AGE_MS, Config().max_age_ms, side),
+        "plan/image": draw_plan(frame.image, plan, 128),
+        "age/image": draw_age(frame.image, ages, 900.0, 128),
     }
+    assert not bench.warnings
     for name, picture in expected.items():
         (message,) = bench.node.publishers[name].sent
         assert (message.height, message.width, 3) == picture.shape
