@@ -13,9 +13,10 @@ from seg_node.data.image_conversion import encode_jpeg, encode_png
 from seg_node.demo.judge import mask_fault, problems
 from seg_node.demo.page import render_page
 from seg_node.demo.views import made_plan, make_sheet, make_views
-from seg_node.eval.outputs import Outputs, RESULTS, spread_indices, Stats
+from seg_node.eval.outputs import Outputs, RESULTS, spread_indices
 from seg_node.eval.progress import progress
 from seg_node.eval.replay import describe_source, source_notes
+from seg_node.eval.result_bag import Made, Stats
 from seg_node.eval.results import make_results, ModeRecord, spread, write_json
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _write_frames(out: Path, source: Source, played: Played) -> _Scores:
             status = played.stats.get(sent.stamp_ns)
             stats = Stats(status.name, status.text, status.values) if status else None
             plan = made_plan(played.plans.get(sent.stamp_ns), status)
-            outputs.write(sample, labels, stats, plan)
+            outputs.write(sample, Made(labels, stats, plan))
             _score(scores.record, sample, labels, status, fault)
             if sent.index in chosen:
                 age_ms = played.ages.get(sent.stamp_ns)

@@ -13,8 +13,9 @@ from seg_node.core.stats import frame_values
 from seg_node.core.types import DataError
 from seg_node.eval.cost_file import cost_of, COSTS, ModeCosts, read_costs, write_costs
 from seg_node.eval.frames import FrameRow, FRAMES, FrameWriter, row_of, seen_overlaps
-from seg_node.eval.outputs import mode_folders, Outputs, Stats
-from seg_node.eval.results import ModeRecord, NS_PER_MS
+from seg_node.eval.outputs import mode_folders, Outputs
+from seg_node.eval.result_bag import Made, Stats
+from seg_node.eval.results import FrameScore, ModeRecord, NS_PER_MS
 from seg_node.eval.worst import worst_frames
 
 if TYPE_CHECKING:
@@ -22,13 +23,10 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    import numpy as np
-    from numpy.typing import NDArray
     from typing_extensions import Self
 
-    from seg_node.core.types import Plan, StepResult
+    from seg_node.core.types import StepResult
     from seg_node.data.sources import Sample
-    from seg_node.eval.results import FrameScore
     from seg_node.eval.resume import Earlier
     from seg_node.eval.session import Session
     from seg_node.eval.virtual import Outcome
@@ -88,7 +86,7 @@ class Books:
         self.costs = {mode: ModeCosts() for mode in sessions}
         self.worst = worst_frames(sessions)
         self._earlier = earlier
-        self._before: dict[str, Generator[tuple[NDArray[np.uint8], Stats]]] = {}
+        self._before: dict[str, Generator[Made]] = {}
         with ExitStack() as stack:
             if earlier is not None:
                 self._take_over(earlier, stack)
@@ -132,17 +130,14 @@ class Books:
             score = self._score(mode, outcome)
         if outcome.result is not None:
             index, result = outcome.arrival.index, outcome.result
-            self.costs[mode].add(cost_of(index, result.plan, result.report.total_ns))
-            self._show(mode, _received(outcome), result)
+            total_ns, overhead_ns = result.report.total_ns, outcome.overhead_ns
+            self.costs[mode].add(cost_of(index, result.plan, total_ns, overhead_ns))
+            self._show(mode, outcome, result)
             self._judge(mode, outcome, result, score)
         self._table.write(_row(mode, outcome, score))
 
-    def repeat(self, sample: Sample, plans: Mapping[str, Plan]) -> None:
-        """Write the pictures of a frame that the earlier run has done.
-
-        Args:
-            sample: the frame; frames come in the order of then.
-            plans: what was computed, in the modes that know it.
+    def repeat(self, sample: Sample) -> None:
+        """Write the pictures of a frame that the earlier run has done; they come in its order.
 
         Raises:
             DataError: it is not the frame of then, or writing fails.
@@ -150,9 +145,9 @@ class Books:
         """
         assert self._earlier is not None
         for mode, outputs in self._outputs.items():
-            labels, stats = next(self._before[mode])
-            self._earlier.check(sample, labels)
-            outputs.write(sample, labels, stats, plans.get(mode))
+            made = next(self._before[mode])
+            self._earlier.check(sample, made.mask)
+            outputs.write(sample, made)
 
     def write_costs(self, device: str, clock: str) -> None:
         """Write `costs.json` of all frames so far.
@@ -202,7 +197,9 @@ class Books:
         truth = outcome.arrival.sample.labels
         if outcome.result is not None:
             return record.add(outcome.result, truth, dense, outcome.lateness_ns)
-        assert outcome.standing is not None, "the first frame is never dropped"
+        if outcome.standing is None:
+            record.dropped += 1
+            return FrameScore()
         return record.miss(outcome.standing, truth, dense)
 
     def _judge(self, mode: str, outcome: Outcome, result: StepResult, score: FrameScore) -> None:
@@ -213,10 +210,19 @@ class Books:
         elif score.agreement is not None and dense is not None:
             self.worst[mode].add(score.agreement, sample, dense, result)
 
-    def _show(self, mode: str, sample: Sample, result: StepResult) -> None:
-        if mode in self._outputs:
-            stats = frame_stats(result)
-            self._outputs[mode].write(sample, result.labels, stats, result.plan)
+    def _show(self, mode: str, outcome: Outcome, result: StepResult) -> None:
+        if mode not in self._outputs:
+            return
+        labels, dense = outcome.arrival.sample.labels, outcome.arrival.dense
+        made = Made(
+            mask=result.labels,
+            stats=frame_stats(result),
+            plan=result.plan,
+            confidence=result.confidence if result.confidence.size else None,
+            age_ms=result.age_ms,
+            reference=dense if labels is None else labels,
+        )
+        self._outputs[mode].write(_received(outcome), made)
 
 
 def frame_stats(result: StepResult) -> Stats:

@@ -7,7 +7,6 @@ by its `results.json`, and refuses any other folder that is not empty.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
 import json
 import shutil
 from typing import TYPE_CHECKING
@@ -24,14 +23,14 @@ from seg_node.core.drawing import (
     to_width,
 )
 from seg_node.core.plan_drawing import draw_plan, picture_width, plan_legend_height
-from seg_node.core.types import DataError, IGNORE_LABEL
-from seg_node.data.bag_writer import BagWriter
-from seg_node.data.image_conversion import encode_jpeg, encode_png
+from seg_node.core.types import DataError
+from seg_node.data.image_conversion import encode_png
 from seg_node.data.video import VideoWriter
+from seg_node.eval.result_bag import ResultBag
 from seg_node.eval.results import DENSE, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from seg_node.core.config import Config
     from seg_node.core.types import ClassInfo, Plan
     from seg_node.data.datasets import Sample
+    from seg_node.eval.result_bag import Made
 
 RESULTS = "results.json"
 BAG = "result_bag"
@@ -64,11 +64,6 @@ PRODUCTS = (
     "resume.json",
 )
 """What an earlier run may have left beside its `results.json`."""
-
-MASK_TOPIC = "/segmentation/mask"
-OVERLAY_TOPIC = "/segmentation/overlay/compressed"
-STATS_TOPIC = "/segmentation/stats"
-LEGEND_TOPIC = "/segmentation/legend"
 
 PREVIEW_WIDTH = 1280
 """Widest preview in pixels; larger pictures are scaled down."""
@@ -150,28 +145,6 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def legend_json(classes: Sequence[ClassInfo]) -> str:
-    """Return the classes as the node's ~/legend says them."""
-    entries = [{"id": i, "name": c.name, "color": c.color} for i, c in enumerate(classes)]
-    return json.dumps({"classes": entries, "ignore": IGNORE_LABEL})
-
-
-@dataclass(frozen=True)
-class Stats:
-    """What one frame cost, in the words of the node's ~/stats.
-
-    Attributes:
-        name: name of the status.
-        text: summary.
-        values: details.
-
-    """
-
-    name: str
-    text: str
-    values: Mapping[str, str]
-
-
 class Outputs:
     """Writes result bag, preview and samples, frame by frame; use it as a context manager.
 
@@ -214,32 +187,21 @@ class Outputs:
         self._chosen = chosen
         self._shape: tuple[int, int] | None = None
         with ExitStack() as stack:
-            self._bag = stack.enter_context(BagWriter(out / BAG))
+            bag = ResultBag(out / BAG, classes, self._colors, config)
+            self._bag = stack.enter_context(bag)
             self._video = stack.enter_context(VideoWriter(out / PREVIEW, rate_hz))
             self._files = stack.pop_all()
 
-    def write(
-        self,
-        sample: Sample,
-        mask: NDArray[np.uint8],
-        stats: Stats | None,
-        plan: Plan | None = None,
-    ) -> None:
-        """Write one frame.
-
-        Args:
-            sample: the frame.
-            mask: class ids, uint8 [H, W] of the image's size.
-            stats: what it cost, None if not known.
-            plan: what was computed, None if not known or not to be shown.
+    def write(self, sample: Sample, made: Made) -> None:
+        """Write one frame and what was made of it.
 
         Raises:
-            DataError: writing fails, or the plan does not cover the image.
+            DataError: writing fails, or plan or ages do not cover the image.
 
         """
-        blended = overlay(sample.frame.image, mask, self._colors, self._opacity)
-        self._write_bag(sample, mask, blended, stats)
-        self._video.write(self._preview(sample.frame.image, blended, plan))
+        blended = overlay(sample.frame.image, made.mask, self._colors, self._opacity)
+        self._bag.write(sample, made, blended)
+        self._video.write(self._preview(sample.frame.image, blended, made.plan))
         if self.frames in self._chosen:
             self._write_sample(sample, blended)
         self.frames += 1
@@ -260,46 +222,6 @@ class Outputs:
     ) -> None:
         """Finish all files, whatever ended the body."""
         self.close()
-
-    def _write_bag(
-        self,
-        sample: Sample,
-        mask: NDArray[np.uint8],
-        blended: NDArray[np.uint8],
-        stats: Stats | None,
-    ) -> None:
-        frame = sample.frame
-        receive_ns = frame.stamp_ns if sample.receive_ns is None else sample.receive_ns
-        bag = self._bag
-        if self.frames == 0:
-            text = legend_json(self._classes)
-            bag.write_string(LEGEND_TOPIC, text, receive_ns=receive_ns, latched=True)
-        bag.write_image(
-            MASK_TOPIC,
-            mask,
-            stamp_ns=frame.stamp_ns,
-            frame_id=frame.frame_id,
-            receive_ns=receive_ns,
-        )
-        bag.write_compressed(
-            OVERLAY_TOPIC,
-            encode_jpeg(blended),
-            "rgb8; jpeg compressed bgr8",
-            stamp_ns=frame.stamp_ns,
-            frame_id=frame.frame_id,
-            receive_ns=receive_ns,
-        )
-        if stats is not None:
-            bag.write_diagnostics(
-                STATS_TOPIC,
-                stats.name,
-                frame.frame_id or "camera",
-                0,
-                stats.text,
-                stats.values,
-                stamp_ns=frame.stamp_ns,
-                receive_ns=receive_ns,
-            )
 
     def _preview(
         self, image: NDArray[np.uint8], blended: NDArray[np.uint8], plan: Plan | None

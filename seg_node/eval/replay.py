@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from seg_node.data.datasets import Sample, Source
     from seg_node.eval.clocks import Course
     from seg_node.eval.compare import OldRun
-    from seg_node.eval.progress import Interrupt
     from seg_node.eval.session import Session
 
 COMMAND = "replay"
@@ -100,7 +99,8 @@ def follow(  # noqa: PLR0913 - the options of a replay
 
     Raises:
         DataError: no image of the source can be used, its labels do not fit the model, the
-            folder is not ours to write, or there is nothing to resume.
+            folder is not ours to write, there is nothing to resume, or the runs cannot be
+            compared.
 
     """
     shared = common(course.sessions)
@@ -116,8 +116,8 @@ def follow(  # noqa: PLR0913 - the options of a replay
     books = Books(
         source.spec, course.sessions, out, pictures if extent.pictures else None, earlier
     )
+    done = 0
     with noted_interrupt() as interrupt, books, progress(COMMAND, total) as show:
-        done = 0
         for sample in _turns(source, course, books, extent.limit, earlier):
             if sample.receive_ns is not None:  # else the stamps are made up, not recorded
                 stamps.update(sample.frame.stamp_ns)
@@ -125,13 +125,14 @@ def follow(  # noqa: PLR0913 - the options of a replay
             show(done)
             if interrupt:
                 break
-    _check_done(source, out, done, interrupt)
+    ended = bool(interrupt) or course.interrupted
+    _check_done(source, out, done, ended=ended)
     books.write_costs(shared.device, course.clock)
-    _keep_or_forget(out, request, books, done, interrupt, earlier)
+    _keep_or_forget(out, request, books, done, earlier, ended=ended)
     content = {
         "command": COMMAND,
         "clock": course.clock,
-        "interrupted": bool(interrupt),
+        "interrupted": ended,
         **make_results(source.spec, shared.manifest, shared.device, shared.config, books.records),
         "reference": books.reference.summary() if books.reference else None,
         "source": describe_source(source, stamps.counts, rate_hz),
@@ -148,8 +149,7 @@ def _turns(
     known = earlier.frames if earlier else 0
     for index, turn in enumerate(course.turns(islice(source, limit), known)):
         if turn.sample is not None and index < known:
-            plans = {mode: o.result.plan for mode, o in turn.outcomes if o.result is not None}
-            books.repeat(turn.sample, plans)
+            books.repeat(turn.sample)
         else:
             for mode, outcome in turn.outcomes:
                 books.enter(mode, outcome)
@@ -175,35 +175,36 @@ def _request(source: Source, course: Course, extent: Extent) -> dict[str, Any]:
     }
 
 
-def _check_done(source: Source, out: Path, done: int, interrupt: Interrupt) -> None:
+def _check_done(source: Source, out: Path, done: int, *, ended: bool) -> None:
     """Refuse a source of which nothing came, also in `results.json`.
 
     Raises:
         DataError: no image can be used.
 
     """
-    if done or interrupt:
+    if done or ended:
         return
     problem = nothing_usable(source)
     write_json({"command": COMMAND, "interrupted": False, "error": problem}, out / RESULTS)
     raise DataError(problem)
 
 
-def _keep_or_forget(  # noqa: PLR0913, PLR0917 - all that the run has come to
+def _keep_or_forget(  # noqa: PLR0913 - all that the run has come to
     out: Path,
     request: Mapping[str, Any],
     books: Books,
     done: int,
-    interrupt: Interrupt,
     earlier: Earlier | None,
+    *,
+    ended: bool,
 ) -> None:
     """Leave what `--resume` needs after Ctrl-C, and nothing of it after a whole run."""
-    if interrupt and earlier is not None and done <= earlier.frames:
+    if ended and earlier is not None and done <= earlier.frames:
         earlier.put_back()
         return
     if earlier is not None:
         earlier.forget()
-    if interrupt and done and request["clock"] == EVERY_FRAME:
+    if ended and done and request["clock"] == EVERY_FRAME:
         save(out, request, done, books.records)
 
 

@@ -8,15 +8,14 @@ their memory is stored nowhere: then the rest follows as in one run. Modes witho
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 import json
 import shutil
 from typing import Any, TYPE_CHECKING
 
 from seg_node.core.types import DataError
-from seg_node.data.bag import BagReader
-from seg_node.eval.outputs import BAG, clear_folder, MASK_TOPIC, MODES, Stats, STATS_TOPIC
+from seg_node.eval.outputs import BAG, clear_folder, MODES
+from seg_node.eval.result_bag import read_made
 from seg_node.eval.results import write_json
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seg_node.data.sources import Sample
+    from seg_node.eval.result_bag import Made
     from seg_node.eval.results import ModeRecord
 
 RESUME = "resume.json"
@@ -103,18 +103,9 @@ class Earlier:
         earlier._set_aside()
         return earlier
 
-    def frames_of(self, mode: str) -> Generator[tuple[NDArray[np.uint8], Stats]]:
-        """Yield mask, uint8 [H, W], and statistics of each frame of a mode, in order.
-
-        The bag is open until the iterator ends or is closed.
-        """
-        waiting: dict[str, deque[Any]] = {MASK_TOPIC: deque(), STATS_TOPIC: deque()}
-        masks, stats = waiting.values()
-        with BagReader(self._bag(mode, self.out / EARLIER)) as bag:
-            for item in bag.messages([*waiting]):
-                waiting[item.topic].append(item.message)
-                while masks and stats:
-                    yield _labels(masks.popleft()), _stats(stats.popleft())
+    def frames_of(self, mode: str) -> Generator[Made]:
+        """Yield what the mode made of each frame, in order; see `read_made`."""
+        return read_made(self._bag(mode, self.out / EARLIER))
 
     def check(self, sample: Sample, labels: NDArray[np.uint8]) -> None:
         """Refuse a frame that is not the one that a mask was made of.
@@ -161,13 +152,3 @@ class Earlier:
         except OSError as error:
             msg = f"the masks of the interrupted replay are not in {bag}: start anew"
             raise DataError(msg) from error
-
-
-def _labels(mask: Any) -> NDArray[np.uint8]:
-    labels: NDArray[np.uint8] = mask.data.reshape(mask.height, mask.width)
-    return labels
-
-
-def _stats(array: Any) -> Stats:
-    (status,) = array.status
-    return Stats(status.name, status.message, {item.key: item.value for item in status.values})

@@ -131,7 +131,7 @@ class WorstFrames:
             _fit(frame.image),
             _fit_labels(reference),
             _fit_labels(result.labels),
-            draw_plan(frame.image, result.plan, self._block_size),
+            draw_plan(frame.image, result.plan, self._block_size, width=CELL),
         )
         self._pictures = {k: self._pictures[k] for k in ranked}
         self._kept = ranked

@@ -12,6 +12,7 @@ from seg_node.core.types import Action, CAMVID_CLASSES, Frame, Plan, Reason
 from seg_node.data.datasets import Sample
 from seg_node.data.video import VideoReader
 from seg_node.eval.outputs import Outputs
+from seg_node.eval.result_bag import Made
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +39,7 @@ def preview(out: Path, mode: str, plans: list[Plan | None], side: int) -> list[N
     with Outputs(out, CAMVID_CLASSES, config, 10.0, frozenset()) as outputs:
         for index, plan in enumerate(plans):
             sample = Sample(str(index), Frame(image, index * 10**8), None)
-            outputs.write(sample, labels, None, plan)
+            outputs.write(sample, Made(labels, plan=plan))
     with VideoReader(out / "preview.mp4") as video:
         return [sample.image for sample in video.frames()]
 

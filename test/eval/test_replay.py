@@ -17,10 +17,11 @@ from seg_node.data.bag_writer import BagWriter
 from seg_node.data.datasets import BagClip, Folder, Sample, Source, StreetClip
 from seg_node.data.image_conversion import compressed_to_rgb, image_to_rgb
 from seg_node.data.video import VideoReader
-from seg_node.eval.outputs import legend_json, letterbox, prepare_out, spread_indices
+from seg_node.eval.outputs import letterbox, prepare_out, spread_indices
 from seg_node.eval.progress import EXIT_INTERRUPTED, noted_interrupt
 from seg_node.eval.replay import Extent, replay, summary
 from seg_node.eval.replay_command import Request, run_replay
+from seg_node.eval.result_bag import legend_json
 from seg_node.eval.session import open_sessions
 
 if TYPE_CHECKING:
