@@ -76,7 +76,7 @@ setup(
             "ros-std-srvs",
         ],
         # Kernels for GPUs; torch with CUDA on Linux brings it along.
-        "gpu": ['triton; platform_system == "Linux"'],
+        "gpu": ['triton>=3.4; platform_system == "Linux"'],
         # `seg_node export`; it is tried with the torch of constraints.txt.
         "export": ["onnx", "onnxruntime", "onnxscript"],
         # Event files of `seg_node train`; without it there is log.jsonl alone.

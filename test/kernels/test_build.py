@@ -50,8 +50,24 @@ def test_a_missing_triton_is_said(
     monkeypatch.setattr(build, "find_spec", lambda _: None)
     assert choose_kernels("auto", GPU) is None
     assert caplog.messages == ["blocks are computed by torch on cuda: triton is not installed"]
-    with pytest.raises(ConfigError, match="which is not installed; pip install triton"):
+    with pytest.raises(ConfigError, match="but triton is not installed; pip install -U"):
         choose_kernels("triton", GPU)
+
+
+def test_an_old_triton_is_said(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triton = pytest.importorskip("triton", reason="triton is not installed")
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(triton, "__version__", "3.3.1")
+    assert choose_kernels("auto", GPU) is None
+    assert caplog.messages == [
+        "blocks are computed by torch on cuda: triton 3.3.1 is older than 3.4"
+    ]
+    with pytest.raises(ConfigError, match=r"but triton 3\.3\.1 is older than 3\.4"):
+        choose_kernels("triton", GPU)
+    monkeypatch.setattr(triton, "__version__", "3.10.0+git1234")
+    assert choose_kernels("auto", GPU) is not None
 
 
 def test_triton_on_a_cpu_is_refused() -> None:
