@@ -1,7 +1,7 @@
 """How much there is to see in a picture: scores by which training data are slimmed.
 
-All look at the picture alone or at its labels, need no network, and are the same on every machine
-with the same OpenCV. What each of them predicts: `benchmarks/complexity.py`, docs/slimming.md.
+All look at the picture or at its labels, need no network, and are the same on every machine with
+the same OpenCV. What each of them predicts: `benchmarks/complexity.py`, docs/slimming.md.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from seg_node.core.types import ConfigError, IGNORE_LABEL
+from seg_node.core.types import IGNORE_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,27 +59,22 @@ def png_size(picture: Picture) -> float:
 def boundaries(picture: Picture) -> float:
     """Return the share of labelled pixels whose right or lower neighbour has another label.
 
-    Raises:
-        ConfigError: the picture has no labels.
-
+    0 where nothing is labelled: there is nothing to tell apart.
     """
     labels = picture.labels
     known = labels != IGNORE_LABEL
-    if not known.any():
-        msg = "complexity boundaries needs labels, and a picture has none; choose another score"
-        raise ConfigError(msg)
     edge = np.zeros(labels.shape, np.bool_)
     edge[:, :-1] |= (labels[:, :-1] != labels[:, 1:]) & known[:, :-1] & known[:, 1:]
     edge[:-1] |= (labels[:-1] != labels[1:]) & known[:-1] & known[1:]
-    return float(edge.sum() / known.sum())
+    return float(edge.sum() / max(1, known.sum()))
 
 
 SCORES: dict[str, Score] = {
+    "boundaries": boundaries,
     "gradient": gradient,
     "entropy": entropy,
     "jpeg": jpeg_size,
     "png": png_size,
-    "boundaries": boundaries,
 }
 """Scores by their name in `--complexity`: the larger, the more there is to see."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from seg_node.train.slim_settings import SlimTraining
 
 SEQUEL = 0.5
-"""Share of the steps in which `sequential` slims data; it cuts the network thereafter."""
+"""Share of the steps in which `sequential` slims data; the rest is a schedule of cuts alone."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _cuts(config: SlimTraining) -> tuple[NetworkCut, ...]:
     """Return cuts at even distances that take equal parts of the MACs."""
     first, last = config.first_cut, config.last_cut
     if config.slim == "sequential":
-        first, last = SEQUEL, min(1.0 - config.whole_share, SEQUEL + last - first)
+        first, last = (SEQUEL + (1.0 - SEQUEL) * share for share in (first, last))
     count = config.cuts
     gap = (last - first) / max(1, count - 1)
     steps = [max(1, round(config.steps * (first + gap * index))) for index in range(count)]

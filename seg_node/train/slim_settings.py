@@ -9,7 +9,7 @@ from seg_node.train.settings import CROP_MULTIPLE, setting, Training
 
 VARIANTS = ("together", "sequential", "data", "network", "neither")
 """What is slimmed; the others are what `together` is compared with."""
-COMPLEXITIES = ("gradient", "entropy", "jpeg", "png", "boundaries")
+COMPLEXITIES = ("boundaries", "gradient", "entropy", "jpeg", "png")
 """Scores of a frame, `complexity.SCORES`: the larger, the more there is to see."""
 CRITERIA = ("taylor", "scale")
 """Ways to estimate the importance of a channel; see `network_slimming`."""
@@ -40,7 +40,7 @@ class SlimTraining(Training):
     )
 
     complexity: str = setting(
-        "gradient", "How complexity of a frame is measured.", choices=COMPLEXITIES
+        "boundaries", "How complexity of a frame is measured.", choices=COMPLEXITIES
     )
     least_scale: float = setting(0.5, "Scale of the simplest frames.", 0.5, 1.0)
     least_keep: float = setting(

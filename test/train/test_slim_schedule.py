@@ -38,9 +38,9 @@ def test_data_may_cost_what_the_network_leaves() -> None:
 def test_one_after_the_other() -> None:
     made = plan(replace(HUNDRED, slim="sequential", training_macs=0.6))
     assert made.data_steps == (0, 50)
-    assert [cut.step for cut in made.cuts] == [50, 70]
-    # 20 steps at 3/4 and 30 at 1/2 with whole data.
-    assert made.data_share == pytest.approx((60.0 - 30.0) / 50.0)
+    assert [cut.step for cut in made.cuts] == [60, 70]
+    # 10 whole steps, 10 at 3/4 and 30 at 1/2 with whole data.
+    assert made.data_share == pytest.approx((60.0 - 32.5) / 50.0)
 
 
 def test_alone() -> None:
