@@ -182,6 +182,7 @@ class StepReport:
         total_ns: wall time of the whole step.
         macs: multiply-accumulates executed.
         dense_macs: multiply-accumulates of the dense network on the same frame.
+        joules: energy that the machine has used meanwhile; None where nobody measures it.
 
     """
 
@@ -189,6 +190,7 @@ class StepReport:
     total_ns: int
     macs: int
     dense_macs: int
+    joules: float | None = None
 
 
 @dataclass(frozen=True)

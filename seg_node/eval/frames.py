@@ -107,7 +107,6 @@ def row_of(  # noqa: PLR0913 - what is known of a frame
     score: FrameScore,
     *,
     late_ms: float | None = None,
-    joules: float | None = None,
 ) -> FrameRow:
     """Return the row of a frame that went through a step.
 
@@ -118,7 +117,6 @@ def row_of(  # noqa: PLR0913 - what is known of a frame
         result: what the step made of it.
         score: how right that is.
         late_ms: time from its arrival to its mask; None where frames do not arrive.
-        joules: energy of the step; None where nobody measures it.
 
     """
     report = result.report
@@ -135,7 +133,7 @@ def row_of(  # noqa: PLR0913 - what is known of a frame
         age_max_ms=float(result.age_ms.max()),
         gmac=report.macs / 1e9,
         late_ms=late_ms,
-        joules=joules,
+        joules=report.joules,
         miou=score.miou,
         agreement=score.agreement,
         stage_ms={stage: ns / _NS_PER_MS for stage, ns in report.stage_ns.items()},

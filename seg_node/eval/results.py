@@ -79,6 +79,7 @@ class ModeRecord:
     age_ms: list[float] = field(default_factory=list)
     actions: dict[Action, float] = field(default_factory=lambda: dict.fromkeys(Action, 0.0))
     gated: list[float] = field(default_factory=list)
+    joules: list[float] = field(default_factory=list)
     lateness_ms: list[float] = field(default_factory=list)
     labelled: int = 0
     labelled_missed: int = 0
@@ -123,6 +124,8 @@ class ModeRecord:
             self.actions[action] += result.plan.fraction(action)
         if result.plan.gates is not None:
             self.gated.append(float(1 - result.plan.gates.mean()))
+        if result.report.joules is not None:
+            self.joules.append(result.report.joules)
         agreement = _agreeing(self.against_dense, dense, result.labels)
         if truth is None:
             return FrameScore(agreement=agreement)
@@ -170,6 +173,7 @@ class ModeRecord:
             "gmac_saving": 1.0 - self.macs / self.dense_macs if self.dense_macs else None,
             "ms": ms,
             "stage_ms": {k: ns / frames / NS_PER_MS for k, ns in self.stage_ns.items()} or None,
+            "joules_per_frame": float(np.mean(self.joules)) if self.joules else None,
             "fps": 1e3 / ms["mean"] if ms else None,
             **speedup(self._same_frames(dense), self.step_ns),
             "age_ms": spread(self.age_ms, mean=False),
@@ -256,6 +260,7 @@ _PLAIN = (
     "age_ms",
     "lateness_ms",
     "gated",
+    "joules",
     "labelled",
     "labelled_missed",
     "dropped",

@@ -6,7 +6,7 @@ so that whatever else the machine does hits all alike.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import time
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import torch
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import Remembers
 from seg_node.core.types import ConfigError
+from seg_node.eval.energy import find_meter
 from seg_node.nets.build import build_kernels, build_policies, load_model, Model
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
     from seg_node.core.config import Config
     from seg_node.core.policy import BlockPolicy
-    from seg_node.core.types import StepResult
+    from seg_node.core.types import Frame, StepResult
     from seg_node.data.datasets import Sample
+    from seg_node.eval.energy import Meter
     from seg_node.nets.manifest import Manifest
 
 
@@ -38,6 +40,7 @@ class Session:
         manifest: the model that it runs.
         config: settings in force.
         device: device, number format and threads, in words.
+        meter: counts the energy of this machine; None where nothing does.
 
     """
 
@@ -45,12 +48,26 @@ class Session:
     manifest: Manifest
     config: Config
     device: str
+    meter: Meter | None = None
+
+    def step(self, frame: Frame) -> StepResult:
+        """Lead a frame through the pipeline; the report has its energy where it is measured."""
+        return metered(lambda: self.segmenter.step(frame), self.meter)
 
     @property
     def remembers(self) -> bool:
         """Whether a frame's result depends on the frames before it."""
         policy = self.segmenter.policies[self.config.mode]
         return policy.remembers is not Remembers.NOTHING
+
+
+def metered(step: Callable[[], StepResult], meter: Meter | None) -> StepResult:
+    """Take a step and note in its report what energy the machine has used meanwhile."""
+    if meter is None:
+        return step()
+    before = meter.joules()
+    result = step()
+    return replace(result, report=replace(result.report, joules=meter.joules() - before))
 
 
 def parse_modes(text: str) -> tuple[str, ...]:
@@ -171,7 +188,7 @@ def build_session(
         device += f", {torch.get_num_threads()} threads"
     else:
         device += f", {torch.cuda.get_device_name(segmenter.compute.device)}"
-    return Session(segmenter, model.manifest, config, device)
+    return Session(segmenter, model.manifest, config, device, find_meter())
 
 
 def steps(
@@ -199,5 +216,5 @@ def steps(
         first = index % len(modes)
         turns = (*modes[first:], *modes[:first])
         chosen = [mode for mode in turns if index >= done or sessions[mode].remembers]
-        results = {mode: sessions[mode].segmenter.step(sample.frame) for mode in chosen}
+        results = {mode: sessions[mode].step(sample.frame) for mode in chosen}
         yield sample, {mode: results[mode] for mode in modes if mode in results}

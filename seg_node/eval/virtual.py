@@ -230,7 +230,7 @@ class SimulatedNode:
         segmenter = self.session.segmenter
         if self._priced is None:
             with self._clock.measured():
-                return segmenter.step(frame)
+                return self.session.step(frame)
         self._priced.index = index
         result = segmenter.step(frame)
         # The stages were not timed: all of the recorded time was spent at once.

@@ -20,7 +20,7 @@ def result() -> StepResult:
     grid = np.array([[Action.HIGH, Action.LOW, Action.REUSE, Action.REUSE]], np.uint8)
     age_ms = np.array([[0, 0, 100, 300]], np.uint16)
     labels = np.zeros((1, 4), np.uint8)
-    report = StepReport({"motion": 1_000_000, "plan": 250_000}, 5_000_000, 2 * 10**9, 10**10)
+    report = StepReport({"motion": 1_000_000, "plan": 250_000}, 5_000_000, 2 * 10**9, 10**10, 0.5)
     return StepResult(labels, labels, Plan(grid, Reason.MOVED), age_ms, report)
 
 
@@ -35,7 +35,7 @@ def test_a_step_comes_back_as_it_was(tmp_path: Path) -> None:
     overlaps = np.array([[3, 4], [0, 0], [0, 1]])
     score = FrameScore(0.375, overlaps, 0.75)
     stamp_ns = 1_700_000_000_123_456_789
-    row = row_of(7, stamp_ns, "warp", result(), score, late_ms=12.0, joules=0.5)
+    row = row_of(7, stamp_ns, "warp", result(), score, late_ms=12.0)
     write(tmp_path / "frames.csv", row)
     frames = read_frames(tmp_path / "frames.csv", 3)["warp"]
     assert (frames.index.tolist(), frames.stamp_ns.tolist()) == ([7], [stamp_ns])

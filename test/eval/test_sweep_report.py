@@ -28,6 +28,10 @@ def test_every_point_is_there(tmp_path: Path) -> None:
     for name in ("adaptive with budget.latency_ms=10", "dense with budget.latency_ms=20"):
         assert name in page
     assert "<code>swept</code>" in page
+    points = json.loads(page.split('id="data">')[1].split("</script>")[0])["points"]
+    assert [(p["mode"], p["pareto"]) for p in points] == [
+        ("dense", False), ("adaptive", True), ("dense", False), ("adaptive", True),
+    ]  # fmt: skip
     assert 'id="steps"' not in page, "a sweep has no time line"
     (tmp_path / "points" / "b" / "results.json").unlink()
     with pytest.raises(DataError, match=r"a point of the sweep, .*results\.json"):
