@@ -74,6 +74,10 @@ def replay(args: argparse.Namespace) -> int:
         from seg_node.eval.sweep import run_sweep
 
         return run_sweep(request, axes)
+    if request.clock == "live":
+        from seg_node.demo.live import run_live
+
+        return run_live(request)
     from seg_node.eval.replay_command import run_replay
 
     return run_replay(request)

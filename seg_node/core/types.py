@@ -199,7 +199,8 @@ class StepResult:
 
     Attributes:
         labels: class id per input pixel, uint8 [H, W].
-        confidence: probability of that class times 255, uint8 [H, W].
+        confidence: probability of that class times 255, uint8 [H, W]; [0, 0] where the result
+            came from elsewhere and does not tell it.
         plan: what was computed.
         age_ms: age of the newest full computation behind each block, uint16 [gh, gw].
         report: what it cost.

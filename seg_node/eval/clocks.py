@@ -43,11 +43,13 @@ class Course(Protocol):
     Attributes:
         clock: one of `CLOCKS`.
         sessions: model and settings by mode.
+        interrupted: whether Ctrl-C has ended it early, on its own account.
 
     """
 
     clock: str
     sessions: Mapping[str, Session]
+    interrupted: bool
 
     def turns(self, samples: Iterable[Sample], done: int = 0) -> Iterator[Turn]:
         """Yield a turn for every frame.
@@ -71,6 +73,7 @@ class EveryFrame:
     """
 
     clock = EVERY_FRAME
+    interrupted = False
 
     def __init__(self, sessions: Mapping[str, Session]) -> None:
         """Take the sessions."""
@@ -99,6 +102,7 @@ class Simulated:
     """
 
     clock = VIRTUAL
+    interrupted = False
 
     def __init__(self, nodes: Mapping[str, SimulatedNode], dense: Session | None = None) -> None:
         """Take the nodes."""

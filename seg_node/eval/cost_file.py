@@ -9,7 +9,8 @@ time. Of any other (a frame that was dropped then, or a plan of another size) it
     full                                    for a frame that is computed in full,
     fixed + high * per_high + low * per_low for all others,
 
-with `full` the median of the full frames and the others by least squares, none below 0. If one of
+with `full` the mean of the full frames and the others by least squares, none below 0. (Means, not
+medians: as many frames fit into a minute as their mean time allows.) If one of
 the two kinds was never recorded, it is derived from the other by shares of blocks, a LOW block
 for a quarter of a HIGH one.
 """
@@ -67,10 +68,10 @@ class FrameCost:
         return self.high == self.blocks
 
 
-def cost_of(index: int, plan: Plan, step_ns: int) -> FrameCost:
+def cost_of(index: int, plan: Plan, step_ns: int, overhead_ns: int | None = None) -> FrameCost:
     """Return the cost of a frame with this plan."""
     high, low = (int((plan.grid == action).sum()) for action in (Action.HIGH, Action.LOW))
-    return FrameCost(index, plan.grid.size, high, low, step_ns)
+    return FrameCost(index, plan.grid.size, high, low, step_ns, overhead_ns)
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,14 @@ def fit(frames: Sequence[FrameCost]) -> CostModel:
     partial = [cost for cost in frames if not cost.full]
     blocks = frames[0].blocks
     if not partial:
-        whole = float(np.median(full))
+        whole = float(np.mean(full))
         return CostModel(whole, 0.0, whole / blocks, LOW_SHARE * whole / blocks)
     terms = np.array([[1.0, cost.high, cost.low] for cost in partial])
     times = np.array([cost.step_ns for cost in partial], np.float64)
     fixed, per_high, per_low = _least_squares(terms, times)
     if not full:
         return CostModel(fixed + blocks * per_high, fixed, per_high, per_low)
-    return CostModel(float(np.median(full)), fixed, per_high, per_low)
+    return CostModel(float(np.mean(full)), fixed, per_high, per_low)
 
 
 def _least_squares(terms: Any, times: Any) -> tuple[float, float, float]:
@@ -183,13 +184,13 @@ class ModeCosts:
         return self.model(wanted.blocks).predict(wanted)
 
     def overhead_ns(self, index: int) -> int:
-        """Return what the node needs for a frame beyond its step; the median where unknown."""
+        """Return what the node needs for a frame beyond its step; the mean where unknown."""
         recorded = self.frames.get(index)
         if recorded is not None and recorded.overhead_ns is not None:
             return recorded.overhead_ns
         if self._overhead_ns is None:
             known = [c.overhead_ns for c in self.frames.values() if c.overhead_ns is not None]
-            self._overhead_ns = round(float(np.median(known))) if known else 0
+            self._overhead_ns = round(float(np.mean(known))) if known else 0
         return self._overhead_ns
 
 

@@ -218,7 +218,8 @@ class ModeRecord:
         self.labelled += 1
         counts = self.confusion.count(truth, result.labels)
         miou = self.confusion.add(counts)
-        self.calibration.update(truth, result.labels, result.confidence)
+        if result.confidence.size:  # a node over DDS does not tell it
+            self.calibration.update(truth, result.labels, result.confidence)
         if self.boundary is not None:
             self.boundary.update(truth, result.labels)
         return FrameScore(miou, overlaps(counts), agreement)

@@ -69,7 +69,10 @@ class Outcome:
         result: what the step made of it; None if it was dropped.
         lateness_ns: time from its arrival to its result; None if it was dropped, or where frames
             have no arrival.
-        standing: for a dropped frame the newest mask before it, uint8 [H, W].
+        standing: for a dropped frame the newest mask before it, uint8 [H, W]; None if there was
+            none yet.
+        overhead_ns: time that a real node needed for the frame beyond its step; None where that
+            is not known.
 
     """
 
@@ -77,6 +80,7 @@ class Outcome:
     result: StepResult | None
     lateness_ns: int | None = None
     standing: NDArray[np.uint8] | None = None
+    overhead_ns: int | None = None
 
 
 class VirtualClock:
