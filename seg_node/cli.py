@@ -15,6 +15,7 @@ from seg_node.core.types import ConfigError, SegNodeError
 from seg_node.eval.arguments import add_replay_arguments
 from seg_node.export.arguments import add_export_arguments, export_settings
 from seg_node.train.arguments import (
+    add_gate_arguments,
     add_label_arguments,
     add_policy_arguments,
     add_segment_arguments,
@@ -124,6 +125,14 @@ def train_policy(args: argparse.Namespace) -> int:
     from seg_node.train.policy_command import PolicyJob
 
     return _train(PolicyJob(policy_request(args)))
+
+
+def train_gate(args: argparse.Namespace) -> int:
+    """Train the gates of residual blocks of mode stmg; the network stays as it is."""
+    from seg_node.train.arguments import gate_request
+    from seg_node.train.gate_command import GateJob
+
+    return _train(GateJob(gate_request(args)))
 
 
 def train_slim(args: argparse.Namespace) -> int:
@@ -365,6 +374,7 @@ def build_parser() -> argparse.ArgumentParser:
     tasks = verb.add_subparsers(required=True, metavar="TASK")
     add_segment_arguments(_verb(tasks, "segment", train_segment))
     add_policy_arguments(_verb(tasks, "policy", train_policy))
+    add_gate_arguments(_verb(tasks, "gate", train_gate))
     add_slim_arguments(_verb(tasks, "slim", train_slim))
 
     verb = _verb(verbs, "label", label)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from seg_node.core.blocks import grid_shape
+from seg_node.core.costs import MacCounter
 from seg_node.core.policy import NOTHING, Remembers
 from seg_node.core.types import Action, ConfigError, Plan, Reason
 
@@ -15,19 +16,22 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import nn, Tensor
 
     from seg_node.core.config import Config
     from seg_node.core.policy import GatePast, Past
     from seg_node.core.residual import ResidualBlock
     from seg_node.core.types import StepReport
 
-TOLERANCE = 1.0
-"""Distortion at which an untrained gate is undecided, in grey levels per pixel of its stride.
+TOLERANCE = 0.1
+"""Distortion x doubt at which an untrained gate is undecided, in grey levels per pixel of stride.
 
 Late blocks, of large strides, stand more: with all bins reused for eight frames, those of stride
 16 and 32 cost 0.3 points of mIoU, those of stride 4 and 8 several.
 """
+
+DOUBT_FLOOR = 0.02
+"""Added to doubt, 0..1: what the network was certain of may be wrong, too."""
 
 WHOLE = 0.75
 """Where more of the bins than this are kept, all are: bins, with what lies around them, would
@@ -49,7 +53,10 @@ class GateScore(Protocol):
 
 
 class DistortionGate:
-    """Scores by distortion alone: 0.5 at `TOLERANCE` times the stride; needs no training.
+    """Scores by distortion x doubt: 0.5 at `TOLERANCE` times the stride; needs no training.
+
+    Their product ranks bins far more like the harm of reuse than distortion alone does
+    (benchmarks/results/gate_distortion.json).
 
     Args:
         blocks: the residual blocks.
@@ -63,12 +70,47 @@ class DistortionGate:
 
     def __call__(self, past: GatePast, config: Config) -> NDArray[np.floating]:  # noqa: ARG002 - it has no other input
         """Return scores 0..1, float [G, gh, gw]."""
-        scores: NDArray[np.floating] = past.distortion / (past.distortion + self._tolerance)
+        harm = past.distortion * (past.doubt + DOUBT_FLOOR)
+        scores: NDArray[np.floating] = harm / (harm + self._tolerance)
         return scores
 
     def macs(self, grid: tuple[int, int]) -> int:  # noqa: ARG002 - the same for all
         """Return 0: convolutions and matrix products count, and there are none."""
         return 0
+
+
+class LearnedGate:
+    """Scores by a learned network, trained so that about a share `gate.threshold` is dropped.
+
+    Args:
+        net: maps distortion [N, G, gh, gw] and doubt [N, 1, gh, gw] to logits [N, G, gh, gw];
+            `seg_node.nets.decision.GateNet`.
+
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        """Take the network."""
+        self._net = net
+        self._macs: dict[tuple[int, int], int] = {}
+
+    def __call__(self, past: GatePast, config: Config) -> NDArray[np.floating]:  # noqa: ARG002 - the threshold is not its business
+        """Return scores 0..1, float [G, gh, gw]."""
+        distortion, doubt = (
+            torch.from_numpy(x).float()[None] for x in (past.distortion, past.doubt[None])
+        )
+        with torch.inference_mode():
+            logits: Tensor = self._net(distortion, doubt)
+        scores: NDArray[np.floating] = torch.sigmoid(logits[0]).double().numpy()
+        return scores
+
+    def macs(self, grid: tuple[int, int]) -> int:
+        """Return the MACs of scoring a grid (gh, gw)."""
+        if grid not in self._macs:
+            shape = (1, sum(1 for _ in self._net.passes), *grid)  # type: ignore[union-attr,arg-type]  # a ParameterList
+            with torch.inference_mode(), MacCounter() as counter:
+                self._net(torch.zeros(shape), torch.zeros(1, 1, *grid))
+            self._macs[grid] = counter.macs
+        return self._macs[grid]
 
 
 class Gated:
@@ -79,7 +121,7 @@ class Gated:
 
     Args:
         blocks: the residual blocks of the network, in the order in which they run.
-        score: scores them; by distortion alone if None.
+        score: scores them; by distortion x doubt, untrained, if None.
         weights: see `seg_node.core.gated.GatedHistory`; all of the input's change is passed on if
             None.
 

@@ -12,24 +12,24 @@ the remembered one, bit for bit.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from functools import partial
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
 
-from seg_node.core.blocks import BlockLayout, grid_shape, to_pixels
+from seg_node.core.blocks import block_mean, BlockLayout, grid_shape, to_pixels
 from seg_node.core.gate_memory import GateMemory, steps_for
 from seg_node.core.motion import StepTracker
 from seg_node.core.policy import GatePast, Past, Remembers
-from seg_node.core.residual import compute_bins
+from seg_node.core.residual import compute_bins, in_place_of, plain
 from seg_node.core.tiles import as_rows
 from seg_node.core.types import Action, Motion, Reason
+from seg_node.core.warp import pull
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from torch import nn, Tensor
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from seg_node.core.config import Config
     from seg_node.core.residual import ResidualBlock
     from seg_node.core.types import Frame, Plan
+
+DOUBT_STRIDE = 8
+"""Doubt is looked at in pixels of this stride, or of the results' if that is coarser."""
 
 _NS_PER_MS = 1_000_000
 _MAX_MS = int(np.iinfo(np.uint16).max)
@@ -50,6 +53,7 @@ class GatedHistory:
     Args:
         blocks: the residual blocks of the network, in the order in which they run.
         weights: for each of them how much of the input's change is passed on, by channel, [C].
+        stride: image pixels per pixel of the network's results.
         side: side of a bin, in image pixels.
         device: where the network runs.
 
@@ -61,11 +65,15 @@ class GatedHistory:
         self,
         blocks: Sequence[ResidualBlock],
         weights: Sequence[Tensor],
+        stride: int,
         side: int,
         device: torch.device,
     ) -> None:
         """Remember nothing."""
         self._blocks, self._side, self._device = blocks, side, device
+        self._every = max(1, DOUBT_STRIDE // stride)
+        self._doubt_stride = self._every * stride
+        self._doubt = np.zeros((0, 0), np.float32)
         self._weights = [weight.to(device) for weight in weights]
         self._tracker: StepTracker | None = None
         self._memories: list[GateMemory] = []
@@ -111,13 +119,16 @@ class GatedHistory:
         self._memories = [GateMemory(block, size, self._side) for block in self._blocks]
 
     def _follow(self, step: Motion, now_ns: int) -> GatePast:
-        steps = steps_for(step, set(self._greys))
+        size = self._doubt.shape[0], self._doubt.shape[1]
+        steps = steps_for(step, {size, *self._greys})
+        doubt = pull(self._doubt, steps[size])
         distortion, oldest_ms = [], []
         for memory in self._memories:
             memory.follow(steps)
             distortion.append(memory.distortion(self._greys[memory.size], step.valid))
             oldest_ms.append((now_ns - memory.oldest_ns()) / _NS_PER_MS)
-        return GatePast(np.stack(distortion), np.stack(oldest_ms))
+        doubts = block_mean(doubt, self._side // self._doubt_stride)
+        return GatePast(np.stack(distortion), np.stack(oldest_ms), doubts)
 
     # ---- the network -----------------------------------------------------------------------
 
@@ -134,25 +145,13 @@ class GatedHistory:
         assert plan.gates is not None
         grid = grid_shape(*self._size, self._side)
         self._content_ns = np.full(grid, frame.stamp_ns, np.int64)
-        with self._gates(plan.gates):
+        gates = [partial(self.run, i, kept=kept) for i, kept in enumerate(plan.gates)]
+        with in_place_of(self._blocks, gates):
             logits: Tensor = net(image)
+        self._doubt = _doubt(logits, self._every)
         return logits
 
-    @contextmanager
-    def _gates(self, gates: NDArray[np.bool_]) -> Iterator[None]:
-        """Let every residual block run with its gate."""
-        try:
-            for index, block in enumerate(self._blocks):
-                block.module.forward = self._gate(index, gates[index])  # undone below
-            yield
-        finally:
-            for block in self._blocks:
-                vars(block.module).pop("forward", None)
-
-    def _gate(self, index: int, kept: NDArray[np.bool_]) -> _Gate:
-        return _Gate(self, index, kept)
-
-    def run(self, index: int, x: Tensor, kept: NDArray[np.bool_]) -> Tensor:
+    def run(self, index: int, x: Tensor, *, kept: NDArray[np.bool_]) -> Tensor:
         """Return the output of a residual block, computed where it is kept.
 
         Args:
@@ -164,7 +163,7 @@ class GatedHistory:
         block, memory = self._blocks[index], self._memories[index]
         grey = self._greys[memory.size]
         if kept.all():
-            out: Tensor = _computes(block)(x)
+            out: Tensor = plain(block)(x)
             memory.keep_all(_joined(block, x, out), grey, self._content_ns)
             return out
         # Nothing is younger than what it was reused from.
@@ -186,7 +185,7 @@ class GatedHistory:
         if kept.any():
             actions = np.where(kept, Action.HIGH, Action.REUSE).astype(np.uint8)
             layout = BlockLayout(actions[None], self._side, self._size, device=x.device)
-            tiles = compute_bins(_computes(block), x, layout, block.stride_in)
+            tiles = compute_bins(plain(block), x, layout, block.stride_in)
             pixels = _pixels(np.argwhere(kept), b, (size[0], size[1]))
             inside = np.flatnonzero(pixels >= 0)
             rows = as_rows(tiles)
@@ -212,23 +211,6 @@ class GatedHistory:
         return np.asarray(np.clip(age, 0, _MAX_MS), np.uint16)
 
 
-class _Gate:
-    """The forward of a residual block with a gate."""
-
-    def __init__(self, history: GatedHistory, index: int, kept: NDArray[np.bool_]) -> None:
-        """Take what it runs on."""
-        self._history, self._index, self._kept = history, index, kept
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Run the block where it is kept."""
-        return self._history.run(self._index, x, self._kept)
-
-
-def _computes(block: ResidualBlock) -> Callable[[Any], Any]:
-    """Return what a residual block computes, whatever forward it has for now."""
-    return partial(type(block.module).forward, block.module)
-
-
 def _joined(block: ResidualBlock, x: Tensor, out: Tensor) -> Tensor:
     """Return what is remembered: input and output, or output alone."""
     return torch.cat((x, out), 1) if block.keeps_shape else out
@@ -241,6 +223,12 @@ def _pixels(bins: NDArray[np.int64], b: int, size: tuple[int, int]) -> NDArray[n
     x = (bins[:, 1, None] * b + side)[:, None]
     pixel = np.where((y < size[0]) & (x < size[1]), y * size[1] + x, -1)
     return pixel.ravel()
+
+
+def _doubt(logits: Tensor, every: int) -> NDArray[np.float32]:
+    """Return how uncertain results are, 0..1, at every n-th pixel, float32 [h, w]."""
+    probability = torch.softmax(logits[0, :, ::every, ::every].float(), 0).amax(0)
+    return np.asarray((1 - probability).cpu().numpy(), np.float32)
 
 
 def _grey(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:

@@ -278,7 +278,8 @@ class Segmenter:
             history = self._histories[camera] = BlockHistory(self._face.stride, side, device)
         if history is None and isinstance(policy, Gated):
             side, device = self.config.block_size, self.compute.device
-            history = GatedHistory(policy.blocks, policy.weights, side, device)
+            stride = self._face.stride
+            history = GatedHistory(policy.blocks, policy.weights, stride, side, device)
             self._histories[camera] = history
         return history
 

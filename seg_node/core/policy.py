@@ -67,11 +67,14 @@ class GatePast:
         distortion: mean absolute difference, in grey levels 0..255, of the present image from
             that in which the content was computed, float [G, gh, gw].
         oldest_ms: the longest time since a pixel was computed, float [G, gh, gw].
+        doubt: how uncertain the result of the frame before is, 0..1: 1 - the probability of its
+            class, float [gh, gw].
 
     """
 
     distortion: NDArray[np.floating]
     oldest_ms: NDArray[np.floating]
+    doubt: NDArray[np.floating]
 
 
 @dataclass(frozen=True)

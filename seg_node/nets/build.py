@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from seg_node.core.attention import local_attention
 from seg_node.core.budgeted import Budgeted
-from seg_node.core.gate import Gated
+from seg_node.core.gate import Gated, LearnedGate
 from seg_node.core.pipeline import choose_compute
 from seg_node.core.policy import Interval, Ranked, UNTRAINED
 from seg_node.core.residual import find_residual_blocks
@@ -18,7 +18,7 @@ from seg_node.core.scores import Complexity, Heuristic, Middle, Random
 from seg_node.core.types import Action, ModelError
 from seg_node.kernels.build import choose_kernels
 from seg_node.nets.bisenet import BiSeNet
-from seg_node.nets.decision import ComplexityNet
+from seg_node.nets.decision import ComplexityNet, GateNet
 from seg_node.nets.low import LowBranch
 from seg_node.nets.manifest import find_manifest, Manifest, weights_problem
 from seg_node.nets.plugin import build_plugin
@@ -99,6 +99,7 @@ class Model:
         manifest: what is known of it.
         policy: its policy network, in eval mode; None if it has none.
         low: its half-resolution branch, in eval mode; None if it has none.
+        gate: the gates of its residual blocks, in eval mode; None if nobody trained them.
 
     """
 
@@ -106,6 +107,7 @@ class Model:
     manifest: Manifest
     policy: nn.Module | None = None
     low: LowBranch | None = None
+    gate: GateNet | None = None
 
 
 def load_model(name: str, *, fold: bool = True) -> Model:
@@ -125,14 +127,23 @@ def load_model(name: str, *, fold: bool = True) -> Model:
         raise ModelError(problem)
     net = _fresh(manifest)
     _ready(net, folder / manifest.file, fold=fold)
-    policy = low = None
+    policy = low = gate = None
     if manifest.policy is not None:
         policy = ComplexityNet(manifest.policy.channels)
         _ready(policy, folder / manifest.policy.file, fold=fold)
     if manifest.low is not None:
         low = LowBranch(_fresh(manifest), manifest.low.fusion)
         _ready(low, folder / manifest.low.file, fold=fold)
-    return Model(net, manifest, policy, low)
+    if manifest.gate is not None:
+        gate = build_gate(net)
+        _ready(gate, folder / manifest.gate.file, fold=fold)
+    return Model(net, manifest, policy, low, gate)
+
+
+def build_gate(net: nn.Module) -> GateNet:
+    """Build fresh gates for the residual blocks of a network in eval mode."""
+    blocks = find_residual_blocks(net)
+    return GateNet([block.stride for block in blocks], [block.channels for block in blocks])
 
 
 def _fresh(manifest: Manifest) -> nn.Module:
@@ -185,6 +196,8 @@ def build_policies(model: Model, config: Config) -> dict[str, BlockPolicy]:
     if model.low is not None:
         policies["arseg"] = Interval(Action.LOW)
     blocks = find_residual_blocks(model.net)
-    if blocks:
+    if blocks and model.gate is not None:
+        policies["stmg"] = Gated(blocks, LearnedGate(model.gate), list(model.gate.passes))
+    elif blocks:
         policies["stmg"] = Gated(blocks)
     return policies

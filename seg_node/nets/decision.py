@@ -1,12 +1,14 @@
-"""Small networks that decide what is computed: where a frame deserves full resolution."""
+"""Small networks that decide what is computed: at full resolution, or at all."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
+from seg_node.core.gate import DOUBT_FLOOR
 from seg_node.nets.resnet import conv_bn, Normalise
 
 if TYPE_CHECKING:
@@ -16,6 +18,15 @@ BLOCK_SIDE = 32
 """Pixels on each side of a block in the image that `ComplexityNet` sees; also its stride."""
 
 CHANNELS = 64
+
+HIDDEN = 8
+"""Hidden units of `GateNet`."""
+
+STEEP, FAINT = 0.5413, -4.0
+"""Parameters whose softplus is 1, and nearly 0."""
+
+DOUBT_USUAL = 0.12
+"""Doubt, 0..1, of a middling bin."""
 
 
 class ComplexityNet(nn.Module):
@@ -55,3 +66,52 @@ class ComplexityNet(nn.Module):
             x = self.relu(layer(x))
         logits: Tensor = self.logit(x)
         return logits[:, 0]
+
+
+class GateNet(nn.Module):
+    """Gates of residual blocks: from distortion and doubt to one logit per block and bin.
+
+    More distortion, or more doubt, never lowers a logit: what they are multiplied with is not
+    negative (a softplus), and what follows does not fall. A gate sees the distortion of its own
+    bin, of all residual blocks, and of the bins around.
+
+    It also holds the transform of what is reused: for each residual block that keeps the shape,
+    how much of its input's change is passed on, by channel; see `core/gated.py`.
+
+    Args:
+        strides: of the residual blocks, in image pixels; a fresh net gives 0 to a distortion of as
+            many grey levels, in a bin of middling doubt.
+        channels: of the residual blocks.
+
+    """
+
+    def __init__(self, strides: Sequence[int], channels: Sequence[int]) -> None:
+        """Build it so that it scores by distortion x doubt at first."""
+        super().__init__()
+        gates = len(strides)
+        self.own = nn.Parameter(torch.full((gates,), STEEP))
+        self.doubt = nn.Parameter(torch.full((gates,), STEEP))
+        self.around = nn.Parameter(torch.full((HIDDEN, gates, 3, 3), FAINT))
+        self.mix = nn.Parameter(torch.full((gates, HIDDEN, 1, 1), FAINT))
+        self.limits = nn.Parameter(torch.linspace(0.0, 1.0, HIDDEN))
+        undecided = torch.log(torch.tensor(strides, dtype=torch.float32) + 1)
+        self.bias = nn.Parameter(-functional.softplus(torch.tensor(STEEP)) * undecided)
+        self.passes = nn.ParameterList(torch.ones(count) for count in channels)
+
+    def forward(self, distortion: Tensor, doubt: Tensor) -> Tensor:
+        """Return logits [N, G, gh, gw].
+
+        Args:
+            distortion: in grey levels, by residual block, float [N, G, gh, gw].
+            doubt: how uncertain the result before is, 0..1, float [N, 1, gh, gw].
+
+        """
+        seen = torch.log1p(distortion)
+        unsure = torch.log((doubt + DOUBT_FLOOR) / DOUBT_USUAL)
+        wide = functional.pad(seen, (1, 1, 1, 1), mode="replicate")
+        # Each layer sums as many numbers as its kernel has: divided by them, it starts in scale.
+        around = functional.conv2d(wide, functional.softplus(self.around) / self.around[0].numel())
+        hidden = torch.relu(around - self.limits.view(1, -1, 1, 1))
+        mixed = functional.conv2d(hidden, functional.softplus(self.mix) / HIDDEN)
+        own, sure = (functional.softplus(x).view(1, -1, 1, 1) for x in (self.own, self.doubt))
+        return own * seen + sure * unsure + mixed + self.bias.view(1, -1, 1, 1)

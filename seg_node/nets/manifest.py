@@ -63,6 +63,28 @@ class LowWeights:
 
 
 @dataclass(frozen=True)
+class GateWeights:
+    """What is known of the gates of the residual blocks of a model.
+
+    Attributes:
+        file: weights file beside the manifest; gates and transform.
+        sha256: hash of that file.
+        network_sha256: hash of the weights of the network that they were trained with.
+        block_size: side of the bins that they were trained on, in pixels.
+        command: command that trained them.
+        commit: commit that trained them.
+
+    """
+
+    file: str
+    sha256: str
+    network_sha256: str
+    block_size: int
+    command: str
+    commit: str
+
+
+@dataclass(frozen=True)
 class Slimming:
     """What a slimmed network lacks of the one that its name builds; see `nets/slim.py`.
 
@@ -107,6 +129,7 @@ class Manifest:
         policy: the policy network of mode segblocks; None if it has none.
         low: the half-resolution branch of mode arseg; None if it has none.
         slim: which channels the network lacks; None if it has all of them.
+        gate: the gates of mode stmg; None if nobody trained them.
 
     """
 
@@ -124,6 +147,7 @@ class Manifest:
     policy: PolicyWeights | None = None
     low: LowWeights | None = None
     slim: Slimming | None = None
+    gate: GateWeights | None = None
 
     @staticmethod
     def read(path: Path) -> Manifest:
@@ -141,6 +165,8 @@ class Manifest:
                 raw["policy"] = PolicyWeights(**raw["policy"])
             if raw.get("low") is not None:
                 raw["low"] = LowWeights(**raw["low"])
+            if raw.get("gate") is not None:
+                raw["gate"] = GateWeights(**raw["gate"])
             if raw.get("slim") is not None:
                 raw["slim"] = Slimming.parse(raw["slim"])
             return Manifest(**raw)
@@ -213,7 +239,11 @@ def file_sha256(path: Path) -> str:
 def weights_problem(manifest: Manifest, folder: Path) -> str:
     """Return what is wrong with the weights file of a model in a folder; empty if it is intact."""
     files = {manifest.file: manifest.sha256}
-    for part, known in (("policy", manifest.policy), ("LOW branch", manifest.low)):
+    for part, known in (
+        ("policy", manifest.policy),
+        ("LOW branch", manifest.low),
+        ("gate", manifest.gate),
+    ):
         if known is None:
             continue
         files[known.file] = known.sha256

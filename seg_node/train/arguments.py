@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
 from seg_node.core.types import ConfigError
+from seg_node.train.gate_settings import GateTraining
 from seg_node.train.low_settings import LowTraining
 from seg_node.train.policy_settings import PolicyTraining
 from seg_node.train.settings import SegmentTraining
@@ -15,7 +16,13 @@ from seg_node.train.slim_settings import SlimTraining
 if TYPE_CHECKING:
     from seg_node.core.config import Limits
     from seg_node.train.label import LabelRequest
-    from seg_node.train.request import LowRequest, PolicyRequest, SegmentRequest, SlimRequest
+    from seg_node.train.request import (
+        GateRequest,
+        LowRequest,
+        PolicyRequest,
+        SegmentRequest,
+        SlimRequest,
+    )
     from seg_node.train.settings import Training
 
 NETWORK, LOW = "network", "low"
@@ -68,6 +75,15 @@ def add_slim_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", default="", help="name of the model that is written (default: the network's)")
     add("--init", default="", help="model to start from; other classes get a fresh head")
     _add_settings(parser, SlimTraining())
+
+
+def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `gate_request` reads."""
+    add = parser.add_argument
+    _add_data(parser)
+    add("--model", default="swiftnet18-half", help="model to start from: a name or manifest")
+    add("--name", default="", help="name of the model that is written (default: the same)")
+    _add_settings(parser, GateTraining())
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -188,6 +204,19 @@ def slim_request(args: argparse.Namespace) -> SlimRequest:
 
     settings = SlimTraining(**_values_of(args, SlimTraining()))
     return SlimRequest(**_data_of(args), network=args.model, init=args.init, settings=settings)
+
+
+def gate_request(args: argparse.Namespace) -> GateRequest:
+    """Return what the command line asks for.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    """
+    from seg_node.train.request import GateRequest  # noqa: PLC0415 - --help needs no torch
+
+    settings = GateTraining(**_values_of(args, GateTraining()))
+    return GateRequest(**_data_of(args), model=args.model, settings=settings)
 
 
 def _values_of(args: argparse.Namespace, settings: Training) -> dict[str, Any]:

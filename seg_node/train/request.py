@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from seg_node.train.classes import describe
+from seg_node.train.gate_settings import GateTraining
 from seg_node.train.low_settings import LowTraining
 from seg_node.train.policy_settings import PolicyTraining
 from seg_node.train.settings import SegmentTraining, Training
@@ -113,6 +114,19 @@ class SlimRequest(TrainRequest):
     settings: SlimTraining = field(default_factory=SlimTraining)
 
 
+@dataclass(frozen=True)
+class GateRequest(TrainRequest):
+    """What model to train gates for.
+
+    Attributes:
+        model: the model, by name or manifest; its network stays as it is.
+
+    """
+
+    model: str = "swiftnet18-half"
+    settings: GateTraining = field(default_factory=GateTraining)
+
+
 def identity(request: SegmentRequest, classes: tuple[ClassInfo, ...]) -> dict[str, str]:
     """Return what else makes a run this run; it must not change when the run is resumed."""
     return {
@@ -148,6 +162,11 @@ def command_line(request: SegmentRequest) -> str:
 def policy_command_line(request: PolicyRequest) -> str:
     """Return the command of a run; paths, which differ between machines, become DIR."""
     return _command("policy", request, _hidden(request.model), {})
+
+
+def gate_command_line(request: GateRequest) -> str:
+    """Return the command of a run; paths, which differ between machines, become DIR."""
+    return _command("gate", request, _hidden(request.model), {})
 
 
 def low_command_line(request: LowRequest) -> str:

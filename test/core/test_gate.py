@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from seg_node.core.config import Config
-from seg_node.core.gate import DistortionGate, Gated, TOLERANCE, WHOLE
+from seg_node.core.gate import DistortionGate, DOUBT_FLOOR, Gated, TOLERANCE, WHOLE
 from seg_node.core.policy import GatePast, Past
 from seg_node.core.residual import ResidualBlock
 from seg_node.core.types import Action, ConfigError, Reason
@@ -16,6 +18,9 @@ from seg_node.core.types import Action, ConfigError, Reason
 IMAGE = torch.zeros(1, 3, 96, 128, dtype=torch.uint8)
 CONFIG = Config(mode="stmg", block_size=32)
 GRID = (3, 4)
+DOUBT = 0.48
+UNDECIDED = TOLERANCE / (DOUBT + DOUBT_FLOOR)
+"""Distortion per pixel of stride at which a gate is undecided, in a bin of that doubt."""
 
 
 def block(stride: int) -> ResidualBlock:
@@ -35,15 +40,26 @@ def past(distortion: np.ndarray | float, oldest_ms: np.ndarray | float = 66.0) -
         gates=GatePast(
             np.broadcast_to(np.asarray(distortion, float), shape).copy(),
             np.broadcast_to(np.asarray(oldest_ms, float), shape).copy(),
+            np.full(GRID, DOUBT),
         ),
     )
 
 
 def test_untrained_gates_are_undecided_at_their_tolerance() -> None:
     score = DistortionGate(BLOCKS)
-    gates = past(np.array([4.0, 16.0])[:, None, None] * TOLERANCE).gates
+    gates = past(np.array([4.0, 16.0])[:, None, None] * UNDECIDED).gates
     assert gates is not None
     np.testing.assert_allclose(score(gates, CONFIG), 0.5)
+
+
+def test_more_doubt_scores_more() -> None:
+    gates = past(3.0).gates
+    assert gates is not None
+    less, more = (
+        DistortionGate(BLOCKS)(replace(gates, doubt=np.full(GRID, doubt)), CONFIG)
+        for doubt in (0.1, 0.2)
+    )
+    assert (more > less).all()
 
 
 def test_more_distortion_never_drops_more() -> None:
@@ -51,8 +67,8 @@ def test_more_distortion_never_drops_more() -> None:
     grown = 0
     for threshold in (0.2, 0.5, 0.8):
         config = CONFIG.updated({"gate.threshold": threshold})
-        less = rng.uniform(0, 12, (2, *GRID))
-        plans = [Gated(BLOCKS).plan(IMAGE, config, past(d)) for d in (less, less + 3)]
+        less = rng.uniform(0, 3, (2, *GRID))
+        plans = [Gated(BLOCKS).plan(IMAGE, config, past(d)) for d in (less, less + 1)]
         before, after = (plan.gates for plan in plans)
         assert before is not None
         assert after is not None
@@ -63,9 +79,9 @@ def test_more_distortion_never_drops_more() -> None:
 
 def test_blocks_are_kept_from_the_threshold_on() -> None:
     """Each on its own; the grid tells where at least half of them are."""
-    distortion = np.full((2, *GRID), 0.1)
-    distortion[0, 0, 0], distortion[:, 1, 1] = 4.001 * TOLERANCE, 20 * TOLERANCE
-    distortion[0, 2, 2] = 3.999 * TOLERANCE
+    distortion = np.full((2, *GRID), 0.1 * UNDECIDED)
+    distortion[0, 0, 0], distortion[:, 1, 1] = 4.001 * UNDECIDED, 20 * UNDECIDED
+    distortion[0, 2, 2] = 3.999 * UNDECIDED
     plan = Gated(BLOCKS).plan(IMAGE, CONFIG, past(distortion))
     assert plan.gates is not None
     assert plan.reason is Reason.GATED
