@@ -200,6 +200,9 @@ def _refuse_other_network(start: Model, base: Model) -> None:
     if one.network != other.network:
         msg = f"{one.name} is a {one.network}, {other.name} a {other.network}: leave --init"
         raise ModelError(msg)
+    if one.slim != other.slim:
+        msg = f"{one.name} and {other.name} have other channels, one is slimmed: leave --init"
+        raise ModelError(msg)
     if not same_classes(one.classes, other.classes):
         told = f"{describe(one.classes)}, {other.name} has {describe(other.classes)}"
         msg = f"{one.name} has classes {told}: leave --init"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from seg_node.core.types import ClassInfo
+    from seg_node.nets.manifest import Manifest
 
 LOG = logging.getLogger(__name__)
 HEAD = "head."
@@ -37,10 +38,11 @@ def from_model(network: str, classes: tuple[ClassInfo, ...], seed: int, model: s
     """Return a network with a trained model's weights; with other classes, its head is fresh.
 
     Raises:
-        ModelError: unknown model, or weights that do not fit the network.
+        ModelError: unknown model, a slimmed one, or weights that do not fit the network.
 
     """
     manifest, folder = find_manifest(model)
+    _refuse_slimmed(manifest)
     net = fresh(network, len(classes), seed)
     path = folder / manifest.file
     if same_classes(manifest.classes, classes):
@@ -61,6 +63,14 @@ def from_model(network: str, classes: tuple[ClassInfo, ...], seed: int, model: s
     return net
 
 
+def _refuse_slimmed(manifest: Manifest) -> None:
+    if manifest.slim is not None:
+        msg = (
+            f"{manifest.name} is slimmed, and no training goes on from it; start from a whole one"
+        )
+        raise ModelError(msg)
+
+
 def from_narrow(network: str, classes: tuple[ClassInfo, ...], seed: int, model: str) -> nn.Module:
     """Return a SwiftNet that computes at first what a narrower trained one does.
 
@@ -70,6 +80,7 @@ def from_narrow(network: str, classes: tuple[ClassInfo, ...], seed: int, model: 
     """
     wide = fresh(network, len(classes), seed)
     loaded = load_model(model, fold=False)
+    _refuse_slimmed(loaded.manifest)
     if not same_classes(loaded.manifest.classes, classes):
         msg = f"cannot widen {model}: it knows other classes than the data"
         raise ModelError(msg)

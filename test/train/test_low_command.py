@@ -14,7 +14,13 @@ from seg_node.core.types import ConfigError, DataError, ModelError
 from seg_node.nets.build import load_model
 from seg_node.nets.decision import ComplexityNet
 from seg_node.nets.low import LowBranch
-from seg_node.nets.manifest import file_sha256, find_manifest, Manifest, PolicyWeights
+from seg_node.nets.manifest import (
+    file_sha256,
+    find_manifest,
+    Manifest,
+    PolicyWeights,
+    Slimming,
+)
 from seg_node.nets.weights import save_weights
 from seg_node.train.arguments import add_segment_arguments, low_request, segment_request
 from seg_node.train.low_command import LowJob, start_branch, train_low
@@ -87,6 +93,22 @@ def test_a_model_gets_a_branch_and_keeps_its_weights_and_policy(tmp_path: Path, 
     other = replace(again, settings=replace(settings, fusion="creff"))
     with pytest.raises(ModelError, match="has the fusion gated: use --fusion gated"):
         start_branch(load_model(base, fold=False), other)
+
+
+def test_a_slimmed_model_is_no_start_of_a_whole_ones_branch(tmp_path: Path, base: str) -> None:
+    manifest, folder = find_manifest(base)
+    slimmed = replace(
+        manifest,
+        name="slim",
+        file=str(folder / manifest.file),
+        policy=None,
+        low=None,
+        slim=Slimming({}),
+    )
+    path = str(slimmed.write(tmp_path))
+    request = replace(request_for(tmp_path, base), init=path)
+    with pytest.raises(ModelError, match=r"slim and .* one is slimmed: leave --init"):
+        start_branch(load_model(base, fold=False), request)
 
 
 def test_the_branch_starts_as_the_network_or_as_another_with_its_head(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 
 from seg_node.core.types import CAMVID_CLASSES, ClassInfo, ModelError
 from seg_node.nets.build import load_model
+from seg_node.nets.manifest import find_manifest, Slimming
 from seg_node.nets.swiftnet import SwiftNet
 from seg_node.train import start
 from seg_node.train.widen import widen
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TWO = (ClassInfo("soil", (1, 2, 3)), ClassInfo("crop", (4, 5, 6)))
 IMAGE = torch.randint(0, 256, (2, 3, 70, 90), generator=torch.Generator().manual_seed(0))
@@ -46,6 +53,15 @@ def test_other_classes_get_a_fresh_head_and_the_old_body(trained: str) -> None:
     with torch.no_grad():
         assert net(IMAGE).shape[1] == 2
         assert torch.equal(net.features(IMAGE), model.features(IMAGE))  # type: ignore[operator]  # nn.Module has no such face
+
+
+def test_nothing_starts_from_a_slimmed_model(trained: str, tmp_path: Path) -> None:
+    manifest, folder = find_manifest(trained)
+    slimmed = replace(manifest, file=str(folder / manifest.file), slim=Slimming({}))
+    path = str(slimmed.write(tmp_path))
+    for begin in (start.from_model, start.from_narrow):
+        with pytest.raises(ModelError, match="swiftnet18-half is slimmed, and no training goes"):
+            begin("swiftnet18-half", CAMVID_CLASSES, 1, path)
 
 
 def test_another_network_does_not_fit(trained: str) -> None:
