@@ -164,15 +164,16 @@ def main() -> None:
             bins.add(pair.picture.image, pair.key, labels, pair.motion)
             done += 1
             bar(done)
+    table = bins.table()
     result = {
         "data": f"{args.data.split(':')[0]} {args.split}, {done} pairs, {distances} frames apart",
         "model": {"name": model.manifest.name, "sha256": model.manifest.sha256},
         "bin": SIDE,
         "versions": versions(),
-        "rank_correlation": bins.table(),
+        "rank_correlation": table,
     }
     args.json.write_text(json.dumps(result, indent=1) + "\n")
-    for name, row in result["rank_correlation"].items():
+    for name, row in table.items():
         print(f"{name:20s}", "  ".join(f"{harm} {value:.3f}" for harm, value in row.items()))
 
 

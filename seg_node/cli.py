@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from seg_node.core.config import Value
     from seg_node.train.command import SegmentJob
+    from seg_node.train.gate_command import GateJob
     from seg_node.train.low_command import LowJob
     from seg_node.train.policy_command import PolicyJob
     from seg_node.train.slim_command import SlimJob
@@ -143,7 +144,7 @@ def train_slim(args: argparse.Namespace) -> int:
     return _train(SlimJob(slim_request(args)))
 
 
-def _train(job: SegmentJob | PolicyJob | LowJob | SlimJob) -> int:
+def _train(job: SegmentJob | PolicyJob | GateJob | LowJob | SlimJob) -> int:
     """Run a training under a bar; Ctrl-C leaves a checkpoint."""
     from seg_node.eval.progress import noted_interrupt, progress
 

@@ -85,12 +85,13 @@ class LearnedGate:
     Args:
         net: maps distortion [N, G, gh, gw] and doubt [N, 1, gh, gw] to logits [N, G, gh, gw];
             `seg_node.nets.decision.GateNet`.
+        gates: number of residual blocks G.
 
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, gates: int) -> None:
         """Take the network."""
-        self._net = net
+        self._net, self._gates = net, gates
         self._macs: dict[tuple[int, int], int] = {}
 
     def __call__(self, past: GatePast, config: Config) -> NDArray[np.floating]:  # noqa: ARG002 - the threshold is not its business
@@ -106,9 +107,8 @@ class LearnedGate:
     def macs(self, grid: tuple[int, int]) -> int:
         """Return the MACs of scoring a grid (gh, gw)."""
         if grid not in self._macs:
-            shape = (1, sum(1 for _ in self._net.passes), *grid)  # type: ignore[union-attr,arg-type]  # a ParameterList
             with torch.inference_mode(), MacCounter() as counter:
-                self._net(torch.zeros(shape), torch.zeros(1, 1, *grid))
+                self._net(torch.zeros(1, self._gates, *grid), torch.zeros(1, 1, *grid))
             self._macs[grid] = counter.macs
         return self._macs[grid]
 
@@ -145,6 +145,7 @@ class Gated:
         self.blocks = blocks
         self.score = score or DistortionGate(blocks)
         self.weights = weights or [torch.ones(block.channels) for block in blocks]
+        self._scored = False
 
     def plan(self, image: Tensor, config: Config, past: Past = NOTHING) -> Plan:
         """Return which residual blocks are computed where.
@@ -152,10 +153,13 @@ class Gated:
         The grid says HIGH where at least half of them are, elsewhere REUSE.
         """
         grid = grid_shape(image.shape[-2], image.shape[-1], config.block_size)
+        self._scored = past.gates is not None and config.gate.threshold > 0
         if past.lost is not None or past.gates is None:
             kept = np.ones((len(self.blocks), *grid), np.bool_)
             return Plan(_grid(kept), past.lost or Reason.FIRST, gates=kept)
-        kept = self.score(past.gates, config) >= config.gate.threshold
+        kept = np.ones(past.gates.distortion.shape, np.bool_)
+        if self._scored:
+            kept = self.score(past.gates, config) >= config.gate.threshold
         kept |= past.gates.oldest_ms > config.max_age_ms * _patience(grid)
         kept[kept.mean((1, 2)) > WHOLE] = True
         distortion = float(past.gates.distortion.mean())
@@ -165,8 +169,8 @@ class Gated:
         """Forget it: cost does not change the choice."""
 
     def macs(self, size: tuple[int, int], side: int) -> int:
-        """Return the MACs of the scores."""
-        return self.score.macs(grid_shape(*size, side))
+        """Return the MACs of the scores of the newest plan; 0 if it needed none."""
+        return self.score.macs(grid_shape(*size, side)) if self._scored else 0
 
 
 def _grid(kept: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -197,7 +197,8 @@ def build_policies(model: Model, config: Config) -> dict[str, BlockPolicy]:
         policies["arseg"] = Interval(Action.LOW)
     blocks = find_residual_blocks(model.net)
     if blocks and model.gate is not None:
-        policies["stmg"] = Gated(blocks, LearnedGate(model.gate), list(model.gate.passes))
+        score = LearnedGate(model.gate, len(blocks))
+        policies["stmg"] = Gated(blocks, score, list(model.gate.passes))
     elif blocks:
         policies["stmg"] = Gated(blocks)
     return policies

@@ -133,7 +133,7 @@ class GateTrainer(Trainer[LowTraining, PairBatch, GateNet]):
         self.net = placed(net, place.device).eval().requires_grad_(requires_grad=False)
         self.blocks = find_residual_blocks(self.net)
         self.costs = block_costs(self.net, self.blocks)
-        self.gate = cast("GateNet", gate.to(place.device).requires_grad_(requires_grad=True))
+        self.gate = gate.to(place.device).requires_grad_(requires_grad=True)
         self.learner = Learner(
             self.gate, make_optimizer(self.gate, self.config), self.config.average
         )

@@ -99,6 +99,19 @@ def test_the_ends_of_the_threshold(threshold: float, *, kept: bool) -> None:
     assert (plan.gates == kept).all()
 
 
+def test_only_scores_that_were_needed_are_in_the_account() -> None:
+    class Costly(DistortionGate):
+        def macs(self, grid: tuple[int, int]) -> int:
+            return 100 * grid[0] * grid[1]
+
+    policy = Gated(BLOCKS, Costly(BLOCKS))
+    found = []
+    for threshold, known in ((0.5, Past(Reason.FIRST)), (0.5, past(1.0)), (0.0, past(1.0))):
+        policy.plan(IMAGE, CONFIG.updated({"gate.threshold": threshold}), known)
+        found.append(policy.macs((96, 128), 32))
+    assert found == [0, 1200, 0]
+
+
 def test_most_bins_are_all_bins() -> None:
     for count in range(13):
         distortion = np.zeros((2, *GRID))

@@ -89,7 +89,7 @@ def test_training_computes_what_the_pipeline_computes() -> None:
     assert past.gates is not None
     images, keys = (torch.from_numpy(x.copy()).permute(2, 0, 1)[None] for x in (image, key))
     with torch.inference_mode():
-        expected = history.logits(  # type: ignore[call-arg,union-attr]  # it is a GatedHistory
+        expected = history.logits(  # type: ignore[call-arg]  # it is a GatedHistory
             Frame(image, 1), images, policy.plan(images, config, past), net
         )
         flow, valid = torch.zeros(1, 64, 96, 2), torch.ones(1, 64, 96, dtype=torch.bool)

@@ -1,0 +1,216 @@
+"""Accuracy against MACs of mode stmg, and agreement with the dense network frame by frame.
+
+    PYTHONPATH=. python benchmarks/gates_curve.py camvid:DIR --model NAME \
+        --json benchmarks/results/gates_curve.json --out docs/pictures/gates_curve.png
+
+Every frame goes through all ways at once, so all points see the same frames. Ways:
+
+- `learned`, `distortion`: gates as shipped with the model, and untrained ones, at thresholds;
+- `random`: random gates, another draw in every frame;
+- `shallower`: residual blocks that keep the shape are left out everywhere, the last ones first,
+  and their input is passed on: a static network of fewer layers;
+- `copy`: untrained gates whose memory does not move and passes on no change;
+- `no age limit`: untrained gates with `max_age_ms` of a minute, to see whether errors grow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, cast, TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+import torch
+
+from seg_node.core.config import Config, Value
+from seg_node.core.costs import MacCounter
+from seg_node.core.gate import Gated, GateScore, LearnedGate
+from seg_node.core.masks import decide
+from seg_node.core.pipeline import Segmenter
+from seg_node.core.policy import UNTRAINED
+from seg_node.core.residual import find_residual_blocks, in_place_of
+from seg_node.data.datasets import open_source
+from seg_node.eval.metrics import ConfusionMatrix
+from seg_node.eval.progress import progress
+from seg_node.eval.results import versions
+from seg_node.nets.build import load_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from seg_node.core.pipeline import SegmentationNetwork
+    from seg_node.core.policy import GatePast
+    from seg_node.core.residual import ResidualBlock
+    from seg_node.data.sources import Sample
+    from seg_node.nets.build import Model
+
+    Result = tuple[NDArray[np.uint8], float]
+
+THRESHOLDS = (0.2, 0.35, 0.5, 0.65, 0.8)
+LONG_MS = 60000.0
+
+
+class RandomGate(GateScore):
+    """Scores at random."""
+
+    def __init__(self) -> None:
+        """Seed it."""
+        self._rng = np.random.default_rng(0)
+
+    def __call__(self, past: GatePast, config: Config) -> NDArray[np.floating]:  # noqa: ARG002 - it looks at nothing
+        """Return scores 0..1."""
+        return self._rng.random(past.distortion.shape)
+
+    def macs(self, grid: tuple[int, int]) -> int:  # noqa: ARG002 - the same for all
+        """Return 0."""
+        return 0
+
+
+def stepped(model: Model, policy: Gated, **values: Value) -> Callable[[Sample], Result]:
+    """Return a way that is a policy of mode stmg."""
+    settings: dict[str, Value] = {"mode": "stmg", "device": "cpu"}
+    settings |= {name.replace("__", "."): value for name, value in values.items()}
+    segmenter = Segmenter(model.net, {**UNTRAINED, "stmg": policy}, Config().updated(settings))
+
+    def run(sample: Sample) -> Result:
+        result = segmenter.step(sample.frame)
+        return result.labels, result.report.macs / result.report.dense_macs
+
+    return run
+
+
+def shallower(
+    model: Model, blocks: Sequence[ResidualBlock], left_out: int
+) -> Callable[[Sample], Result]:
+    """Return a way that passes on the input of the last blocks that keep the shape."""
+    able = [block for block in blocks if block.keeps_shape][-left_out:]
+    stride = cast("SegmentationNetwork", model.net).stride
+    dense: dict[tuple[int, ...], int] = {}
+
+    def run(sample: Sample) -> Result:
+        image = torch.from_numpy(sample.frame.image.copy()).permute(2, 0, 1)[None]
+        size = (image.shape[-2], image.shape[-1])
+        with torch.inference_mode():
+            if size not in dense:
+                with MacCounter() as whole:
+                    model.net(image)
+                dense[size] = whole.macs
+            with MacCounter() as counter, in_place_of(able, [lambda x: x] * len(able)):
+                logits = model.net(image)
+            labels, _ = decide(logits, stride, size)
+        return labels, counter.macs / dense[size]
+
+    return run
+
+
+def ways(model: Model) -> dict[str, Callable[[Sample], Result]]:
+    """Return all ways, by name and point."""
+    blocks = find_residual_blocks(model.net)
+    able = sum(block.keeps_shape for block in blocks)
+    still = [torch.zeros(block.channels) for block in blocks]
+    found = {f"shallower {count}": shallower(model, blocks, count) for count in range(1, able + 1)}
+    for t in THRESHOLDS:
+        values: dict[str, Value] = {"gate__threshold": t}
+        if model.gate is not None:
+            passes = [weight.detach() for weight in model.gate.passes]
+            learned = Gated(blocks, LearnedGate(model.gate, len(blocks)), passes)
+            found[f"learned {t}"] = stepped(model, learned, **values)
+        found[f"distortion {t}"] = stepped(model, Gated(blocks), **values)
+        found[f"random {t}"] = stepped(model, Gated(blocks, RandomGate()), **values)
+        copied = Gated(blocks, weights=still)
+        found[f"copy {t}"] = stepped(model, copied, motion__source="none", **values)
+    found["no_age_limit 0.5"] = stepped(
+        model, Gated(blocks), gate__threshold=0.5, max_age_ms=LONG_MS
+    )
+    dense = Segmenter(model.net, UNTRAINED, Config(device="cpu"))
+    return {"dense 0": lambda sample: (dense.step(sample.frame).labels, 1.0), **found}
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Run all ways over all frames."""
+    model = load_model(args.model)
+    classes = len(model.manifest.classes)
+    running = ways(model)
+    counts = {name: ConfusionMatrix(classes) for name in running}
+    macs: dict[str, list[float]] = {name: [] for name in running}
+    same: dict[str, list[float]] = {name: [] for name in running}
+    samples = list(open_source(args.data, split=args.split).every(1))[: args.frames]
+    with progress("curve", len(samples)) as bar:
+        for index, sample in enumerate(samples):
+            results = {name: way(sample) for name, way in running.items()}
+            for name, (labels, share) in results.items():
+                if sample.labels is not None:
+                    counts[name].update(sample.labels, labels)
+                macs[name].append(share)
+                same[name].append(round(float((labels == results["dense 0"][0]).mean()), 4))
+            bar(index + 1)
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for name in running:
+        way, _, point = name.partition(" ")
+        curves.setdefault(way, []).append(
+            {
+                "point": float(point),
+                "macs_of_dense": float(np.mean(macs[name])),
+                "miou": counts[name].dataset_miou(),
+                "same_pixels": same[name],
+            }
+        )
+    return {
+        "data": f"{args.data.split(':')[0]} {args.split}, first {len(samples)} frames",
+        "model": {"name": model.manifest.name, "sha256": model.manifest.sha256},
+        "gate": model.manifest.gate.sha256 if model.manifest.gate else None,
+        "versions": versions(),
+        "curves": curves,
+    }
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Plot accuracy against cost, and agreement over frames."""
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    for name, points in result["curves"].items():
+        x, y = ([100 * p[key] for p in points] for key in ("macs_of_dense", "miou"))
+        left.plot(x, y, marker="o", markersize=3, label=name)
+    left.set_xlabel("MACs, % of dense")
+    left.set_ylabel("mIoU, %")
+    left.legend()
+    for name in ("learned", "distortion", "no_age_limit", "copy"):
+        for point in result["curves"].get(name, []):
+            if point["point"] == 0.5:  # noqa: PLR2004 - one threshold is enough
+                right.plot([100 * x for x in point["same_pixels"]], label=f"{name} 0.5")
+    right.set_xlabel("frame")
+    right.set_ylabel("pixels as dense, %")
+    right.legend()
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"{result['model']['name']}, {result['data']}")
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Measure, write and draw."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("data", help="a labelled clip, such as camvid:DIR")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--frames", type=int, default=101)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="picture, *.png")
+    args = parser.parse_args()
+    result = measure(args)
+    args.json.write_text(json.dumps(result, indent=1) + "\n")
+    for name, points in result["curves"].items():
+        line = "  ".join(f"{p['macs_of_dense']:.3f}:{p['miou']:.4f}" for p in points)
+        print(f"{name:12s} {line}")
+    if args.out:
+        draw(result, args.out)
+
+
+if __name__ == "__main__":
+    main()
