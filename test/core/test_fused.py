@@ -36,6 +36,12 @@ GRIDS = {
 }
 
 
+CASES = [
+    *(("swiftnet18-half", grid) for grid in GRIDS),
+    *((name, grid) for name in ("pspnet18", "bisenet18") for grid in ("mixed", "one")),
+]
+
+
 class Recorded(TorchKernels):
     """Counts convolutions, with whether they add and whether they end in a ReLU."""
 
@@ -72,8 +78,7 @@ def lively(name: str) -> nn.Module:
     return fold_batchnorm(build_network(name, 5).eval()).double().requires_grad_(False)
 
 
-@pytest.mark.parametrize("name", ["swiftnet18-half", "pspnet18", "bisenet18"])
-@pytest.mark.parametrize("grid", list(GRIDS))
+@pytest.mark.parametrize(("name", "grid"), CASES)
 def test_networks_equal_the_reference(name: str, grid: str) -> None:
     """In float64, over backgrounds that are read and that take note in the same order."""
     net, layout = lively(name), layout_of(GRIDS[grid])
