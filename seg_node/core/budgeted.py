@@ -24,6 +24,14 @@ LEAST_DOUBT = 0.03
 """Doubt that counts where there is less: a network is certain of what it saw, such as plain road,
 not of what came since. With 0, whoever steps on such a road would wait until due by age."""
 
+QUIET = 0.25
+"""Share of the blocks whose distortion is taken for that of the sensor's noise: of a still scene
+noise is all that changes, and hardly a picture moves everywhere so that none of it is plain."""
+
+MOST_NOISE = 1.0
+"""Most grey levels that are taken for noise; pixels with a noise of 4 or 5 levels come to that,
+because features are coarser than pixels. What changes all of a picture changes it more."""
+
 _NS_PER_S = 1e9
 
 
@@ -55,6 +63,17 @@ def values(past: BlockPast, weights: ValueWeights) -> NDArray[np.float64]:
         * past.age_ms**weights.age
     )
     return worth
+
+
+def harms(past: BlockPast) -> NDArray[np.float64]:
+    """Return what leaving each block as it was may do, [gh, gw], in grey levels times doubt.
+
+    It says which blocks are worth anything, and is 0 where there is no more than noise; which of
+    them are worth most is for `values`.
+    """
+    noise = min(MOST_NOISE, float(np.quantile(past.distortion, QUIET)))
+    harm: NDArray[np.float64] = np.maximum(0, past.distortion - noise) * _counted(past.doubt)
+    return harm
 
 
 def _counted(doubt: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -113,7 +132,7 @@ class Budgeted:
             grid[:] = Action.HIGH
             return self._told(grid, past.lost or Reason.FIRST, None)
         value = values(blocks, self._weights)
-        harm = blocks.distortion * _counted(blocks.doubt)
+        harm = harms(blocks)
         worth = harm >= config.reuse.threshold
         self._need = float(harm[worth].sum())
         due = count_due(blocks.oldest_ms, blocks.interval_ms, config.max_age_ms)

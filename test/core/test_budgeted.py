@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from seg_node.core.budgeted import Budgeted, count_due, values, ValueWeights
+from seg_node.core.budgeted import Budgeted, count_due, MOST_NOISE, values, ValueWeights
 from seg_node.core.config import Config, Value
 from seg_node.core.policy import BlockPast, NOTHING, Past
 from seg_node.core.types import Action, Plan, Reason, StepReport
@@ -104,15 +104,26 @@ def test_blocks_of_equal_value_are_taken_in_order() -> None:
 
 
 def test_below_the_threshold_nothing_is_computed_before_it_is_due() -> None:
-    """The threshold is of distortion times doubt; what reaches it just so is computed."""
+    """The threshold is of distortion beyond noise, times doubt; what reaches it is computed."""
     past = known(np.arange(12.0).reshape(GRID), 0.5)
     settings = config(reuse__threshold=2.0, max_age_ms=60000.0)
     past.oldest_ms[0, 1] = 60010.0
     found = chosen(Budgeted(), past, settings)
-    expected = past.distortion >= 4
+    expected = past.distortion >= 4 + MOST_NOISE
     expected[0, 1] = True
     np.testing.assert_array_equal(found, expected)
     assert chosen(Budgeted(), past, config(reuse__threshold=0.0)).all()
+
+
+def test_the_noise_of_a_sensor_is_not_worth_anything_and_what_is_beyond_it_is() -> None:
+    """All blocks differ by about as much; a change of light differs by more than noise may."""
+    rng = np.random.default_rng(0)
+    past = known(0.5 + 0.05 * rng.random(GRID))
+    settings = config(max_age_ms=60000.0)
+    assert not chosen(Budgeted(), past, settings).any()
+    past.distortion[1, 2] += 0.3
+    assert np.argwhere(chosen(Budgeted(), past, settings)).tolist() == [[1, 2]]
+    assert chosen(Budgeted(), known(MOST_NOISE + 0.2), settings).all()
 
 
 def test_still_content_is_computed_only_as_it_becomes_due() -> None:
