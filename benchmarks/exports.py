@@ -6,6 +6,7 @@ Each row is one `seg_node export` into a folder that is thrown away afterwards.
 from __future__ import annotations
 
 import argparse
+from decimal import Context, ROUND_UP
 import json
 from pathlib import Path
 import tempfile
@@ -25,8 +26,15 @@ RUNS: tuple[dict[str, Any], ...] = (
 COLUMNS = ("model", "precision", "format", "part", "MB", "difference", "of range", "labels equal")
 
 
+def bound(difference: float) -> str:
+    """Return a difference with two digits, never smaller than it is."""
+    if not difference:
+        return "0"
+    return f"{Context(prec=2, rounding=ROUND_UP).create_decimal_from_float(difference):.1e}"
+
+
 def rows(report: dict[str, Any]) -> list[list[str]]:
-    """Return the table's rows of one `export.json`; figures are cut off."""
+    """Return the table's rows of one `export.json`; shares are cut off."""
     found = []
     for entry in report["files"]:
         difference, agreement = entry["difference"], entry["difference"]["agreement"]
@@ -37,8 +45,8 @@ def rows(report: dict[str, Any]) -> list[list[str]]:
                 entry["format"],
                 entry["part"],
                 f"{entry['bytes'] // 10_000 / 100:.2f}",
-                f"{difference['maximum']:.1e}",
-                f"{difference['share']:.1e}",
+                bound(difference["maximum"]),
+                bound(difference["share"]),
                 "" if agreement is None else f"{int(agreement * 10_000) / 10_000:.4f}",
             ]
         )

@@ -42,7 +42,19 @@ def test_help_needs_neither_torch_nor_ros() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "run", "replay", "evaluate", "bench", "train", "label", "models", "doctor"]
+    "verb",
+    [
+        "demo",
+        "run",
+        "replay",
+        "evaluate",
+        "bench",
+        "train",
+        "label",
+        "models",
+        "export",
+        "doctor",
+    ],  # fmt: skip
 )
 def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:

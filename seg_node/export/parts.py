@@ -43,8 +43,8 @@ PARTS = ("dense", "high", "head", "low", "fusion", "policy")
 """All parts, in the order in which they are written."""
 
 LACKS = {
-    "low": "no half-resolution branch; `seg_node train` makes one with --student low",
-    "fusion": "no half-resolution branch; `seg_node train` makes one with --student low",
+    "low": "no half-resolution branch; `seg_node train segment --student low` makes one",
+    "fusion": "no half-resolution branch; `seg_node train segment --student low` makes one",
     "policy": "no policy network; `seg_node train policy` makes one",
 }
 """What a model lacks that does not have a part, and what to do about it."""
