@@ -54,7 +54,7 @@ def test_help_needs_neither_torch_nor_ros() -> None:
         "models",
         "export",
         "doctor",
-    ],  # fmt: skip
+    ],
 )
 def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
