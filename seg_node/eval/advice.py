@@ -7,6 +7,7 @@ from typing import Any, TYPE_CHECKING
 
 from seg_node.eval.intervals import Difference, difference, MIOU
 from seg_node.eval.results import DENSE
+from seg_node.eval.tables import three_digits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -235,7 +236,7 @@ def _stay(reference: Choice, usable: Sequence[Choice]) -> tuple[str, tuple[str, 
     headline = f"Stay with {reference.name}: all that is faster loses more than one point."
     why = (
         f"The nearest one is {nearest.name}, {lost} points lower: {_limit(nearest)} instead of "
-        f"{_time_of(reference):.3g} ms."
+        f"{three_digits(_time_of(reference))} ms."
     )
     return headline, (why,)
 
@@ -249,7 +250,9 @@ def _choose(best: Choice, reference: Choice, *, labelled: bool) -> str:
         judged = f"its mIoU is no lower than that of {reference.name} ({pair})"
     else:
         judged = f"its mIoU is {_points(lost)} points lower than that of {reference.name} ({pair})"
-    instead = "" if reference.p95_ms is None else f" instead of {reference.p95_ms:.3g} ms"
+    instead = (
+        "" if reference.p95_ms is None else f" instead of {three_digits(reference.p95_ms)} ms"
+    )
     return f"Choose {best.name}: {_limit(best)}{instead}, and {judged}."
 
 
@@ -260,7 +263,7 @@ def _reasons(
     if best.gmac and reference.gmac:
         reasons.append(
             f"It computes {best.gmac / reference.gmac:.0%} of what {reference.name} does "
-            f"({best.gmac:.3g} of {reference.gmac:.3g} GMAC a frame)."
+            f"({three_digits(best.gmac)} of {three_digits(reference.gmac)} GMAC a frame)."
         )
     if best.age_ms is not None and best.age_ms > 0:
         reasons.append(f"In 95 of 100 frames nothing shown is older than {best.age_ms:.0f} ms.")
@@ -301,7 +304,7 @@ def _cautions(best: Choice, reference: Choice) -> tuple[str, ...]:
 
 
 def _limit(choice: Choice) -> str:
-    return f"95 of 100 frames take at most {_time_of(choice):.3g} ms"
+    return f"95 of 100 frames take at most {three_digits(_time_of(choice))} ms"
 
 
 def _points(score: float) -> str:

@@ -46,8 +46,7 @@ def chart_data(
     modes = list(dict.fromkeys([*frames, *(choice.mode for choice in choices)]))
     timeline = {mode: _timeline(table) for mode, table in frames.items() if len(table.index)}
     return {
-        # Everything is computed in every frame of mode dense: the least interesting one.
-        "first": next((mode for mode in timeline if mode != DENSE), DENSE),
+        "first": _first(choices, timeline),
         "colors": {mode: COLORS[i % len(COLORS)] for i, mode in enumerate(modes)},
         "score": score_name,
         "points": [_point(choice) for choice in choices],
@@ -55,6 +54,13 @@ def chart_data(
         "timeline": timeline,
         "reasons": {reason.name: reason.value for reason in Reason},
     }
+
+
+def _first(choices: Sequence[Choice], timeline: Mapping[str, Any]) -> str:
+    """Return the mode to show first: the best but dense, which does the same in every frame."""
+    others = [c for c in choices if c.mode != DENSE and c.mode in timeline and not c.settings]
+    best = max(others, key=lambda c: c.score or 0.0, default=None)
+    return best.mode if best else next(iter(timeline), DENSE)
 
 
 def _point(choice: Choice) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TYPE_CHECKING
 from seg_node.core.types import DataError
 from seg_node.eval.frames import FRAMES, read_frames
 from seg_node.eval.intervals import difference, difference_unpaired, Figure, FIGURES
-from seg_node.eval.tables import Table
+from seg_node.eval.tables import Table, three_digits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -228,4 +228,4 @@ def change_table(comparison: dict[str, Any]) -> Table:
 
 def quantity(value: float, unit: str) -> str:
     """Return a figure for people: four digits of a score, with the unit of anything else."""
-    return f"{value:.4g} {unit}" if unit else f"{value:.4f}"
+    return f"{three_digits(value)} {unit}" if unit else f"{value:.4f}"

@@ -21,6 +21,7 @@ from seg_node.eval.compare import COMPARE, compare, quantity
 from seg_node.eval.frames import FRAMES, read_frames
 from seg_node.eval.outputs import RESULTS
 from seg_node.eval.results import write_json
+from seg_node.eval.tables import three_digits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -133,6 +134,7 @@ def render_report(
     """Return the page as HTML; see `write_report`."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # modes keep their order
+    environment.filters["quantity"] = _quantity
     template = environment.from_string(_file("report.html.j2"))
     choices = find_choices(results, points)
     advice = advise(choices, frames)
@@ -184,14 +186,14 @@ def _mode_row(choice: Choice, colors: Mapping[str, str]) -> dict[str, Any]:
     cells = (
         _text(entry["miou"], ".3f"),
         _text(agreement.get("pixel"), ".1%"),
-        _text(ms.get("p50"), ".3g", " ms"),
-        _text(ms.get("p95"), ".3g", " ms"),
-        _text(ms.get("p99"), ".3g", " ms"),
+        _quantity(ms.get("p50"), " ms"),
+        _quantity(ms.get("p95"), " ms"),
+        _quantity(ms.get("p99"), " ms"),
         _text(entry["speedup_vs_dense"], ".2f", "x"),
-        _text(entry["gmac_per_frame"], ".3g"),
+        _quantity(entry["gmac_per_frame"]),
         _text(entry["gmac_saving"], ".1%"),
         _text(choice.age_ms, ".0f", " ms"),
-        _text(entry.get("joules_per_frame"), ".3g", " J"),
+        _quantity(entry.get("joules_per_frame"), " J"),
         str(entry["frames"]),
         str(entry["dropped"] or ABSENT),
     )
@@ -200,6 +202,10 @@ def _mode_row(choice: Choice, colors: Mapping[str, str]) -> dict[str, Any]:
 
 def _text(value: float | None, form: str, unit: str = "") -> str:
     return ABSENT if value is None else f"{value:{form}}{unit}"
+
+
+def _quantity(value: float | None, unit: str = "") -> str:
+    return ABSENT if value is None else f"{three_digits(value)}{unit}"
 
 
 def _change_row(change: dict[str, Any]) -> dict[str, str]:

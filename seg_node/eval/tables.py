@@ -165,6 +165,11 @@ def _classes(modes: dict[str, Any], names: list[str]) -> Table:
     return Table("Classes", tuple(header), tuple(zip(names, *columns, strict=True)))
 
 
+def three_digits(value: float) -> str:
+    """Return a number with three digits that count, or as a whole one where it has more."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"  # noqa: PLR2004 - rounds up
+
+
 def _quartiles(ratios: dict[str, float] | None) -> str:
     """Return the quartiles of the speed-ups of single frames; half of them lie between."""
     return ABSENT if ratios is None else f"{ratios['p25']:.2f}..{ratios['p75']:.2f}"

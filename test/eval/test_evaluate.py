@@ -20,7 +20,7 @@ from seg_node.data.sources import Source
 from seg_node.eval.boundary import BoundaryScore
 from seg_node.eval.calibration import Calibration
 from seg_node.eval.evaluate import evaluate, run_evaluate, Selection
-from seg_node.eval.frames import read_frames
+from seg_node.eval.frames import FrameWriter, read_frames
 from seg_node.eval.metrics import ConfusionMatrix
 from seg_node.eval.replay import replay
 from seg_node.eval.session import open_sessions
@@ -121,9 +121,12 @@ def test_times_are_those_of_the_stages(dense: dict[str, Any]) -> None:
 
 
 def test_a_selection_is_obeyed_and_recorded(
-    clip: StreetClip, sessions: dict[str, Session]
+    tmp_path: Path, clip: StreetClip, sessions: dict[str, Session]
 ) -> None:
-    results = evaluate(clip, sessions, Selection(stride=2, limit=5))
+    with FrameWriter(tmp_path / "frames.csv") as table:
+        results = evaluate(clip, sessions, Selection(stride=2, limit=5), table=table)
+    frames = read_frames(tmp_path / "frames.csv", len(CAMVID_CLASSES))["dense"]
+    assert frames.index.tolist() == [0, 2], "numbers in the source, so that runs can be paired"
     assert {w["frame"] for w in results["worst"]["dense"]} == {"000000", "000002"}
     assert results["selection"] == {"stride": 2, "limit": 5}
     pairs = results["modes"]["dense"]["temporal"]["pairs"]

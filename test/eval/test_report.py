@@ -167,7 +167,7 @@ def test_it_has_every_figure_and_what_was_run(tmp_path: Path) -> None:
 def test_modes_are_listed_as_they_were_asked_for(tmp_path: Path) -> None:
     text = write_page(tmp_path, modes={"warp": (0.1, 8.0), "dense": (0.1, 40.0)}).read_text()
     assert '"timeline": {"warp": ' in text
-    assert text.index("warp</th>") < text.index("dense</th>")
+    assert text.index("</i>warp</th>") < text.index("</i>dense</th>")
 
 
 def test_without_labels_dense_is_the_reference(tmp_path: Path) -> None:

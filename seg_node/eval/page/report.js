@@ -16,7 +16,7 @@ Chart.defaults.maintainAspectRatio = false;
 Chart.defaults.plugins.legend.labels.usePointStyle = true;
 Chart.defaults.plugins.legend.labels.boxHeight = 7;
 
-const figure = (value, unit) => (value === null ? '-' : `${Number(value.toPrecision(3))} ${unit}`);
+const figure = (value, unit) => (value === null ? '-' : `${value < 1000 ? Number(value.toPrecision(3)) : Math.round(value)} ${unit}`);
 
 function axis(title, more = {}) {
   return { title: { display: true, text: title }, ...more };
@@ -104,7 +104,7 @@ function histogram() {
           type: 'logarithmic',
           min: edges[0],
           max: edges[edges.length - 1],
-          ticks: { maxRotation: 0, callback: (v) => (/^[125]/.test(v.toExponential()) ? `${Number(v.toPrecision(2))}` : '') },
+          ticks: { maxRotation: 0, callback: (v) => (/^[125]e/.test(v.toExponential()) ? `${Number(v.toPrecision(2))}` : '') },
         }),
         y: axis('share of the frames (%)', { beginAtZero: true }),
       },
