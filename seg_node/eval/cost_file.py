@@ -40,7 +40,7 @@ LOW_SHARE = 0.25
 _LEAST_NS = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FrameCost:
     """What one step executed and how long it took.
 

@@ -98,14 +98,27 @@ class _Lines:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._label = label
-        self._of = f" of {total}" if total else ""
+        self._total = total
         self._unit = unit
         self._clock = clock
-        self._next_s = clock() + LINE_PERIOD_S
+        self._began_s = clock()
+        self._next_s = self._began_s + LINE_PERIOD_S
 
     def __call__(self, done: int) -> None:
         """Say it, if the last line is five seconds ago."""
-        if self._clock() >= self._next_s:
-            self._next_s = self._clock() + LINE_PERIOD_S
-            logger.info("%s: %d%s %s", self._label, done, self._of, self._unit)
+        now_s = self._clock()
+        if now_s >= self._next_s:
+            self._next_s = now_s + LINE_PERIOD_S
+            of = f" of {self._total}" if self._total else ""
+            logger.info(
+                "%s: %d%s %s%s", self._label, done, of, self._unit, self._left(done, now_s)
+            )
             sys.stderr.flush()
+
+    def _left(self, done: int, now_s: float) -> str:
+        """Return how long the rest takes at the rate so far; nothing where that is not known."""
+        if not 0 < done <= self._total:
+            return ""
+        left_s = round((now_s - self._began_s) * (self._total - done) / done)
+        minutes, seconds = divmod(left_s, 60)
+        return f", about {minutes}:{seconds:02} min left"
