@@ -91,10 +91,8 @@ def test_a_browser_draws_every_plot(tmp_path: Path, browser: Browser) -> None:
         assert plot["legend"] == len(plot["lines"]), name
         inks = {"plan": {remembered}, "ages": {oldest}}.get(name, {dense, warp})
         assert inks <= set(plot["inks"]), name
-    images = browser.ask(
-        "[...document.images].map((i) => (i.loading = 'eager', i.src.slice(0, 15)))"
-    )
-    assert images == ["data:image/jpeg"] * (2 * 2 * 5)
+    images = browser.ask("[...document.images].map((i) => i.src.slice(0, 15) + i.naturalWidth)")
+    assert images == ["data:image/jpeg440"] * (2 * 2 * 5)
     assert browser.trouble == []
 
 
