@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     Result = tuple[NDArray[np.uint8], float]
 
-THRESHOLDS = (0.2, 0.35, 0.5, 0.65, 0.8)
+THRESHOLDS = (0.3, 0.5, 0.7)
 LONG_MS = 60000.0
 
 
@@ -107,13 +107,13 @@ def shallower(
     return run
 
 
-def ways(model: Model) -> dict[str, Callable[[Sample], Result]]:
+def ways(model: Model, thresholds: Sequence[float]) -> dict[str, Callable[[Sample], Result]]:
     """Return all ways, by name and point."""
     blocks = find_residual_blocks(model.net)
     able = sum(block.keeps_shape for block in blocks)
     still = [torch.zeros(block.channels) for block in blocks]
     found = {f"shallower {count}": shallower(model, blocks, count) for count in range(1, able + 1)}
-    for t in THRESHOLDS:
+    for t in thresholds:
         values: dict[str, Value] = {"gate__threshold": t}
         if model.gate is not None:
             passes = [weight.detach() for weight in model.gate.passes]
@@ -134,7 +134,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Run all ways over all frames."""
     model = load_model(args.model)
     classes = len(model.manifest.classes)
-    running = ways(model)
+    running = ways(model, args.thresholds)
     counts = {name: ConfusionMatrix(classes) for name in running}
     macs: dict[str, list[float]] = {name: [] for name in running}
     same: dict[str, list[float]] = {name: [] for name in running}
@@ -200,6 +200,12 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--model", required=True)
     parser.add_argument("--frames", type=int, default=101)
+    parser.add_argument(
+        "--thresholds",
+        type=lambda text: tuple(map(float, text.split(","))),
+        default=THRESHOLDS,
+        help="of the gates, comma list",
+    )
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--out", type=Path, help="picture, *.png")
     args = parser.parse_args()

@@ -10,12 +10,12 @@ import torch
 from seg_node.core.blocks import block_mean, scaled
 from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.origins import Origins
-from seg_node.core.pools import ResultPool
+from seg_node.core.pools import MARGIN, ResultPool
 from seg_node.core.tiles import as_rows
 from seg_node.core.warp import nearest, rescale
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -83,17 +83,19 @@ class GateMemory:
         rows = np.minimum.reduceat(stamps, starts[0], axis=0)
         return np.asarray(np.minimum.reduceat(rows, starts[1], axis=1))
 
-    def keep_all(self, plane: Tensor, grey: Tensor, stamps_ns: NDArray[np.int64]) -> None:
+    def keep_all(
+        self, planes: Sequence[Tensor], grey: Tensor, stamps_ns: NDArray[np.int64]
+    ) -> None:
         """Remember what was computed in all bins, in place of all before.
 
         Args:
-            plane: input and output, or output alone, [1, C, h, w].
+            planes: input and output, or output alone, [1, C, h, w] each.
             grey: the image, float32 [h, w].
             stamps_ns: of what each bin was computed from, [gh, gw].
 
         """
         self._origins = Origins(self.size, self._origins.side)
-        self._planes.restart(plane, 0)
+        self._planes.restart(torch.cat(tuple(planes), 1), 0)
         self._greys.restart(grey[None, None], 0)
         self._planes.stamps_ns[:] = stamps_ns.ravel()
 
@@ -111,7 +113,7 @@ class GateMemory:
 
     def keep(
         self,
-        plane: Tensor,
+        planes: Sequence[Tensor],
         grey: Tensor,
         kept: NDArray[np.bool_],
         stamps_ns: NDArray[np.int64],
@@ -119,7 +121,7 @@ class GateMemory:
         """Remember the bins that were computed.
 
         Args:
-            plane: input and output, or output alone, of all bins, [1, C, h, w].
+            planes: input and output, or output alone, of all bins, [1, C, h, w] each.
             grey: the image, float32 [h, w].
             kept: the bins that were computed, bool [gh, gw].
             stamps_ns: of what each bin was computed from, [gh, gw].
@@ -130,10 +132,24 @@ class GateMemory:
         for pool in (self._planes, self._greys):
             pool.free_all_but(used)
         # Both pools hand out the same numbers: they are asked for the same, always.
-        slots = self._planes.add(plane, blocks, 0)
+        at = torch.from_numpy(self._windows(blocks)).to(grey.device)
+        tiles = torch.cat([as_rows(plane).index_select(0, at) for plane in planes], 1)
+        slots = self._planes.put(tiles.view(len(blocks), -1, tiles.shape[1]), stamps_ns[kept])
         self._greys.add(grey[None, None], blocks, 0)
-        self._planes.stamps_ns[slots] = stamps_ns[kept]
         self._origins.renew(blocks, slots)
+
+    def _windows(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the pixels of bins and those around, counted row by row, tile after tile."""
+        b, (h, w) = self._planes.side, self._plane_size
+        rows, columns = (
+            _clamped(first * b, b, length) for first, length in zip(blocks.T, (h, w), strict=True)
+        )
+        return (rows[:, :, None] * w + columns[:, None]).ravel()
+
+
+def _clamped(first: NDArray[np.int64], b: int, length: int) -> NDArray[np.int64]:
+    """Return pixels of tiles and those around, on one axis, within the plane, [K, b + 2]."""
+    return np.clip(first[:, None] + np.arange(-MARGIN, b + MARGIN), 0, length - 1)
 
 
 def steps_for(

@@ -164,14 +164,14 @@ class GatedHistory:
         grey = self._greys[memory.size]
         if kept.all():
             out: Tensor = plain(block)(x)
-            memory.keep_all(_joined(block, x, out), grey, self._content_ns)
+            memory.keep_all(_remembered(block, x, out), grey, self._content_ns)
             return out
         # Nothing is younger than what it was reused from.
         oldest = np.minimum(self._content_ns, memory.oldest_ns())
         self._content_ns = np.where(kept, self._content_ns, oldest)
         out = self._mixed(index, x, kept)
         if kept.any():
-            memory.keep(_joined(block, x, out), grey, kept, self._content_ns)
+            memory.keep(_remembered(block, x, out), grey, kept, self._content_ns)
         return out
 
     def _mixed(self, index: int, x: Tensor, kept: NDArray[np.bool_]) -> Tensor:
@@ -181,7 +181,7 @@ class GatedHistory:
         here = to_pixels(kept, b, (size[0], size[1])).ravel()
         dropped = np.flatnonzero(here == 0)
         out = x.new_empty((here.size, block.channels))
-        out[torch.from_numpy(dropped).to(x.device)] = self._reused(index, x, dropped)
+        out.index_copy_(0, torch.from_numpy(dropped).to(x.device), self._reused(index, x, dropped))
         if kept.any():
             actions = np.where(kept, Action.HIGH, Action.REUSE).astype(np.uint8)
             layout = BlockLayout(actions[None], self._side, self._size, device=x.device)
@@ -202,7 +202,7 @@ class GatedHistory:
             return known
         now = as_rows(x).index_select(0, torch.from_numpy(pixels).to(x.device))
         before, made = known[:, : block.channels], known[:, block.channels :]
-        out: Tensor = made + (now - before) * self._weights[index].to(made.dtype)
+        out = torch.addcmul(made, now.sub_(before), self._weights[index].to(made.dtype))
         return out.relu_() if block.rectified else out
 
     def age_ms(self, frame: Frame) -> NDArray[np.uint16]:
@@ -211,9 +211,9 @@ class GatedHistory:
         return np.asarray(np.clip(age, 0, _MAX_MS), np.uint16)
 
 
-def _joined(block: ResidualBlock, x: Tensor, out: Tensor) -> Tensor:
+def _remembered(block: ResidualBlock, x: Tensor, out: Tensor) -> tuple[Tensor, ...]:
     """Return what is remembered: input and output, or output alone."""
-    return torch.cat((x, out), 1) if block.keeps_shape else out
+    return (x, out) if block.keeps_shape else (out,)
 
 
 def _pixels(bins: NDArray[np.int64], b: int, size: tuple[int, int]) -> NDArray[np.int64]:

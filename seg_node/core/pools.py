@@ -73,12 +73,25 @@ class ResultPool:
             their numbers, int64 [K].
 
         """
-        assert self._table is not None
-        if len(self._free) < len(blocks):
-            self._grow(len(blocks))
-        slots = np.array([self._free.pop() for _ in range(len(blocks))], np.int64)
         row, column = (torch.from_numpy(x).to(plane.device) for x in blocks.T)
-        self._table[torch.from_numpy(slots).to(plane.device)] = self._windows(plane)[row, column]
+        return self.put(self._windows(plane)[row, column], stamp_ns)
+
+    def put(self, tiles: Tensor, stamp_ns: int | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Keep tiles.
+
+        Args:
+            tiles: with the pixels around them, row by row, [K, (side + 2 * MARGIN) ** 2, C].
+            stamp_ns: stamp of their frame, or one each, [K].
+
+        Returns:
+            their numbers, int64 [K].
+
+        """
+        assert self._table is not None
+        if len(self._free) < len(tiles):
+            self._grow(len(tiles))
+        slots = np.array([self._free.pop() for _ in range(len(tiles))], np.int64)
+        self._table[torch.from_numpy(slots).to(tiles.device)] = tiles
         self.stamps_ns[slots] = stamp_ns
         return slots
 
