@@ -144,7 +144,8 @@ class GateMemory:
         rows, columns = (
             _clamped(first * b, b, length) for first, length in zip(blocks.T, (h, w), strict=True)
         )
-        return (rows[:, :, None] * w + columns[:, None]).ravel()
+        pixels: NDArray[np.int64] = (rows[:, :, None] * w + columns[:, None]).ravel()
+        return pixels
 
 
 def _clamped(first: NDArray[np.int64], b: int, length: int) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 A residual block is found by what it does, not by its name. It is a module that
 
-- takes one feature map and returns one, once in a pass;
+- takes one feature map, first, and returns one, once in a pass;
 - adds two feature maps of one shape, its skip connection, and holds a convolution that looks
   around;
 - leaves its input as it was, and holds no other such module;
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
 from typing import Any, cast, NamedTuple, TYPE_CHECKING
@@ -39,7 +39,7 @@ from seg_node.core.tiles import as_rows, none_like
 from seg_node.core.types import Action, ConfigError, ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 PROBE_SIDE = 64
 """The image by which residual blocks are found is twice as wide as this, and as high."""
@@ -63,6 +63,8 @@ class ResidualBlock:
         keeps_shape: whether input and output have the same shape, so that the skip connection
             may pass the input on.
         rectified: whether it never returns negative values.
+        more: what it is called with besides its input, by position.
+        named: the same, by name.
 
     """
 
@@ -73,6 +75,8 @@ class ResidualBlock:
     channels: int
     keeps_shape: bool
     rectified: bool
+    more: tuple[Any, ...] = ()
+    named: Mapping[str, Any] = field(default_factory=dict)
 
 
 def find_residual_blocks(net: nn.Module) -> tuple[ResidualBlock, ...]:
@@ -89,7 +93,7 @@ def find_residual_blocks(net: nn.Module) -> tuple[ResidualBlock, ...]:
         net(image.to(weight.device, torch.uint8))
     found = list(watch.blocks())
     with torch.inference_mode():
-        return tuple(_described(*parts) for parts in found if _runs_on_bins(*parts[1:]))
+        return tuple(_described(seen) for seen in found if _runs_on_bins(seen))
 
 
 class _Pass(NamedTuple):
@@ -99,6 +103,12 @@ class _Pass(NamedTuple):
     module: nn.Module
     before: Tensor
     after: Tensor
+    more: tuple[Any, ...]
+    named: dict[str, Any]
+
+    def run(self, x: Any) -> Any:
+        """Run the module on another input."""
+        return self.module(x, *self.more, **self.named)
 
 
 class _Watch(TorchFunctionMode):
@@ -117,8 +127,9 @@ class _Watch(TorchFunctionMode):
     def __enter__(self) -> _Watch:  # noqa: PYI034 - nothing inherits from it; Self needs Python 3.11
         """Hang on to the modules."""
         for module in self._names:
-            before = module.register_forward_pre_hook(self._enter)
-            self._handles += [before, module.register_forward_hook(self._leave)]
+            before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
+            after = module.register_forward_hook(self._leave, with_kwargs=True)
+            self._handles += [before, after]
         super().__enter__()  # type: ignore[no-untyped-call]  # torch's stub
         return self
 
@@ -140,13 +151,23 @@ class _Watch(TorchFunctionMode):
             self._add.update(self._running[-1:])
         return func(*args, **(kwargs or {}))
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         self._running.append(module)
         self._calls[module] += 1
-        if len(args) == 1 and _is_feature_map(args[0]):
-            self._passes[module] = _Pass(self._names[module], module, args[0].clone(), args[0])
+        others = (*args[1:], *named.values())
+        if args and _is_feature_map(args[0]) and not any(isinstance(x, Tensor) for x in others):
+            x = args[0]
+            self._passes[module] = _Pass(
+                self._names[module], module, x.clone(), x, args[1:], named
+            )
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+    def _leave(
+        self,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        named: dict[str, Any],  # noqa: ARG002 - known from before
+        result: Any,
+    ) -> None:
         self._running.pop()
         seen = self._passes.pop(module, None)
         if seen is None or not torch.equal(args[0], seen.before):  # it overwrites its input
@@ -175,25 +196,29 @@ def _looks_around(module: nn.Module) -> bool:
     return any(isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1 for m in module.modules())
 
 
-def _described(name: str, module: nn.Module, before: Tensor, after: Tensor) -> ResidualBlock:
+def _described(seen: _Pass) -> ResidualBlock:
+    before, after = seen.before, seen.after
     return ResidualBlock(
-        name,
-        module,
+        seen.name,
+        seen.module,
         PROBE_SIDE // before.shape[-2],
         PROBE_SIDE // after.shape[-2],
         after.shape[1],
         before.shape == after.shape,
         bool((after >= 0).all()),
+        seen.more,
+        seen.named,
     )
 
 
-def _runs_on_bins(module: nn.Module, before: Tensor, after: Tensor) -> bool:
+def _runs_on_bins(seen: _Pass) -> bool:
     """Return whether a module computes one of two bins as it computes the whole."""
+    before, after = seen.before, seen.after
     stride = PROBE_SIDE // before.shape[-2]
     grid = np.array([[[Action.HIGH, Action.REUSE]]], np.uint8)
     layout = BlockLayout(grid, PROBE_SIDE, (PROBE_SIDE, 2 * PROBE_SIDE), device=before.device)
     try:
-        tiles = compute_bins(module, before, layout, stride)
+        tiles = compute_bins(seen.run, before, layout, stride)
     except (ModelError, ConfigError):
         return False
     whole = after[..., : after.shape[-1] // 2]
@@ -202,7 +227,12 @@ def _runs_on_bins(module: nn.Module, before: Tensor, after: Tensor) -> bool:
 
 def plain(block: ResidualBlock) -> Callable[[Any], Any]:
     """Return what a residual block computes, whatever forward it has for now."""
-    return partial(type(block.module).forward, block.module)
+    forward = partial(type(block.module).forward, block.module)
+    return lambda x: forward(x, *block.more, **block.named)
+
+
+def _only_input(forward: Callable[[Tensor], Tensor], x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return forward(x)
 
 
 @contextmanager
@@ -212,7 +242,7 @@ def in_place_of(
     """Have residual blocks do something else, each maps its input to its output, inside `with`."""
     try:
         for block, forward in zip(blocks, forwards, strict=True):
-            block.module.forward = forward
+            block.module.forward = partial(_only_input, forward)
         yield
     finally:
         for block in blocks:

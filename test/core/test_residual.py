@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from seg_node.core.blocks import BlockLayout, grid_shape
 from seg_node.core.costs import MacCounter
-from seg_node.core.residual import compute_bins, find_residual_blocks
+from seg_node.core.residual import compute_bins, find_residual_blocks, in_place_of, plain
 from seg_node.core.types import Action
 from seg_node.nets.build import build_network
 from seg_node.nets.resnet import BasicBlock, conv_bn
@@ -70,6 +70,15 @@ class Pooled(Bottleneck):
         out = self.layers[1](self.layers[0](x))
         weights = functional.adaptive_avg_pool2d(out, 1).sigmoid()
         total: Tensor = self.layers[2](out * weights) + x
+        return total
+
+
+class Told(Bottleneck):
+    """Is called with more than its input."""
+
+    def forward(self, x: Tensor, share: float = 0.0, *, sign: int = 1) -> Tensor:
+        """Scale before adding."""
+        total: Tensor = sign * share * self.layers[1](self.layers[0](x)) + x
         return total
 
 
@@ -137,6 +146,28 @@ def test_blocks_of_other_kinds_are_found(
     (found,) = find_residual_blocks(Chain(block()).eval())
     assert (found.name, found.keeps_shape, found.rectified) == ("block", keeps_shape, False)
     assert (found.stride_in, found.stride) == (2, 2 if keeps_shape else 4)
+
+
+def test_a_block_is_called_with_all_that_it_was_called_with() -> None:
+    class Telling(Chain):
+        def forward(self, image: Tensor) -> Tensor:
+            x = self.stem(image.to(self.stem.weight.dtype))
+            found: Tensor = self.block(x, 0.5, sign=-1)
+            return found
+
+    torch.manual_seed(0)
+    block = Told()
+    block.layers[1] = nn.Conv2d(4, 8, 3, 1, 1)
+    net = Telling(awake(block)).eval()
+    (found,) = find_residual_blocks(net)
+    assert (found.more, dict(found.named)) == ((0.5,), {"sign": -1})
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = net(image)
+        with in_place_of([found], [plain(found)]):
+            torch.testing.assert_close(net(image), expected)
+        with in_place_of([found], [lambda x: x]):
+            torch.testing.assert_close(net(image), net.stem(image))
 
 
 @pytest.mark.parametrize("block", [Pooled, InPlace, lambda: conv_bn(8, 8, 3)])
