@@ -85,7 +85,7 @@ class Run:
         record = self.folder / "record.json"
         if not all(path.exists() for path in (record, *paths.values())):
             return None
-        found = json.loads(record.read_text())
+        found: dict[str, Any] = json.loads(record.read_text())
         normal = found["normal_training_macs"] * self._args.steps // found["steps"]
         found["training_share"] = found["training_macs"] / normal
         for label, path in paths.items():

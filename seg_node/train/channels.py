@@ -14,6 +14,7 @@ from typing import Any, TYPE_CHECKING
 import torch
 from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,6 +66,7 @@ class ChannelGraph:
         fixed: groups that cannot be slimmed: the image, the classes, and what the tracing lost.
         convolutions: every convolution, in order of execution.
         norms: every BatchNorm, in order of execution.
+        others: MACs of all that is no convolution; it is fixed.
 
     """
 
@@ -72,6 +74,7 @@ class ChannelGraph:
     fixed: frozenset[int]
     convolutions: tuple[Convolution, ...]
     norms: tuple[Norm, ...]
+    others: int = 0
 
     def macs(self, sizes: Sequence[int], removed: Sequence[str] = ()) -> int:
         """Return the MACs of a forward pass on the image that was traced.
@@ -81,7 +84,7 @@ class ChannelGraph:
             removed: modules that do not run; see `is_within`.
 
         """
-        return sum(
+        return self.others + sum(
             conv.area * sizes[conv.output] * sum(sizes[g] for g in conv.inputs) // conv.parts
             for conv in self.convolutions
             if not is_within(conv.name, removed)
@@ -149,11 +152,13 @@ def trace_channels(net: nn.Module, height: int, width: int) -> ChannelGraph:
     ]
     image = torch.empty((1, 3, height, width), device="meta")
     tracer.fix(tracer.follow(image, (tracer.group(3),)))
-    with torch.no_grad(), tracer:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter, tracer:
         tracer.fix(tracer.flow_of(shadow(image)))
     for hook in hooks:
         hook.remove()
-    return tracer.graph()
+    graph = tracer.graph()
+    return replace(graph, others=counter.get_total_flops() // 2 - graph.macs(graph.sizes))
 
 
 class _Tracer(TorchFunctionMode):
@@ -195,6 +200,12 @@ class _Tracer(TorchFunctionMode):
                 continue
             for one, two in zip(first, other, strict=True):
                 self._parents[self._root(two)] = self._root(one)
+
+    def _unknown(self, channels: int) -> tuple[int, ...]:
+        """Return a new group for channels whose way here was lost."""
+        flow = (self.group(channels),)
+        self.fix(flow)
+        return flow
 
     # ---- tensors ---------------------------------------------------------------------------
 
@@ -244,7 +255,7 @@ class _Tracer(TorchFunctionMode):
         """Return the hook of one layer."""
 
         def run(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            flow = self.flow_of(inputs[0])
+            flow = self.flow_of(inputs[0]) or self._unknown(inputs[0].shape[1])
             if isinstance(module, nn.BatchNorm2d):
                 self._norms.append(Norm(name, flow))
                 self.follow(output, flow)

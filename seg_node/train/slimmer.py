@@ -6,8 +6,8 @@ import copy
 from typing import Any, TYPE_CHECKING
 
 import torch
+from torch import nn
 
-from seg_node.core.costs import dense_macs
 from seg_node.nets.manifest import Slimming
 from seg_node.nets.slim import resize, slimming_of
 from seg_node.train.batches import Batch
@@ -29,7 +29,7 @@ from seg_node.train.trainer import Trainer
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from torch import nn, Tensor
+    from torch import Tensor
 
     from seg_node.train.slim_batches import SlimBatchMaker
     from seg_node.train.slim_schedule import Schedule
@@ -41,7 +41,7 @@ PASSES = 3
 """Cost of a training step in forward passes: one forward, about two backward."""
 
 
-class SlimTrainer(Trainer[SlimTraining, Batch, "nn.Module"]):
+class SlimTrainer(Trainer[SlimTraining, Batch, nn.Module]):
     """Trains one network and makes it smaller; `run` continues from the checkpoint.
 
     Args:
@@ -83,6 +83,7 @@ class SlimTrainer(Trainer[SlimTraining, Batch, "nn.Module"]):
         self._size = size
         self._whole = net
         self._graph = trace_channels(net, size[1], size[0])
+        self._crops: dict[tuple[int, int], ChannelGraph] = {}
         self._whole_macs = self._graph.macs(self._graph.sizes)
         self._limits = limits_of(net, self._graph, self.config)
         if schedule.cuts:
@@ -90,7 +91,6 @@ class SlimTrainer(Trainer[SlimTraining, Batch, "nn.Module"]):
             refuse_unfaithful(net, _trial(self._graph))
         self._importance = Importance(self.config.criterion)
         self._learner = self._learner_of(copy.deepcopy(net))
-        self._costs: dict[tuple[int, int], int] = {}
         self.training_macs = 0
         self._resume()
 
@@ -113,8 +113,8 @@ class SlimTrainer(Trainer[SlimTraining, Batch, "nn.Module"]):
     def normal_macs(self) -> int:
         """Return the MACs of as many steps of normal training."""
         width, height = self.config.crop
-        forward = self.config.batch * dense_macs(self._whole, height, width)
-        return PASSES * forward * self.config.steps
+        whole = self._crop(height, width)
+        return PASSES * self.config.batch * whole.macs(whole.sizes) * self.config.steps
 
     def averaged(self) -> nn.Module:
         """Return the exponential moving average of the network, in eval mode."""
@@ -131,7 +131,8 @@ class SlimTrainer(Trainer[SlimTraining, Batch, "nn.Module"]):
                 self._shrink(cut.share)
         loss = self._update(step, batch)
         count, _, height, width = batch.images.shape
-        self.training_macs += PASSES * count * self._cost(height, width)
+        forward = self._crop(height, width).macs(self._graph.sizes, self.slimming.removed)
+        self.training_macs += PASSES * count * forward
         return {
             "loss": loss,
             "rate": self.config.rate(step),
@@ -158,11 +159,11 @@ class SlimTrainer(Trainer[SlimTraining, Batch, "nn.Module"]):
         self._learner.descend(self.config.rate(step))
         return value
 
-    def _cost(self, height: int, width: int) -> int:
-        """Return the MACs of a forward pass of the network by now."""
-        if (height, width) not in self._costs:
-            self._costs[height, width] = dense_macs(self._learner.net, height, width)
-        return self._costs[height, width]
+    def _crop(self, height: int, width: int) -> ChannelGraph:
+        """Return the groups of the whole network on a crop; their numbers do not depend on it."""
+        if (height, width) not in self._crops:
+            self._crops[height, width] = trace_channels(self._whole, height, width)
+        return self._crops[height, width]
 
     # ---- getting smaller -------------------------------------------------------------------
 
@@ -184,7 +185,6 @@ class SlimTrainer(Trainer[SlimTraining, Batch, "nn.Module"]):
         )
         self._graph = self._graph.shrunk(cut.sizes, cut.removed)
         self._importance.forget()
-        self._costs = {}
         self._begin()
 
     def _learner_of(self, net: nn.Module) -> Learner:

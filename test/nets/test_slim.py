@@ -145,7 +145,7 @@ def test_it_runs_in_every_mode(model_file: Path) -> None:
     low = LowBranch(load_model(str(model_file)).net).eval()
     policies["arseg"] = Interval(Action.LOW)
     street = Street(3)
-    images = [street.picture(index)[0][150:278, 200:392].copy() for index in range(3)]
+    images = [street.picture(index)[0][150:214, 200:328].copy() for index in range(2)]
     segmenter = Segmenter(model.net, policies, config, low)
     assert {"dense", "warp", "segblocks", "arseg", "adaptive"} <= policies.keys()
     for mode in policies:
@@ -154,6 +154,6 @@ def test_it_runs_in_every_mode(model_file: Path) -> None:
         costs = []
         for index, image in enumerate(images):
             result = segmenter.step(Frame(image, stamp_ns=index * 10**8))
-            assert result.labels.shape == (128, 192)
+            assert result.labels.shape == (64, 128)
             costs.append(result.report.macs)
-        assert costs[0] <= dense_macs(model.net, 128, 192) * 1.01
+        assert costs[0] <= dense_macs(model.net, 64, 128) * 1.01

@@ -16,16 +16,16 @@ from seg_node.train.slim_schedule import plan, Schedule, slimmed_data
 from seg_node.train.slim_settings import SlimTraining
 
 TINY = SlimTraining(
-    steps=6,
+    steps=4,
     batch=4,
     crop_width=64,
     crop_height=64,
-    warmup=2,
-    checkpoint_every=3,
+    warmup=1,
+    checkpoint_every=2,
     validate_every=100,
     cuts=2,
-    first_cut=0.34,
-    last_cut=0.67,
+    first_cut=0.25,
+    last_cut=0.75,
     training_macs=0.7,
     inference_macs=0.6,
     average=0.5,

@@ -7,8 +7,9 @@ import torch
 from torch import nn, Tensor
 
 from seg_node.core.costs import dense_macs
+from seg_node.nets.build import build_network, NETWORKS
 from seg_node.train.channels import ChannelGraph, Convolution, is_within, trace_channels
-from test.train.slim_samples import network, shipped
+from test.train.slim_samples import network
 
 
 def writers(graph: ChannelGraph, name: str) -> set[str]:
@@ -42,9 +43,10 @@ def test_image_and_classes_are_fixed() -> None:
     assert not graph.fixed & set(graph.normed())
 
 
-@pytest.mark.parametrize("name", ["swiftnet18-half", "bisenet18"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_macs_are_those_of_the_counter(name: str) -> None:
-    net = shipped(name)
+    with torch.device("meta"):
+        net = build_network(name, 5)
     graph = trace_channels(net, 70, 90)
     assert graph.macs(graph.sizes) == dense_macs(net, 70, 90) > 0
 
@@ -53,6 +55,29 @@ def test_a_module_is_within_itself_and_its_parents_only() -> None:
     assert is_within("a.b.0", ("a.b",))
     assert is_within("a.b", ("x", "a.b"))
     assert not is_within("a.bc", ("a.b",))
+
+
+class Attentive(nn.Module):
+    """Compares every pixel with every other, which is no convolution."""
+
+    def __init__(self) -> None:
+        """Build two layers."""
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 1)
+        self.last = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [1, 3, h, w] to [1, 2, h, w]."""
+        x = self.first(x)
+        flat = x.flatten(2)[0]
+        out: Tensor = self.last((flat @ (flat.T @ flat)).view(x.shape))
+        return out
+
+
+def test_what_is_no_convolution_costs_too() -> None:
+    graph = trace_channels(Attentive(), 6, 8)
+    assert graph.others == 2 * 48 * 48 * 8
+    assert graph.macs(graph.sizes) == dense_macs(Attentive(), 6, 8)
 
 
 class Odd(nn.Module):

@@ -48,7 +48,7 @@ def request_for(tmp_path: Path, **settings: Any) -> SlimRequest:
 
 @pytest.mark.slow
 def test_a_folder_becomes_a_smaller_model_with_its_record(tmp_path: Path, trained: str) -> None:
-    request = replace(request_for(tmp_path, steps=5), init=trained, name="small")
+    request = replace(request_for(tmp_path, steps=4), init=trained, name="small")
     out = request.out
     (manifest,) = train_slim(request)
     assert manifest == Manifest.read(out / "small.json")
@@ -59,8 +59,8 @@ def test_a_folder_becomes_a_smaller_model_with_its_record(tmp_path: Path, traine
     assert record["inference_macs"] == dense_macs(model.net, 80, 96)
     assert record["normal_inference_macs"] == dense_macs(whole, 80, 96)
     assert record["inference_share"] <= 0.6
-    assert record["training_share"] < 0.8
-    assert record["normal_training_macs"] == 3 * 5 * 4 * dense_macs(whole, 64, 64)
+    assert record["training_share"] < 0.9
+    assert record["normal_training_macs"] == 3 * 4 * 4 * dense_macs(whole, 64, 64)
     assert record["seconds"] > 0.0
     assert record["command"] == manifest.command
     assert manifest.command.startswith(
@@ -77,8 +77,8 @@ def test_a_folder_becomes_a_smaller_model_with_its_record(tmp_path: Path, traine
     with pytest.raises(ConfigError, match="add --resume to continue it"):
         train_slim(request)
     # Frames of other complexity would be shown in another way.
-    images = Path(request.data[0].partition(":")[2]) / "images"
-    (images / "0.png").write_bytes((images / "5.png").read_bytes())
+    labels = Path(request.data[0].partition(":")[2]) / "labels"
+    (labels / "0.png").write_bytes((labels / "5.png").read_bytes())
     with pytest.raises(ConfigError, match="slimmed_data was"):
         SlimJob(replace(request, resume=True))
 
@@ -100,7 +100,7 @@ def test_the_command_line_sets_what_it_names() -> None:
 
 
 def test_targets_that_cannot_be_are_refused_before_the_first_step(tmp_path: Path) -> None:
-    request = request_for(tmp_path, training_macs=0.2, least_keep=0.9)
+    request = request_for(tmp_path, training_macs=0.15, least_keep=0.9)
     with pytest.raises(ConfigError, match=r"the 6 frames may cost .* remain with all of them"):
         SlimJob(request)
     assert not request.out.exists()
