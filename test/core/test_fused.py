@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from seg_node.core.backend import TorchKernels
-from seg_node.core.background import Recorder, Recording
+from seg_node.core.background import Recorder, Recording, Shown
 from seg_node.core.blocks import BlockLayout, grid_shape
 from seg_node.core.costs import MacCounter
 from seg_node.core.fused import Deferred, KernelBlocks, on_kernels
@@ -20,7 +20,12 @@ from seg_node.nets.build import build_network, fold_batchnorm, NETWORKS
 from seg_node.nets.resnet import BasicBlock
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
+
+    from seg_node.core.background import Plane
+    from seg_node.core.blocks import Window
 
 HIGH, LOW, REUSE = Action.HIGH, Action.LOW, Action.REUSE
 SIDE = 64
@@ -33,7 +38,34 @@ GRIDS = {
     "mixed": (HIGH, LOW, LOW, HIGH),
     "over a background": (REUSE, HIGH, REUSE, HIGH),
     "one": (REUSE, REUSE, HIGH, REUSE),
+    "all three": (HIGH, LOW, REUSE, LOW),
 }
+
+
+class Noting:
+    """A background that notes what it is to keep."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        """Take the planes to show."""
+        self._tensors = tensors
+        self.kept: list[Tensor] = []
+
+    def planes(self) -> Iterator[Plane]:
+        """Return the planes from the first on."""
+        return (Noted(tensor, self.kept) for tensor in self._tensors)
+
+
+class Noted(Shown):
+    """A plane that notes what it is to keep."""
+
+    def __init__(self, tensor: Tensor, kept: list[Tensor]) -> None:
+        """Take the plane, and where notes go."""
+        super().__init__(tensor)
+        self._kept = kept
+
+    def keep(self, tiles: Tensor, window: Window) -> None:  # noqa: ARG002 - of no interest
+        """Note the blocks."""
+        self._kept.append(tiles.clone())
 
 
 CASES = [
@@ -55,21 +87,21 @@ class Recorded(TorchKernels):
         return super().convolve(*args, **kwargs)
 
 
-def layout_of(actions: tuple[Action, ...]) -> BlockLayout:
-    shape = (1, *grid_shape(*SIZE, SIDE))
-    return BlockLayout(np.resize(np.array(actions, np.uint8), shape), SIDE, SIZE)
+def layout_of(actions: tuple[Action, ...], size: tuple[int, int] = SIZE) -> BlockLayout:
+    shape = (1, *grid_shape(*size, SIDE))
+    return BlockLayout(np.resize(np.array(actions, np.uint8), shape), SIDE, size)
 
 
-def picture(seed: int) -> Tensor:
+def picture(seed: int, size: tuple[int, int] = SIZE) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (1, 3, *SIZE), generator=generator).double()
+    return torch.randint(0, 256, (1, 3, *size), generator=generator).double()
 
 
-def background(net: nn.Module) -> Recording:
+def background(net: nn.Module, size: tuple[int, int] = SIZE) -> Recording:
     """Return what the network read of another image."""
     recording = Recording()
     with Recorder(recording):
-        net(picture(1))
+        net(picture(1, size))
     return recording
 
 
@@ -137,6 +169,32 @@ def test_what_reads_a_waiting_convolution_makes_it() -> None:
 def compute_plain(compute: Any, blocks: Any) -> Tensor:
     combined: Tensor = compute(blocks).combined()
     return combined
+
+
+def test_what_a_background_is_to_keep_is_what_the_reference_has_it_keep() -> None:
+    """The pixels of every operation that looks around, in order; no block leaves the image."""
+    size, kept = (64, 128), []
+    net, layout = lively("swiftnet18-half"), layout_of((REUSE, HIGH), size)
+    for fused in (False, True):
+        shown = Noting(background(net, size).tensors)
+        image = picture(0, size)
+        kernels = TorchKernels()
+        net(on_kernels(image, layout, shown, kernels) if fused else split(image, layout, shown))
+        kept.append(shown.kept)
+    assert len(kept[0]) == len(kept[1]) > 20
+    for expected, found in zip(*kept, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_relu_in_place_spares_what_still_waits() -> None:
+    conv = nn.Conv2d(3, 3, 1)
+    layout = layout_of((HIGH,))
+    held = on_kernels(torch.randn(1, 3, *SIZE), layout, None, TorchKernels()).cut()
+    with torch.no_grad():
+        expected = conv(held).combined()
+        waiting = conv(held)
+        torch.nn.functional.relu(held, inplace=True)  # type: ignore[arg-type]  # stands for a tensor
+        assert waiting.combined().equal(expected)
 
 
 def test_shapes_are_known_before_anything_is_computed() -> None:

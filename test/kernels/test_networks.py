@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -29,6 +29,8 @@ from test.kernels.operands import plane, SINGLE
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from seg_node.core.masks import Mask
 
 SIZE, SIDE = (96, 70), 32
 
@@ -62,13 +64,33 @@ def test_a_network_over_a_background_equals_the_reference(device: torch.device) 
     assert fused.macs == plain.macs > 0
 
 
+class Counted(TritonKernels):
+    """Counts what a segmenter has its kernels do."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Start without any."""
+        super().__init__(device)
+        self.convolutions = self.masks = 0
+
+    def convolve(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Count a convolution and do it."""
+        self.convolutions += 1
+        return super().convolve(*args, **kwargs)
+
+    def decide(self, *args: Any) -> Mask:
+        """Count a mask and make it."""
+        self.masks += 1
+        return super().decide(*args)
+
+
 def test_a_segmenter_decides_with_its_kernels(device: torch.device) -> None:
     """Both resolutions in one frame, from bytes to bytes."""
     image = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
     config = Config(device=device.type, precision="fp32", mode="segblocks")
     config = config.updated({"policy.high_fraction": 0.5})
     results = []
-    for kernels in (None, TritonKernels(device)):
+    counted = Counted(device)
+    for kernels in (None, counted):
         policies = {"segblocks": Ranked(Middle())}
         segmenter = Segmenter(small_net(device), policies, config, kernels=kernels)
         results.append(segmenter.step(Frame(image, 0)))
@@ -77,6 +99,7 @@ def test_a_segmenter_decides_with_its_kernels(device: torch.device) -> None:
     assert (plain.labels == fused.labels).mean() > 0.99
     assert np.abs(plain.confidence.astype(int) - fused.confidence).max() <= 2
     assert plain.report.macs == fused.report.macs
+    assert (counted.convolutions > 20, counted.masks) == (True, 1)
 
 
 def test_attention_costs_what_the_reference_costs(device: torch.device) -> None:
