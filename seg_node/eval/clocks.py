@@ -106,7 +106,7 @@ class Simulated:
 
     def __init__(self, nodes: Mapping[str, SimulatedNode], dense: Session | None = None) -> None:
         """Take the nodes."""
-        self.sessions = {mode: node.session for mode, node in nodes.items()}
+        self.sessions: Mapping[str, Session] = {m: node.session for m, node in nodes.items()}
         self._nodes = nodes
         self._dense = dense
 

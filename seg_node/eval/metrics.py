@@ -66,7 +66,7 @@ class ConfusionMatrix:
     def plus(self, other: ConfusionMatrix) -> ConfusionMatrix:
         """Return a matrix of the frames of both."""
         both = ConfusionMatrix(self.classes)
-        both.counts = self.counts + other.counts
+        both.counts += self.counts + other.counts
         both._image_sum = self._image_sum + other._image_sum
         both._images = self._images + other._images
         return both
@@ -81,7 +81,7 @@ class ConfusionMatrix:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state` of the same classes, to the last bit."""
-        self.counts = np.array(state["counts"], np.int64).reshape(self.counts.shape)
+        self.counts[:] = state["counts"]
         self._image_sum = float(state["image_sum"])
         self._images = int(state["images"])
 

@@ -61,7 +61,7 @@ def test_the_model_finds_what_made_the_costs() -> None:
 def test_no_cost_is_below_nothing() -> None:
     """Where more blocks took less time by chance, blocks cost nothing and the mean remains."""
     model = fit([partial(0, 1, 0, 1000), partial(1, 3, 0, 800)])
-    assert (model.fixed, model.per_high) == (pytest.approx(900), 0)
+    assert (model.fixed, model.per_high) == pytest.approx((900, 0))
     assert CostModel(0, 0, 0, 0).predict(FULL) == 1, "a step takes some time"
 
 

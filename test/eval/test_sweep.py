@@ -11,6 +11,7 @@ from seg_node.cli import main
 from seg_node.data.bag_writer import BagWriter
 from seg_node.data.clips import StreetClip
 from seg_node.eval.progress import EXIT_INTERRUPTED
+from seg_node.eval.replay import follow
 from seg_node.eval.sweep import pareto
 
 if TYPE_CHECKING:
@@ -78,15 +79,13 @@ def test_points_that_are_complete_are_not_run_again(
     tmp_path: Path, bag: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wider sweep runs the new points, a changed setting all of them."""
-    from seg_node.eval import sweep as module  # noqa: PLC0415 - patched here
-
-    follow, run = module.follow, []
+    run = []
 
     def noted(*args: Any, **kwargs: Any) -> Any:
         run.append(args)
         return follow(*args, **kwargs)
 
-    monkeypatch.setattr(module, "follow", noted)
+    monkeypatch.setattr("seg_node.eval.sweep.follow", noted)
     out = tmp_path / "out"
     for axis, extra, expected in (
         ("keyframe_interval=2", (), 1),
@@ -108,10 +107,9 @@ def test_points_that_are_complete_are_not_run_again(
 def test_ctrl_c_leaves_the_points_that_are_complete(
     tmp_path: Path, bag: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from seg_node.eval import sweep as module  # noqa: PLC0415 - patched here
-
-    follow = module.follow
-    monkeypatch.setattr(module, "follow", lambda *a, **k: {**follow(*a, **k), "interrupted": True})
+    monkeypatch.setattr(
+        "seg_node.eval.sweep.follow", lambda *a, **k: {**follow(*a, **k), "interrupted": True}
+    )
     out = tmp_path / "out"
     assert sweep(bag, out, "--sweep", "keyframe_interval=2,3") == EXIT_INTERRUPTED
     assert content(out)["points"] == 2

@@ -96,7 +96,7 @@ def test_masks_are_those_of_a_node_that_saw_the_same_frames(
     model: Model, frames: list[Arrival]
 ) -> None:
     """Memory sees what the node took and nothing of what it dropped."""
-    settings = {"mode": "warp", "keyframe_interval": 3}
+    settings: dict[str, str | float] = {"mode": "warp", "keyframe_interval": 3}
     some = play(model, frames, costs_of(250, fixed_ms=250, block_ms=0), **settings)
     seen = [frames[index] for index, _ in taken(some)]
     alone = play(model, seen, costs_of(1), **settings)
@@ -110,7 +110,11 @@ def test_masks_are_those_of_a_node_that_saw_the_same_frames(
 
 def test_the_budget_reacts_to_simulated_costs(model: Model, frames: list[Arrival]) -> None:
     """32 ms with 10 fixed leave room for four blocks of 5 ms, or for two of 10 ms."""
-    settings = {"mode": "adaptive", "budget.latency_ms": 32.0, "reuse.threshold": 0.0}
+    settings: dict[str, str | float] = {
+        "mode": "adaptive",
+        "budget.latency_ms": 32.0,
+        "reuse.threshold": 0.0,
+    }
     high = {}
     for block_ms in (5.0, 10.0):
         costs = costs_of(80, fixed_ms=10, block_ms=block_ms)
