@@ -52,8 +52,9 @@ class Importance:
                 (p.detach() * p.grad for p in norm.parameters() if p.grad is not None),
                 torch.zeros_like(norm.weight),
             )
-            seen = change.square().cpu()
-            self._sums[name] = self._sums[name] + seen if name in self._sums else seen
+            seen = change.square()
+            known = self._sums.get(name, torch.zeros(()))
+            self._sums[name] = known.to(seen.device) + seen
 
     def vectors(self, net: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
         """Return the importance of every channel of every BatchNorm, by its name.
@@ -69,7 +70,7 @@ class Importance:
         if not self._sums:
             msg = "nothing was learned before the first cut; raise steps or prune_first"
             raise ConfigError(msg)
-        return self._sums
+        return {name: seen.cpu() for name, seen in self._sums.items()}
 
     def state(self) -> dict[str, Any]:
         """Return all that a checkpoint must hold."""

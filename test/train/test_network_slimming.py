@@ -118,6 +118,12 @@ def test_a_target_that_would_remove_a_layer_is_refused_with_the_numbers() -> Non
     refuse_too_small(graph, limits, least)
     with pytest.raises(ConfigError, match="asks for"):
         refuse_too_small(graph, limits, least - 2e-3)
+    branches = {conv.output for conv in graph.convolutions if ".branches." in conv.name}
+    sizes = [0 if group in branches else floor for group, floor in enumerate(limits.floors)]
+    exact = graph.macs(sizes, limits.parts)
+    refuse_too_small(graph, limits, (exact + 0.1) / graph.macs(graph.sizes))
+    with pytest.raises(ConfigError, match="asks for"):
+        refuse_too_small(graph, limits, (exact - 1) / graph.macs(graph.sizes))
     choose = Chooser(graph, vectors_of(graph), limits)
     choose.cut(least * graph.macs(graph.sizes))
     with pytest.raises(ConfigError, match=r"no layer may lose more channels at 0.\d+ GMAC, and"):
