@@ -134,7 +134,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Run all ways over all frames."""
     model = load_model(args.model)
     classes = len(model.manifest.classes)
-    running = ways(model, args.thresholds)
+    running = {
+        name: way
+        for name, way in ways(model, args.thresholds).items()
+        if not args.ways or name.partition(" ")[0] in {"dense", *args.ways.split(",")}
+    }
     counts = {name: ConfusionMatrix(classes) for name in running}
     macs: dict[str, list[float]] = {name: [] for name in running}
     same: dict[str, list[float]] = {name: [] for name in running}
@@ -206,6 +210,7 @@ def main() -> None:
         default=THRESHOLDS,
         help="of the gates, comma list",
     )
+    parser.add_argument("--ways", default="", help="comma list (default: all)")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--out", type=Path, help="picture, *.png")
     args = parser.parse_args()

@@ -150,7 +150,8 @@ class GateMemory:
 
 def _clamped(first: NDArray[np.int64], b: int, length: int) -> NDArray[np.int64]:
     """Return pixels of tiles and those around, on one axis, within the plane, [K, b + 2]."""
-    return np.clip(first[:, None] + np.arange(-MARGIN, b + MARGIN), 0, length - 1)
+    pixels = first[:, None] + np.arange(-MARGIN, b + MARGIN)
+    return np.asarray(np.clip(pixels, 0, length - 1), np.int64)
 
 
 def steps_for(
