@@ -69,6 +69,8 @@ def test_boundaries_ignore_void() -> None:
     assert boundaries(picture) == 4 / 16
     labels[0] = IGNORE_LABEL
     assert boundaries(picture) == 3 / 12
+    labels[0, :2], labels[0, 2:], labels[:, 0] = 0, 1, IGNORE_LABEL
+    assert boundaries(picture) == 4 / 12
     labels[:] = IGNORE_LABEL
     assert boundaries(picture) == 0.0
 
