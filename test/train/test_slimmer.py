@@ -126,6 +126,9 @@ def test_a_cut_changes_only_what_it_takes_out(tmp_path: Path) -> None:
     rows = [int((theirs - row).abs().amax((1, 2, 3)).argmin()) for row in stem]
     assert rows == sorted(set(rows))
     torch.testing.assert_close(stem, theirs[rows], rtol=0.0, atol=1e-5)
+    moments = run._learner.state()["optimizer"]["state"]
+    assert len(moments) == len(list(averaged.parameters()))
+    assert {int(known["step"]) for known in moments.values()} == {config.steps}
     rebuilt = resize(network(), run.slimming)
     rebuilt.load_state_dict(averaged.state_dict())
     image = torch.zeros(1, 3, 64, 64)
