@@ -58,6 +58,7 @@ class Long(Source):
         for index in range(0, self._frames, stride):
             if index % self._every == 0 or index == SETTLED:
                 self.megabytes[index] = resident_mb()
+                print(f"frame {index}: {self.megabytes[index]:.1f} MB", flush=True)
             sample = self._samples[index % PICTURES]
             stamp_ns = index * PERIOD_NS
             frame = Frame(sample.frame.image, stamp_ns, "camera", "camera")
