@@ -87,8 +87,7 @@ class InPlace(Bottleneck):
 
     def forward(self, x: Tensor) -> Tensor:
         """Activate the input in place."""
-        functional.relu(x, inplace=True)
-        return super().forward(x)
+        return super().forward(functional.relu(x, inplace=True))
 
 
 class Chain(nn.Module):
