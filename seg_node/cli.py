@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells report it."""
-ONE_MODE = "how compute is chosen (default: dense)"
-MODES = f"{ONE_MODE}; several are compared frame by frame: dense,MODE"
+REFERENCE = "dense"
+"""Mode of evaluate and bench where none is named: what all others are compared with."""
+ONE_MODE = "how compute is chosen (default: adaptive)"
+MODES = "how compute is chosen (default: {}); several are compared frame by frame: dense,MODE"
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -44,7 +46,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from seg_node.eval.distances import parse_encoding, Protocol, run_distances
     from seg_node.eval.evaluate import run_evaluate, Selection
 
-    config, modes = _modes(args)
+    config, modes = _modes(args, REFERENCE)
     if args.encode is not None and args.distances is None:
         msg = "--encode belongs to --distances L; add it"
         raise ConfigError(msg)
@@ -89,7 +91,7 @@ def bench(args: argparse.Namespace) -> int:
     """Measure how long a step takes in several modes, side by side on the same frames."""
     from seg_node.eval.bench import parse_size, run_bench, Workload
 
-    config, modes = _modes(args)
+    config, modes = _modes(args, REFERENCE)
     workload = Workload(args.frames, None if args.size is None else parse_size(args.size))
     return run_bench(config, modes, data=args.data, workload=workload, json_path=args.json)
 
@@ -241,12 +243,14 @@ def run(args: argparse.Namespace) -> int:
     return node_main([sys.argv[0], *args.ros_args])
 
 
-def _modes(args: argparse.Namespace) -> tuple[Config, tuple[str, ...]]:
+def _modes(
+    args: argparse.Namespace, default: str = Config().mode
+) -> tuple[Config, tuple[str, ...]]:
     """Return the settings that the command line asks for, and the modes of its comma list."""
     from seg_node.eval.session import parse_modes
 
     values = _settings(args)
-    modes = parse_modes(str(values.get("mode", Config().mode)))
+    modes = parse_modes(str(values.get("mode", default)))
     return Config().updated({**values, "mode": modes[0]}), modes
 
 
@@ -330,7 +334,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     verb = _verb(verbs, "replay", replay)
     add_replay_arguments(verb)
-    _add_settings(verb, "out/replay", MODES)
+    _add_settings(verb, "out/replay", MODES.format(Config().mode))
 
     verb = _verb(verbs, "evaluate", evaluate)
     verb.add_argument("data", help="named data with labels, such as camvid:DIR or street:1")
@@ -358,7 +362,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="OLD",
         help="results.json of an earlier run: tell what got better or worse since; needs --out",
     )
-    _add_settings(verb, mode=MODES)
+    _add_settings(verb, mode=MODES.format(REFERENCE))
 
     verb = _verb(verbs, "bench", bench)
     verb.add_argument("--data", default="street:1", help="named data or path (default: street:1)")
@@ -369,7 +373,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--frames", type=int, default=100, help="frames to measure (default: 100)")
     verb.add_argument("--json", type=Path, help="also write the results to this file")
-    _add_settings(verb, mode=MODES)
+    _add_settings(verb, mode=MODES.format(REFERENCE))
 
     verb = verbs.add_parser("train", help="Train on labelled data.")
     tasks = verb.add_subparsers(required=True, metavar="TASK")

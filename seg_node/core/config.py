@@ -21,6 +21,13 @@ Value = bool | int | float | str | tuple[str, ...]
 MOTION_SOURCES = ("auto", "codec", "flow", "none")
 """Where motion may come from; see `MotionConfig.source`."""
 
+USUAL_BLOCK_SIDE = 128
+"""Side of a block in pixels: the larger blocks are, the less of them is next to what is old
+(docs/adaptive.md)."""
+
+BLOCK_SIDES = {"segblocks": 64}
+"""Modes of another side, on which their policies were trained."""
+
 CAMERA_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 """A camera's name becomes a part of topic names; this is what ROS 2 allows there."""
 
@@ -159,7 +166,7 @@ class BudgetConfig:
         ),
     )
     compute: float = _setting(
-        0.15,
+        0.3,
         Limits(
             "Share of the dense network's multiply-accumulates that a frame of mode adaptive may "
             "cost on average; not used where budget.latency_ms is set.",
@@ -256,12 +263,13 @@ class Config:
         Limits("CPU threads of the network; 0 = as torch chooses.", low=0, high=1024, live=False),
     )
     block_size: int = _setting(
-        64,
+        0,
         Limits(
             "Side of a block of the plan, a multiple of 32; where blocks are computed at half "
-            "resolution, a multiple of twice the network's largest stride (64 for the shipped).",
+            "resolution, a multiple of twice the network's largest stride (64 for the shipped). "
+            "0: 64 in mode segblocks, else 128.",
             "px",
-            32,
+            0,
             512,
             live=False,
         ),
@@ -276,7 +284,7 @@ class Config:
         ),
     )
     mode: str = _setting(
-        "dense",
+        "adaptive",
         Limits(
             "How the compute of a frame is chosen: dense computes all of it; segblocks computes "
             "policy.high_fraction of the blocks at full and the others at half resolution; warp "
@@ -341,6 +349,11 @@ class Config:
             msg = f"device is {device!r}; use auto, cpu, cuda or cuda:N"
             raise ConfigError(msg)
         _check_cameras(self.cameras)
+
+    @property
+    def block_side(self) -> int:
+        """Side of a block in pixels: `block_size`, or what suits the mode."""
+        return self.block_size or BLOCK_SIDES.get(self.mode, USUAL_BLOCK_SIDE)
 
     def updated(self, values: Mapping[str, Value]) -> Config:
         """Return a copy with some settings changed, by dotted name.

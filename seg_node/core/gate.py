@@ -153,7 +153,7 @@ class Gated:
 
         The grid says HIGH where at least half of them are, elsewhere REUSE.
         """
-        grid = grid_shape(image.shape[-2], image.shape[-1], config.block_size)
+        grid = grid_shape(image.shape[-2], image.shape[-1], config.block_side)
         self._scored = past.gates is not None and config.gate.threshold > 0
         if past.lost is not None or past.gates is None:
             kept = np.ones((len(self.blocks), *grid), np.bool_)

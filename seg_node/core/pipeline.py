@@ -234,7 +234,7 @@ class Segmenter:
         with timer.stage("finish"):
             labels, confidence = resize_result(labels, confidence, (size[0], size[1]))
             macs = counter.macs + policy.macs(
-                (image.shape[-2], image.shape[-1]), config.block_size
+                (image.shape[-2], image.shape[-1]), config.block_side
             )
             age_ms = history.age_ms(frame) if history else np.zeros_like(plan.grid, np.uint16)
         report = StepReport(timer.stages, timer.total_ns(), macs, self._dense_macs(image))
@@ -274,10 +274,10 @@ class Segmenter:
         if history is None and remembers is Remembers.FRAME:
             history = self._histories[camera] = History()
         if history is None and remembers is Remembers.BLOCKS:
-            side, device = self.config.block_size, self.compute.device
+            side, device = self.config.block_side, self.compute.device
             history = self._histories[camera] = BlockHistory(self._face.stride, side, device)
         if history is None and isinstance(policy, Gated):
-            side, device = self.config.block_size, self.compute.device
+            side, device = self.config.block_side, self.compute.device
             stride = self._face.stride
             history = GatedHistory(policy.blocks, policy.weights, stride, side, device)
             self._histories[camera] = history
@@ -296,7 +296,7 @@ class Segmenter:
             features = self._face.features(image)
             logits = self._face.head(features)
             if history is not None:
-                history.keep(frame, features, logits, self.config.block_size)
+                history.keep(frame, features, logits, self.config.block_side)
             return logits
         if (plan.grid == Action.REUSE).all() and history is not None:
             return history.logits()
@@ -306,7 +306,7 @@ class Segmenter:
             size = scaled((image.shape[-2], image.shape[-1]), self._face.stride)
             return enlarge(self._net(halved(image)), size)
         size = (image.shape[-2], image.shape[-1])
-        layout = BlockLayout(plan.grid[None], self.config.block_size, size, device=image.device)
+        layout = BlockLayout(plan.grid[None], self.config.block_side, size, device=image.device)
         blocks: BlockTensor = self._net(self._cut(image, layout))
         return blocks.combined()
 
@@ -324,7 +324,7 @@ class Segmenter:
         if (plan.grid == Action.REUSE).all():
             return history.logits()
         size = (image.shape[-2], image.shape[-1])
-        layout = BlockLayout(plan.grid[None], self.config.block_size, size, device=image.device)
+        layout = BlockLayout(plan.grid[None], self.config.block_side, size, device=image.device)
         background = history.background(plan.grid)
         computed: BlockTensor = self._net(self._cut(image, layout, background))
         logits = computed.combined(base=history.logits())

@@ -225,7 +225,7 @@ class Ranked(_Unmoved):
 
     def plan(self, image: Tensor, config: Config, past: Past = NOTHING) -> Plan:  # noqa: ARG002 - only this frame counts
         """Return a grid of HIGH and LOW."""
-        scores = self.score(image, config.block_size)
+        scores = self.score(image, config.block_side)
         count = round(config.policy.high_fraction * scores.size)
         wanted = np.zeros(scores.shape, np.bool_)
         wanted.flat[np.argsort(-scores, axis=None, kind="stable")[:count]] = True
@@ -239,5 +239,5 @@ class Ranked(_Unmoved):
 
 def filled(image: Tensor, config: Config, action: Action) -> NDArray[np.uint8]:
     """Return a grid of one action."""
-    grid = grid_shape(image.shape[-2], image.shape[-1], config.block_size)
+    grid = grid_shape(image.shape[-2], image.shape[-1], config.block_side)
     return np.full(grid, action, np.uint8)

@@ -182,7 +182,7 @@ class Outputs:
         self._classes = classes
         self._colors = color_table(classes)
         self._opacity = config.publish.overlay_opacity
-        self._block_size = config.block_size / config.input.scale
+        self._block_size = config.block_side / config.input.scale
         self._shows_plan = config.mode != DENSE
         self._chosen = chosen
         self._shape: tuple[int, int] | None = None

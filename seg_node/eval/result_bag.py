@@ -125,7 +125,7 @@ class ResultBag:
         self._classes = classes
         self._colors = colors
         self._opacity = config.publish.overlay_opacity
-        self._block_size = config.block_size / config.input.scale
+        self._block_size = config.block_side / config.input.scale
         self._max_age_ms = config.max_age_ms
         self._empty = True
 

@@ -101,7 +101,7 @@ class WorstFrames:
         apart_ns: int = APART_NS,
     ) -> None:
         """Start without any."""
-        self._block_size = config.block_size / config.input.scale
+        self._block_size = config.block_side / config.input.scale
         self._opacity = config.publish.overlay_opacity
         self._classes = classes
         self._count = count

@@ -80,3 +80,9 @@ def test_names_of_cameras_keep_their_order() -> None:
     assert Config().cameras == ()
     names = ("right", "front_2", "Left")
     assert Config().updated({"cameras": names}).cameras == names
+
+
+def test_blocks_have_the_side_that_suits_the_mode_unless_one_is_set() -> None:
+    assert Config().block_side == Config(mode="stmg").block_side == 128
+    assert Config(mode="segblocks").block_side == 64
+    assert Config(mode="segblocks", block_size=96).block_side == 96

@@ -61,7 +61,7 @@ def stmg(net: nn.Module, policy: Gated | None = None, **values: Value) -> Segmen
 
 
 def dense(net: nn.Module) -> Segmenter:
-    return Segmenter(net, UNTRAINED, Config(device="cpu"))
+    return Segmenter(net, UNTRAINED, Config(device="cpu", mode="dense"))
 
 
 def frames(images: Sequence[NDArray[np.uint8]]) -> list[Frame]:

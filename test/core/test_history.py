@@ -53,7 +53,13 @@ def nets() -> tuple[torch.nn.Module, LowBranch]:
 
 
 def segmenter(nets: tuple[torch.nn.Module, LowBranch], **values: Value) -> Segmenter:
-    settings = {"mode": "warp", "keyframe_interval": 100, "motion.source": "flow", **values}
+    settings = {
+        "mode": "warp",
+        "block_size": 64,
+        "keyframe_interval": 100,
+        "motion.source": "flow",
+        **values,
+    }
     config = Config().updated({k.replace("__", "."): v for k, v in settings.items()})
     return Segmenter(nets[0], POLICIES, config, nets[1])
 
@@ -97,7 +103,7 @@ def test_a_moving_camera_moves_the_mask_with_the_picture(
 
 def test_every_nth_frame_is_the_dense_one(nets: tuple[torch.nn.Module, LowBranch]) -> None:
     frames = drive(5)
-    dense = Segmenter(nets[0], POLICIES, Config())
+    dense = Segmenter(nets[0], POLICIES, Config(mode="dense"))
     for mode in ("warp", "arseg"):
         pipeline = segmenter(nets, mode=mode, keyframe_interval=3)
         results = [pipeline.step(frame) for frame in frames]

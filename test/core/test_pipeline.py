@@ -37,7 +37,7 @@ def net() -> torch.nn.Module:
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (31, 33), (64, 96), (95, 127), (120, 65)])
 def test_mask_has_the_size_of_the_image(net: torch.nn.Module, height: int, width: int) -> None:
-    result = Segmenter(net, UNTRAINED).step(Frame(picture(height, width)))
+    result = Segmenter(net, UNTRAINED, Config(mode="dense")).step(Frame(picture(height, width)))
     assert result.labels.shape == (height, width)
     assert result.confidence.shape == (height, width)
     assert result.labels.dtype == result.confidence.dtype == np.uint8
@@ -45,8 +45,8 @@ def test_mask_has_the_size_of_the_image(net: torch.nn.Module, height: int, width
 
 
 def test_scaled_input_still_gives_a_full_size_mask(net: torch.nn.Module) -> None:
-    full = Segmenter(net, UNTRAINED).step(Frame(picture(96, 128)))
-    half = Segmenter(net, UNTRAINED, Config().updated({"input.scale": 0.5})).step(
+    full = Segmenter(net, UNTRAINED, Config(mode="dense")).step(Frame(picture(96, 128)))
+    half = Segmenter(net, UNTRAINED, Config(mode="dense").updated({"input.scale": 0.5})).step(
         Frame(picture(96, 128))
     )
     assert half.labels.shape == (96, 128)
@@ -57,7 +57,7 @@ def test_labels_are_the_bare_networks_argmax_and_confidence_its_probability(
     net: torch.nn.Module,
 ) -> None:
     image = picture(64, 96)
-    result = Segmenter(net, UNTRAINED).step(Frame(image))
+    result = Segmenter(net, UNTRAINED, Config(mode="dense")).step(Frame(image))
     with torch.no_grad():
         logits = net(torch.from_numpy(image).permute(2, 0, 1)[None])
         full = torch.nn.functional.interpolate(logits, size=(64, 96), mode="bilinear")
@@ -72,14 +72,15 @@ def test_two_runs_are_bit_identical_whatever_the_memory_layout(net: torch.nn.Mod
     padded[:, :90] = image
     view = padded[:, :90]
     view.flags.writeable = False
-    first = Segmenter(net, UNTRAINED).step(Frame(image))
-    second = Segmenter(net, UNTRAINED).step(Frame(view))
+    first = Segmenter(net, UNTRAINED, Config(mode="dense")).step(Frame(image))
+    second = Segmenter(net, UNTRAINED, Config(mode="dense")).step(Frame(view))
     assert first.labels.tobytes() == second.labels.tobytes()
     assert first.confidence.tobytes() == second.confidence.tobytes()
 
 
 def test_dense_plan_is_all_high_with_zero_age(net: torch.nn.Module) -> None:
-    result = Segmenter(net, UNTRAINED).step(Frame(picture(65, 97)))
+    config = Config(mode="dense", block_size=64)
+    result = Segmenter(net, UNTRAINED, config).step(Frame(picture(65, 97)))
     assert result.plan.grid.shape == (2, 2)
     assert result.plan.fraction(Action.HIGH) == 1.0
     assert result.plan.reason is Reason.DENSE
@@ -90,7 +91,9 @@ def test_dense_plan_is_all_high_with_zero_age(net: torch.nn.Module) -> None:
 def test_stage_times_come_from_the_given_clock(net: torch.nn.Module) -> None:
     ticks = count(0, 10)
     report = (
-        Segmenter(net, UNTRAINED, clock=lambda: next(ticks)).step(Frame(picture(32, 32))).report
+        Segmenter(net, UNTRAINED, Config(mode="dense"), clock=lambda: next(ticks))
+        .step(Frame(picture(32, 32)))
+        .report
     )
     assert list(report.stage_ns) == ["prepare", "motion", "plan", "execute", "decide", "finish"]
     assert set(report.stage_ns.values()) == {10}
@@ -98,9 +101,9 @@ def test_stage_times_come_from_the_given_clock(net: torch.nn.Module) -> None:
 
 
 def test_reconfigure_applies_from_the_next_frame(net: torch.nn.Module) -> None:
-    segmenter = Segmenter(net, UNTRAINED)
+    segmenter = Segmenter(net, UNTRAINED, Config(mode="dense"))
     before = segmenter.step(Frame(picture(64, 64))).report.macs
-    segmenter.reconfigure(Config().updated({"input.scale": 0.5}))
+    segmenter.reconfigure(Config(mode="dense").updated({"input.scale": 0.5}))
     assert segmenter.step(Frame(picture(64, 64))).report.macs < before
 
 
@@ -123,8 +126,10 @@ def test_a_missing_gpu_is_refused_by_name() -> None:
 
 def test_bf16_agrees_with_fp32_on_most_pixels() -> None:
     torch.manual_seed(1)
-    config = Config(device="cpu", precision="bf16")
-    wide = Segmenter(build_network("swiftnet18-half", CLASSES), UNTRAINED, Config(device="cpu"))
+    config = Config(device="cpu", precision="bf16", mode="dense")
+    wide = Segmenter(
+        build_network("swiftnet18-half", CLASSES), UNTRAINED, Config(device="cpu", mode="dense")
+    )
     torch.manual_seed(1)
     slim = Segmenter(build_network("swiftnet18-half", CLASSES), UNTRAINED, config)
     image = Frame(picture(64, 64))
@@ -170,7 +175,7 @@ def test_all_blocks_high_is_the_dense_step(net: torch.nn.Module) -> None:
     """Law 1 for the whole step, and all LOW is the dense step at half scale (law 3)."""
     frame = Frame(picture(100, 150))
     full = blocks_segmenter(net, **{"policy.high_fraction": 1.0}).step(frame)
-    dense = Segmenter(net, UNTRAINED).step(frame)
+    dense = Segmenter(net, UNTRAINED, Config(mode="dense")).step(frame)
     np.testing.assert_array_equal(full.labels, dense.labels)
     np.testing.assert_array_equal(full.confidence, dense.confidence)
     assert full.report.macs == dense.report.macs
@@ -205,13 +210,13 @@ def test_blocks_of_full_resolution_are_the_dense_ones_far_from_the_others(
     frame = Frame(picture(128, 512))
     policies = {**UNTRAINED, "segblocks": Ranked(Right())}
     mixed = Segmenter(net, policies, Config().updated(BLOCKS)).step(frame)
-    dense = Segmenter(net, UNTRAINED).step(frame)
+    dense = Segmenter(net, UNTRAINED, Config(mode="dense")).step(frame)
     same = mixed.labels == dense.labels
     assert same[:, 320:].mean() > same[:, :192].mean()
 
 
 def test_mode_without_a_policy_is_refused_and_changes_nothing(net: torch.nn.Module) -> None:
-    segmenter = Segmenter(net, UNTRAINED)
+    segmenter = Segmenter(net, UNTRAINED, Config(mode="dense"))
     blocks = Config().updated(BLOCKS)
     with pytest.raises(ConfigError, match="mode is 'segblocks', but this model has no learned"):
         segmenter.reconfigure(blocks)

@@ -34,7 +34,7 @@ class Agreeing(StreetClip):
     def __init__(self) -> None:
         """Prepare the street and the network."""
         super().__init__(2, FRAMES, SIZE)
-        self.dense = open_sessions(Config())["dense"].segmenter
+        self.dense = open_sessions(Config(mode="dense"))["dense"].segmenter
         self.loaded: list[int] = []
 
     def load(self, index: int) -> Sample:

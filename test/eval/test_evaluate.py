@@ -41,7 +41,7 @@ FRAMES = 4
 @pytest.fixture(scope="module")
 def config(random_models: Path) -> Config:
     """Return settings that name the random model."""
-    return Config(model=str(random_models / "swiftnet18-half.json"), device="cpu")
+    return Config(model=str(random_models / "swiftnet18-half.json"), device="cpu", mode="dense")
 
 
 @pytest.fixture(scope="module")

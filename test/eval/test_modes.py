@@ -44,7 +44,7 @@ UNTIMED = ("ms", "stage_ms", "fps", "speedup_vs_dense", "speedup_per_frame")
 @pytest.fixture(scope="module")
 def sessions(random_models: Path) -> dict[str, Session]:
     """Return dense and a mode of half resolution; the one to compare with comes last."""
-    config = Config(model=str(random_models / "swiftnet18-half.json"), device="cpu")
+    config = Config(model=str(random_models / "swiftnet18-half.json"), device="cpu", mode="dense")
     half = config.updated({"input.scale": 0.5})
     return {"half": open_session(half), "dense": open_session(config)}
 

@@ -35,7 +35,7 @@ def preview(out: Path, mode: str, plans: list[Plan | None], side: int) -> list[N
     """Write frames of 16x10 times `side` grey pixels; returns the pictures of the preview."""
     image = np.full((5 * side, 8 * side, 3), 160, np.uint8)
     labels = np.full(image.shape[:2], ROAD, np.uint8)
-    config = Config().updated({"mode": mode, "input.scale": SIDE / side})
+    config = Config().updated({"mode": mode, "block_size": SIDE, "input.scale": SIDE / side})
     with Outputs(out, CAMVID_CLASSES, config, 10.0, frozenset()) as outputs:
         for index, plan in enumerate(plans):
             sample = Sample(str(index), Frame(image, index * 10**8), None)

@@ -56,7 +56,9 @@ def test_labels_that_fit_nothing_are_told(tmp_path: Path) -> None:
     assert "1 labels in" in str(source.shortfall())
     assert "name them as the frames" in str(source.shortfall())
     (tmp_path / "3.png").unlink()
-    with pytest.raises(DataError, match=r"no label in .* fits any frame of street:1: name them as"):
+    with pytest.raises(
+        DataError, match=r"no label in .* fits any frame of street:1: name them as"
+    ):
         labels_of(tmp_path)
 
 

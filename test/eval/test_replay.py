@@ -41,7 +41,7 @@ SIZE = (96, 64)
 @pytest.fixture(scope="module")
 def config(random_models: Path) -> Config:
     """Return settings that name the random model."""
-    return Config(model=str(random_models / "swiftnet18-half.json"))
+    return Config(model=str(random_models / "swiftnet18-half.json"), mode="dense")
 
 
 @pytest.fixture(scope="module")

@@ -285,7 +285,8 @@ def test_a_broken_rule_is_one_sentence_and_exit_status_1(
 ) -> None:
     caplog.set_level("INFO")
     rules = "frames>=8,dropped>0,miou>=0"
-    assert replay(bag, tmp_path / "out", "--samples", "0", "--require", rules) == 1
+    options = ("--mode", "dense", "--samples", "0", "--require", rules)
+    assert replay(bag, tmp_path / "out", *options) == 1
     told = [x for x in caplog.messages if x.startswith(("passed", "FAILED"))]
     assert told[0] == "passed dense: frames>=8, measured 8"
     assert told[1] == "FAILED dense: dropped>0, measured 0"

@@ -57,7 +57,7 @@ def play(
     model: Model, frames: Sequence[Arrival], costs: ModeCosts, **settings: str | float
 ) -> list[Outcome]:
     """Let the frames arrive at one node of these settings."""
-    config = Config(device="cpu", block_size=32).updated(settings)
+    config = Config(device="cpu", block_size=32, mode="dense").updated(settings)
     (node,) = simulated_nodes(model, config, costs={config.mode: costs}).values()
     return [*(o for frame in frames for o in node.arrive(frame)), *node.finish()]
 

@@ -34,7 +34,7 @@ def test_it_loads_strictly_and_states_data_terms_and_origin(name: str) -> None:
 @pytest.mark.camvid
 @pytest.mark.parametrize("name", NAMES)
 def test_it_reaches_the_score_of_its_manifest_on_camvid(name: str, camvid_dir: Path) -> None:
-    sessions = open_sessions(Config(model=name, device="cpu"))
+    sessions = open_sessions(Config(model=name, device="cpu", mode="dense"))
     results = evaluate(CamVid(camvid_dir, "val"), sessions)
     miou = results["modes"]["dense"]["miou"]
     assert miou >= 0.55
@@ -44,7 +44,7 @@ def test_it_reaches_the_score_of_its_manifest_on_camvid(name: str, camvid_dir: P
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_labels_the_synthetic_street(name: str) -> None:
-    sessions = open_sessions(Config(model=name, device="cpu"))
+    sessions = open_sessions(Config(model=name, device="cpu", mode="dense"))
     results = evaluate(StreetClip(1), sessions, Selection(stride=10, limit=6))
     dense = results["modes"]["dense"]
     assert dense["pixel_accuracy"] > 0.85

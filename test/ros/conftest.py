@@ -69,9 +69,9 @@ def start_node(
 
 @pytest.fixture(scope="session")
 def front_rig(client: Client, start_node: Callable[..., NodeProcess]) -> Iterator[Rig]:
-    """Return a node with default settings, its topics remapped to a camera in front."""
+    """Return a node in mode dense, its topics remapped to a camera in front."""
     remaps = ("-r", "image:=/front/image_raw", "-r", "camera_info:=/front/camera_info")
-    rig = Rig(client, lambda: start_node(*remaps), image="/front/image_raw")
+    rig = Rig(client, lambda: start_node("-p", "mode:=dense", *remaps), image="/front/image_raw")
     yield rig
     rig.close()
     if rig.process is not None and rig.process.running:
@@ -81,7 +81,7 @@ def front_rig(client: Client, start_node: Callable[..., NodeProcess]) -> Iterato
 
 @pytest.fixture
 def front(front_rig: Rig) -> Rig:
-    """Return the node with default settings, active."""
+    """Return the node in mode dense, active: masks depend on one image alone."""
     front_rig.bring_to("active")
     return front_rig
 
@@ -90,6 +90,7 @@ REAR_PARAMETERS = """\
 /**:
   ros__parameters:
     autostart: false
+    mode: dense
     overload: every
     qos_overrides:
       /rear/image:
@@ -134,12 +135,13 @@ def rear(rear_rig: Rig) -> Rig:
 @pytest.fixture(scope="session")
 def segmenter(random_models: Path) -> Segmenter:
     """Return what the nodes compute with, in this process."""
+    from seg_node.core.config import Config  # noqa: PLC0415
     from seg_node.core.pipeline import Segmenter  # noqa: PLC0415 - collecting loads no torch
     from seg_node.core.policy import UNTRAINED  # noqa: PLC0415
     from seg_node.nets.build import load_model  # noqa: PLC0415
 
     model = load_model(str(random_models / "swiftnet18-half.json"))
-    return Segmenter(model.net, UNTRAINED)
+    return Segmenter(model.net, UNTRAINED, Config(mode="dense"))
 
 
 @pytest.fixture

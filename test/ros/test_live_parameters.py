@@ -117,7 +117,9 @@ def test_scale_applies_from_the_next_frame(
     """Masks keep the image's size; the cost falls."""
     full = front.picture(rgb)
     front.segment(full)
-    half = Segmenter(segmenter._net, segmenter.policies, Config().updated({"input.scale": 0.5}))
+    half = Segmenter(
+        segmenter._net, segmenter.policies, Config(mode="dense").updated({"input.scale": 0.5})
+    )
     with front.setting("input.scale", 0.5):
         message = front.picture(rgb)
         mask = front.segment(message)

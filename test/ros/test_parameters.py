@@ -78,7 +78,7 @@ def test_float_setting_has_a_float_range_and_its_unit() -> None:
 def test_integer_setting_has_an_integer_range() -> None:
     descriptor = describe(OPTIONS["block_size"])
     (span,) = descriptor.integer_range
-    assert (span.from_value, span.to_value) == (32, 512)
+    assert (span.from_value, span.to_value) == (0, 512)
     assert "when the node is configured" in descriptor.description
 
 

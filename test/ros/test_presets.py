@@ -48,7 +48,10 @@ def settings(path: Path) -> dict[str, Value]:
 
 
 def test_presets_are_there() -> None:
-    assert {path.stem for path in PRESETS} == {"default", "cpu", "full_hd", "gpu"}
+    assert {path.stem for path in PRESETS} == {
+        *("default", "quality", "balanced", "economy"),
+        *("cpu", "full_hd", "gpu"),
+    }
 
 
 def test_default_preset_is_up_to_date() -> None:

@@ -59,6 +59,7 @@ sys.exit(node.main())
 PARAMETERS = """\
 /**:
   ros__parameters:
+    mode: dense
     input.transport: compressed
     input.stale_s: 600.0
     qos_overrides:
