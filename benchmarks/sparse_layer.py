@@ -96,7 +96,7 @@ def make_lists(layer: Layer, fraction: float, seed: int) -> None:
     layout = make_layout(layer, fraction, seed)
     window = Window(layer.stride, layer.size, 1, 1)
     layout.rows(Action.HIGH, window)
-    layout.borders(Action.HIGH, window)
+    layout.beyond(Action.HIGH, window)
 
 
 def held_blocks(layer: Layer, layout: BlockLayout, plane: Tensor) -> sparse.BlockTensor:
