@@ -1,9 +1,11 @@
 # The commands of the project; `make help` lists them.
 # Variables: PYTHON=python3.12 chooses the interpreter of a new .venv; ROS=index ignores an
-# installed ROS; ARGS="..." is added to test and demo; SOURCE=my.mp4|bag|folder feeds demo.
+# installed ROS; ARGS="..." is added to test and demo; JOBS=4 runs so many tests at once;
+# SOURCE=my.mp4|bag|folder feeds demo.
 
 PYTHON ?= python3
 ROS ?= auto
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
@@ -28,7 +30,7 @@ $(STAMP): requirements.txt constraints.txt setup.py scripts/make_venv.sh
 	@touch $@
 
 test: $(STAMP) ## run the whole test suite
-	$(ENV) $(BIN)/python -m pytest $(ARGS)
+	$(ENV) $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(STAMP) ## check style and formatting (ruff)
 	$(BIN)/ruff check .

@@ -17,6 +17,8 @@ from seg_node.ros.domain import choose_domain
 CAMVID = Path(__file__).resolve().parents[2] / "shared" / "data" / "camvid"
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_DOMAIN_ID"] = str(choose_domain(os.getpid()))
+# Pictures of tests are too small to be worth a second thread, and tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
