@@ -272,7 +272,14 @@ POINTWISE: list[Callable[[Tensor], Tensor]] = [
 ]
 
 
-@pytest.mark.parametrize("function", POINTWISE, ids=str)
+def spelled(function: Callable[[Any], Any]) -> str:
+    """Return the name of a function; its address would be another one in each process."""
+    if isinstance(function, nn.Module):
+        return str(function)
+    return str(getattr(function, "func", function).__name__)
+
+
+@pytest.mark.parametrize("function", POINTWISE, ids=spelled)
 def test_functions_of_single_pixels_act_on_all_blocks(
     function: Callable[[Tensor], Tensor],
 ) -> None:
