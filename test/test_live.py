@@ -9,6 +9,7 @@ from pathlib import Path
 import subprocess
 import sys
 from typing import TYPE_CHECKING
+import zlib
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from seg_node.data.bag import BagReader
 from seg_node.data.bag_writer import BagWriter
 from seg_node.data.clips import StreetClip
 from seg_node.demo.clip import Sent
-from seg_node.demo.live import Heard, overheads_ns
+from seg_node.demo.live import _dense_macs, _result, Heard, overhead_ns
 from seg_node.ros.recorded import RecordedMask, RecordedStatus
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 MS = 1_000_000
 PERIOD_MS = 6
-FRAMES = 500
+FRAMES = 600
+PIXEL = zlib.compress(b"\0")
 
 
 def heard(frames: list[tuple[int, int | None, int]]) -> Heard:
@@ -36,18 +38,30 @@ def heard(frames: list[tuple[int, int | None, int]]) -> Heard:
     grid, age = np.full((1, 1), Action.HIGH, np.uint8), np.zeros((1, 1), np.uint16)
     for sent_ms, received_ms, step_ms in frames:
         if received_ms is not None:
-            masks[sent_ms * MS] = RecordedMask(received_ms * MS, 1, 1, "mono8", b"")
+            masks[sent_ms * MS] = RecordedMask(received_ms * MS, 1, 1, "mono8", PIXEL)
             values = {"step_ms": f"{step_ms}.000", "reason": Reason.DENSE.value}
             stats[sent_ms * MS] = RecordedStatus("", 0, "", values)
     sent = [Sent(index, sent_ms * MS) for index, (sent_ms, _, _) in enumerate(frames)]
     return Heard(sent, masks, stats, dict.fromkeys(masks, grid), dict.fromkeys(masks, age))
 
 
-def test_overhead_is_known_of_frames_that_waited() -> None:
-    """The second was sent while the first was in work, the fourth after all was done."""
-    found = overheads_ns(heard([(0, 50, 40), (20, 97, 42), (30, None, 0), (120, 170, 40)]))
-    assert found == {20 * MS: 5 * MS}
-    assert overheads_ns(heard([(0, 50, 40), (20, 80, 42)])) == {20 * MS: 0}
+def test_overhead_is_the_mean_of_frames_that_waited() -> None:
+    """The second and third were sent while the one before was in work, the last one after it."""
+    frames = [(0, 50, 40), (20, 97, 42), (30, None, 0), (90, 138, 42), (160, 250, 40)]
+    assert overhead_ns(heard(frames[:1])) is None
+    assert overhead_ns(heard(frames)) == 2 * MS, "5 and -1: what one lacks the other has too much"
+    assert overhead_ns(heard([(0, 50, 40), (20, 80, 42)])) == 0
+
+
+def test_a_frame_that_computed_nothing_is_told_of_by_the_others() -> None:
+    """Of a frame without MACs the share that it saved says nothing of dense; 2 of 8 GMAC do."""
+    told = heard([(0, 50, 40), (60, 70, 5)])
+    for stamp_ns, gmac, saving in ((0, "2.000", "0.750"), (60 * MS, "0.000", "1.000")):
+        told.stats[stamp_ns].values.update(gmac=gmac, gmac_saving=saving)
+    dense_macs = _dense_macs(told)
+    found = [_result(told, stamp_ns, dense_macs).report for stamp_ns in (0, 60 * MS)]
+    assert [(r.macs, r.dense_macs) for r in found] == [(2 * 10**9, 8 * 10**9), (0, 8 * 10**9)]
+    assert [r.total_ns for r in found] == [40 * MS, 5 * MS]
 
 
 def write_bag(path: Path) -> Path:
@@ -73,7 +87,7 @@ def test_simulated_time_predicts_what_the_real_node_processes(
     """Within 5%, from the costs that the node's own run has recorded."""
     pytest.importorskip("rclpy")
     bag, live, virtual = write_bag(tmp_path / "bag"), tmp_path / "live", tmp_path / "virtual"
-    options = ["--samples", "0", "--device", "cpu", "--set", "threads=1"]
+    options = ["--mode", "dense", "--samples", "0", "--device", "cpu", "--set", "threads=1"]
     ran = subprocess.run(
         [sys.executable, "-m", "seg_node.cli", "replay", str(bag), "--clock", "live", *options,
          "--out", str(live)],

@@ -140,15 +140,15 @@ class LiveCourse:
         with noted_interrupt() as interrupt:
             heard = self._play(samples, session, lambda: bool(interrupt))
         self.interrupted = bool(interrupt)
-        overheads = overheads_ns(heard)
+        beyond_ns, dense_macs = overhead_ns(heard), _dense_macs(heard)
         standing: NDArray[np.uint8] | None = None
         for sent, sample in zip(heard.sent, islice(self._source, len(heard.sent)), strict=True):
             arrival, stamp_ns = Arrival(sent.index, sample), sent.stamp_ns
             if heard.whole(stamp_ns):
-                result = _result(heard, stamp_ns)
+                result = _result(heard, stamp_ns, dense_macs)
                 standing = result.labels
                 late_ns = heard.masks[stamp_ns].received_ns - stamp_ns
-                outcome = Outcome(arrival, result, late_ns, overhead_ns=overheads.get(stamp_ns))
+                outcome = Outcome(arrival, result, late_ns, overhead_ns=beyond_ns)
             else:
                 outcome = Outcome(arrival, None, standing=standing)
             yield Turn(sample, [(mode, outcome)])
@@ -217,31 +217,42 @@ def play_by_stamps(
     return sent
 
 
-def overheads_ns(heard: Heard) -> dict[int, int]:
-    """Return what the node needed for frames beyond their steps, by stamp on the wire.
+def overhead_ns(heard: Heard) -> int | None:
+    """Return what the node needed for a frame beyond its step, on the mean; None if unknown.
 
     Known of a frame that was on its way before the mask before it had come, so that the node went
     from one to the other without a pause: then it is the time between the two masks, less the
-    step.
+    step. The mean, because masks arrive with a jitter: what one lacks the next one has too much.
     """
-    found: dict[int, int] = {}
+    beyond: list[int] = []
     before_ns: int | None = None
     for sent in heard.sent:
         if not heard.whole(sent.stamp_ns):
             continue
         received_ns = heard.masks[sent.stamp_ns].received_ns
         if before_ns is not None and sent.stamp_ns < before_ns:
-            busy_ns = received_ns - before_ns
-            found[sent.stamp_ns] = max(0, busy_ns - _step_ns(heard.stats[sent.stamp_ns]))
+            beyond.append(received_ns - before_ns - _step_ns(heard.stats[sent.stamp_ns]))
         before_ns = received_ns
-    return found
+    return max(0, round(np.mean(beyond))) if beyond else None
 
 
 def _step_ns(status: RecordedStatus) -> int:
     return round(float(status.values["step_ms"]) * NS_PER_MS)
 
 
-def _result(heard: Heard, stamp_ns: int) -> StepResult:
+def _dense_macs(heard: Heard) -> int:
+    """Return what the dense network executes on a frame; 1 if no frame tells it.
+
+    ~/stats has the MACs of a frame to 1e6 and the share of dense that they save, which says
+    nothing of dense where nothing was computed.
+    """
+    told = [
+        (float(s.values["gmac"]), float(s.values["gmac_saving"])) for s in heard.stats.values()
+    ]
+    return max([1, *(round(1e9 * gmac / (1 - saving)) for gmac, saving in told if saving < 1)])
+
+
+def _result(heard: Heard, stamp_ns: int, dense_macs: int) -> StepResult:
     """Return a frame's result as the node has told it; its confidence is not published to us."""
     values: Mapping[str, Any] = heard.stats[stamp_ns].values
     stages = {
@@ -249,14 +260,8 @@ def _result(heard: Heard, stamp_ns: int) -> StepResult:
         for key, text in values.items()
         if key.endswith("_ms") and key.removesuffix("_ms") not in _NOT_STAGES
     }
-    macs = round(float(values["gmac"]) * 1e9)
-    share = 1.0 - float(values["gmac_saving"])
-    report = StepReport(
-        stages,
-        _step_ns(heard.stats[stamp_ns]),
-        macs,
-        round(macs / share) if share else 0,
-    )
+    macs = round(dense_macs * (1.0 - float(values["gmac_saving"])))
+    report = StepReport(stages, _step_ns(heard.stats[stamp_ns]), macs, dense_macs)
     plan = Plan(heard.plans[stamp_ns], _REASONS[values["reason"]])
     labels = heard.masks[stamp_ns].labels()
     nothing = np.zeros((0, 0), np.uint8)

@@ -3,20 +3,21 @@
 A replay writes it and a `--clock virtual` reads it, so that the same times, drops and reactions
 of the latency budget follow again on any machine, whatever its load.
 
-The cost of a frame that was recorded with the same numbers of HIGH and LOW blocks is its recorded
-time. Of any other (a frame that was dropped then, or a plan of another size) it is
+A frame costs what the nearest recorded frame of as many HIGH and LOW blocks took: the very frame,
+if it was recorded so, or else one of about the same load of the machine. Where no frame was
+recorded with such a plan, it costs
 
-    full                                    for a frame that is computed in full,
-    fixed + high * per_high + low * per_low for all others,
+    full                                    if it is computed in full,
+    fixed + high * per_high + low * per_low otherwise,
 
-with `full` the mean of the full frames and the others by least squares, none below 0. (Means, not
-medians: as many frames fit into a minute as their mean time allows.) If one of
+with `full` the mean of the full frames and the others by least squares, none below 0. If one of
 the two kinds was never recorded, it is derived from the other by shares of blocks, a LOW block
 for a quarter of a HIGH one.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from dataclasses import dataclass
 import json
 from typing import Any, TYPE_CHECKING
@@ -38,6 +39,8 @@ COLUMNS = ("index", "blocks", "high", "low", "step_ns", "overhead_ns")
 LOW_SHARE = 0.25
 """Cost of a LOW block over that of a HIGH one where it was never measured: its share of pixels."""
 _LEAST_NS = 1
+_Work = tuple[int, int, int]
+"""Blocks, HIGH blocks and LOW blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +146,16 @@ class ModeCosts:
         """Start without a frame."""
         self.frames: dict[int, FrameCost] = {}
         self._models: dict[int, CostModel] = {}
-        self._overhead_ns: int | None = None
+        self._alike: dict[_Work, list[int]] = {}  # indices in order, by what was executed
+        self._known: list[int] = []  # indices in order of the frames whose overhead is known
 
     def add(self, cost: FrameCost) -> None:
         """Record the cost of a frame."""
         self.frames[cost.index] = cost
         self._models.clear()
-        self._overhead_ns = None
+        insort(self._alike.setdefault(_work(cost), []), cost.index)
+        if cost.overhead_ns is not None:
+            insort(self._known, cost.index)
 
     def model(self, blocks: int) -> CostModel:
         """Return what is fitted to the frames with a grid of so many blocks.
@@ -178,23 +184,28 @@ class ModeCosts:
 
         """
         wanted = cost_of(index, plan, 0)
-        recorded = self.frames.get(index)
-        if recorded is not None and _work(recorded) == _work(wanted):
-            return recorded.step_ns
+        alike = self._alike.get(_work(wanted))
+        if alike:
+            return self.frames[_nearest(alike, index)].step_ns
         return self.model(wanted.blocks).predict(wanted)
 
     def overhead_ns(self, index: int) -> int:
-        """Return what the node needs for a frame beyond its step; the mean where unknown."""
-        recorded = self.frames.get(index)
-        if recorded is not None and recorded.overhead_ns is not None:
-            return recorded.overhead_ns
-        if self._overhead_ns is None:
-            known = [c.overhead_ns for c in self.frames.values() if c.overhead_ns is not None]
-            self._overhead_ns = round(float(np.mean(known))) if known else 0
-        return self._overhead_ns
+        """Return what the node needs for a frame beyond its step.
+
+        As for the nearest frame that tells; 0 where none does.
+        """
+        if not self._known:
+            return 0
+        return self.frames[_nearest(self._known, index)].overhead_ns or 0
 
 
-def _work(cost: FrameCost) -> tuple[int, int, int]:
+def _nearest(ordered: list[int], index: int) -> int:
+    """Return the number that is nearest to an index, of two the lower one."""
+    at = bisect_left(ordered, index)
+    return min(ordered[max(0, at - 1) : at + 1], key=lambda other: abs(other - index))
+
+
+def _work(cost: FrameCost) -> _Work:
     return cost.blocks, cost.high, cost.low
 
 

@@ -151,8 +151,8 @@ def open_course(request: Request, model: Model, config: Config, modes: Sequence[
         return EveryFrame(sessions_of(model, config, (*modes, *beside)))
     costs = None if request.costs is None else read_costs(request.costs, modes)
     nodes = simulated_nodes(model, config, modes, costs)
-    ideal = sessions_of(model, config, (DENSE,))[DENSE] if dense or DENSE in modes else None
-    return Simulated(nodes, ideal)
+    compared = dense or (DENSE in modes and len(modes) > 1)
+    return Simulated(nodes, sessions_of(model, config, (DENSE,))[DENSE] if compared else None)
 
 
 def tell(rules: Sequence[Rule], results: dict[str, Any]) -> int:

