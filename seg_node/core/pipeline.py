@@ -24,7 +24,7 @@ from seg_node.core.policy import NOTHING, Remembers
 from seg_node.core.sparse import split
 from seg_node.core.tiles import halved
 from seg_node.core.timing import StageTimer
-from seg_node.core.types import Action, ConfigError, Frame, StepReport, StepResult
+from seg_node.core.types import Action, ConfigError, Frame, StepReport, StepResult, WARM_UP_CAMERA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,8 +45,6 @@ LACKS = {
     "stmg": "no residual block that can be gated (docs/gates.md); choose another mode",
 }
 """What a model lacks that cannot run a mode, and what to do about it."""
-
-WARM_UP_CAMERA = "warm-up"
 
 AnyHistory = History | BlockHistory | GatedHistory
 """What is remembered of a camera."""

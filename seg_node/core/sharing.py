@@ -7,14 +7,16 @@ import math
 from typing import TYPE_CHECKING
 
 from seg_node.core.budget import ComputeBudget, CostModel, LatencyBudget, Work
-from seg_node.core.types import DataError
+from seg_node.core.types import DataError, WARM_UP_CAMERA
 
 if TYPE_CHECKING:
     from seg_node.core.budget import Budget, Spent
     from seg_node.core.config import BudgetConfig
 
-MEMORY_S = 1.0
-"""Time constant (s) with which earlier need, and a camera that is gone, are forgotten."""
+MEMORY_FRAMES = 30
+"""Frames, of all cameras, over which earlier need and a camera that is gone are forgotten.
+
+Not a time: then equal frames would get unequal plans in two runs (law 6)."""
 
 FLOOR = 0.3
 """Part of the budget that every camera's frames get alike, so that none starves."""
@@ -51,25 +53,21 @@ class Sharing:
         """Know no cameras."""
         self._cameras: dict[str, _Camera] = {}
 
-    def note(self, camera: str, need: float, interval_s: float) -> None:
+    def note(self, camera: str, need: float) -> None:
         """Take note of a frame.
 
         Args:
             camera: its camera.
             need: how much there is to compute in it, at least 0, in any one unit.
-            interval_s: time since the frame before, of whichever camera, at least 0.
 
         Raises:
-            DataError: need or interval are out of range.
+            DataError: the need is out of range.
 
         """
-        if not (0 <= need < math.inf and 0 <= interval_s < math.inf):
-            msg = (
-                f"a frame of camera {camera!r} needs {need}, {interval_s} s after the one before; "
-                "give finite numbers of at least 0"
-            )
+        if not 0 <= need < math.inf:
+            msg = f"a frame of camera {camera!r} needs {need}; give a finite number of at least 0"
             raise DataError(msg)
-        left = math.exp(-interval_s / MEMORY_S)
+        left = 1 - 1 / MEMORY_FRAMES
         for known in self._cameras.values():
             known.frames *= left
             known.need *= left
@@ -174,4 +172,5 @@ class SharedBudget:
 
         """
         self._accounts[self._camera].spent(step)
-        self._sharing.note(self._camera, need, step.interval_s)
+        if self._camera != WARM_UP_CAMERA:
+            self._sharing.note(self._camera, need)

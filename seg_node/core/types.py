@@ -112,6 +112,10 @@ class Motion:
     since_ns: int = 0
 
 
+WARM_UP_CAMERA = "warm-up"
+"""Camera of frames that prepare the machine; they say nothing of what real cameras need."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """One camera image.

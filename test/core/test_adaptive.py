@@ -266,6 +266,14 @@ def test_law_6_two_runs_are_bit_identical(net: nn.Module, street: list[Frame]) -
         assert one.report.macs == other.report.macs
 
 
+def test_law_6_warming_up_changes_no_plan(street: list[Frame]) -> None:
+    cold, warm = (adaptive(Redness(), budget__compute=0.15) for _ in range(2))
+    warm.warm_up(*street[0].image.shape[:2])
+    for frame in street[:20]:
+        plans = [pipeline.step(frame).plan for pipeline in (cold, warm)]
+        np.testing.assert_array_equal(plans[0].grid, plans[1].grid)
+
+
 def test_law_7_blocks_cost_their_share(street: list[Frame]) -> None:
     """Halos are free: of a network without pooled context, k of n blocks cost k / n of it."""
     pipeline = adaptive(Redness(), reuse__threshold=0.0, budget__compute=0.15)

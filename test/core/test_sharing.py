@@ -10,19 +10,19 @@ import pytest
 from seg_node.core.budget import Spent, Work
 from seg_node.core.config import BudgetConfig
 from seg_node.core.sharing import FLOOR, SharedBudget, Sharing
-from seg_node.core.types import DataError
+from seg_node.core.types import DataError, WARM_UP_CAMERA
 
 TOTAL = 48
 DENSE = 48_000
 BLOCK_S = 0.002
 
 
-def noted(needs: dict[str, float], frames: int = 60, interval_s: float = 1 / 45) -> Sharing:
+def noted(needs: dict[str, float], frames: int = 60) -> Sharing:
     """Return what cameras that take turns have shown."""
     sharing = Sharing()
     for _ in range(frames):
         for camera, need in needs.items():
-            sharing.note(camera, need, interval_s)
+            sharing.note(camera, need)
     return sharing
 
 
@@ -67,25 +67,46 @@ def test_the_mean_over_frames_is_kept_at_unlike_rates() -> None:
         camera, need = ("fast", 1.0) if index % 5 else ("slow", 4.0)
         if index > 500:
             given.append(sharing.factor(camera))
-        sharing.note(camera, need, 0.01)
+        sharing.note(camera, need)
     assert np.mean(given) == pytest.approx(1.0, abs=0.01)
 
 
-def test_a_camera_that_is_gone_is_forgotten_in_seconds() -> None:
+def test_a_camera_that_is_gone_is_forgotten() -> None:
     sharing = noted({"front": 1.0, "left": 9.0})
     assert sharing.factor("front") < 0.6
     for _ in range(300):
-        sharing.note("front", 1.0, 1 / 15)
+        sharing.note("front", 1.0)
     assert sharing.factor("front") == pytest.approx(1.0)
     assert sharing.factor("left") == 1.0
 
 
 @pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
-def test_impossible_needs_and_intervals_are_refused(bad: float) -> None:
+def test_impossible_needs_are_refused(bad: float) -> None:
     with pytest.raises(DataError, match=f"camera 'a' needs {bad}"):
-        Sharing().note("a", bad, 0.1)
-    with pytest.raises(DataError, match=f"{bad} s after"):
-        Sharing().note("a", 1.0, bad)
+        Sharing().note("a", bad)
+
+
+def test_frames_that_prepare_the_machine_are_of_no_camera() -> None:
+    """Law 6: what is planned for real frames must not depend on them."""
+    settings = BudgetConfig(compute=0.2)
+    cold, warm = SharedBudget(), SharedBudget()
+    played(warm, settings, [WARM_UP_CAMERA] * 10, {WARM_UP_CAMERA: 0.0})
+    high = [played(budget, settings, ["a"] * 40, {"a": 3.0})["a"] for budget in (cold, warm)]
+    assert high[0] == high[1]
+
+
+def test_how_long_frames_take_does_not_change_what_a_share_of_compute_allows() -> None:
+    settings, order = BudgetConfig(compute=0.2), ["a", "b", "b"] * 30
+    counts = []
+    for interval_s in (0.01, 3.0):
+        budget, high = SharedBudget(), []
+        for camera in order:
+            high.append(budget.allowed(camera, TOTAL, settings))
+            work = Work(high[-1], full=high[-1] == TOTAL)
+            spent = Spent(work, interval_s, interval_s, high[-1] * 1000, DENSE)
+            budget.spent(5.0 if camera == "a" else 1.0, spent)
+        counts.append(high)
+    assert counts[0] == counts[1]
 
 
 def test_three_cameras_keep_one_latency_budget() -> None:
