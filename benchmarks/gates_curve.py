@@ -126,7 +126,7 @@ def ways(model: Model, thresholds: Sequence[float]) -> dict[str, Callable[[Sampl
     found["no_age_limit 0.5"] = stepped(
         model, Gated(blocks), gate__threshold=0.5, max_age_ms=LONG_MS
     )
-    dense = Segmenter(model.net, UNTRAINED, Config(device="cpu"))
+    dense = Segmenter(model.net, UNTRAINED, Config(device="cpu", mode="dense"))
     return {"dense 0": lambda sample: (dense.step(sample.frame).labels, 1.0), **found}
 
 

@@ -19,6 +19,10 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_DOMAIN_ID"] = str(choose_domain(os.getpid()))
 # Pictures of tests are too small to be worth a second thread, and tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Without a GPU, kernels run in Triton's interpreter, which it must know when it is imported: torch
+# does that wherever operations are counted.
+if not any(Path("/dev").glob("nvidia[0-9]*")):
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -329,9 +329,12 @@ def check_files(out: Path, frames: int) -> None:
     with BagReader(out / "result_bag") as reader:
         counts = {topic.name: reader.promised[topic.name] for topic in reader.topics}
     assert counts == {
+        "/image/compressed": frames,
         "/segmentation/legend": 1,
         "/segmentation/mask": frames,
         "/segmentation/overlay/compressed": frames,
+        "/segmentation/plan": frames,
+        "/segmentation/plan/image/compressed": frames,
         "/segmentation/stats": frames,
     }
 

@@ -70,6 +70,7 @@ def validate_blocks(
     settings = Config(
         device=str(next(pair.network.parameters()).device),
         precision="fp32",
+        mode="segblocks",
         block_size=config.block_size,
         policy=PolicyConfig(high_fraction=config.target),
     )

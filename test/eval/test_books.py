@@ -40,9 +40,8 @@ def test_no_picture_is_kept_of_a_frame(tmp_path: Path, random_models: Path) -> N
     The first frames fill what is kept of the worst ones. The result bag is left out: it gathers
     up to a megabyte before it writes, see benchmarks/replay_memory.py.
     """
-    sessions = open_sessions(
-        Config(model=str(random_models / "swiftnet18-half.json"), device="cpu")
-    )
+    model = str(random_models / "swiftnet18-half.json")
+    sessions = open_sessions(Config(model=model, device="cpu", mode="dense", block_size=64))
     with Books("street:1", sessions, tmp_path, None) as books:
         tracemalloc.start()
         try:
