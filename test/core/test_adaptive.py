@@ -16,9 +16,9 @@ from seg_node.core.block_history import BlockHistory
 from seg_node.core.blocks import grid_shape
 from seg_node.core.budgeted import Budgeted
 from seg_node.core.config import Config, Value
-from seg_node.core.pipeline import Segmenter, WARM_UP_CAMERA
+from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import filled, NOTHING, Remembers, UNTRAINED
-from seg_node.core.types import Action, Frame, Plan, Reason
+from seg_node.core.types import Action, Frame, Plan, Reason, WARM_UP_CAMERA
 from seg_node.data.street import Street
 from seg_node.nets.build import build_network, NETWORKS
 

@@ -13,10 +13,10 @@ import torch
 from seg_node.core.config import Config, Value
 from seg_node.core.costs import dense_macs
 from seg_node.core.masks import decide
-from seg_node.core.pipeline import Segmenter, WARM_UP_CAMERA
+from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import Interval, UNTRAINED
 from seg_node.core.tiles import halved
-from seg_node.core.types import Action, Frame, Reason
+from seg_node.core.types import Action, Frame, Reason, WARM_UP_CAMERA
 from seg_node.nets.build import build_network
 from seg_node.nets.low import LowBranch
 
