@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 LONG_MS = 60000.0
+BIN = 64
+"""Side of a bin in pixels: that on which gates have been trained so far."""
 
 
 class RandomGate(GateScore):
@@ -72,7 +74,7 @@ class RandomGate(GateScore):
 
 def stepped(model: Model, policy: Gated, **values: Value) -> Callable[[Sample], Result]:
     """Return a way that is a policy of mode stmg."""
-    settings: dict[str, Value] = {"mode": "stmg", "device": "cpu"}
+    settings: dict[str, Value] = {"mode": "stmg", "device": "cpu", "block_size": BIN}
     settings |= {name.replace("__", "."): value for name, value in values.items()}
     segmenter = Segmenter(model.net, {**UNTRAINED, "stmg": policy}, Config().updated(settings))
 
