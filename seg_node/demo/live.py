@@ -81,9 +81,9 @@ def run_live(request: Request) -> int:
     source = open_recording(request)
     sessions = sessions_of(open_model(config), config, modes)
     course = LiveCourse(source, sessions, request.out / "node.log")
-    results = follow(source, course, request.out, request.extent)
+    results = follow(source, course, request.out, request.extent, rules=request.rules)
     logger.info("%s", summary(results, request.out))
-    return tell(request.rules, results)
+    return tell(results)
 
 
 @dataclass(frozen=True)

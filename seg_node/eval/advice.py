@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, TYPE_CHECKING
 
 from seg_node.eval.intervals import Difference, difference, MIOU
+from seg_node.eval.require import VERDICTS
 from seg_node.eval.results import DENSE
 from seg_node.eval.tables import three_digits
 
@@ -34,6 +35,7 @@ class Choice:
         age_ms: in 95 of 100 frames no block is older.
         pareto: whether a sweep found nothing that is better in both score and cost.
         entry: all that was measured, as in `results.json`.
+        verdicts: what every rule says of it, see `Verdict.entry`; none where none was asked for.
 
     """
 
@@ -46,6 +48,12 @@ class Choice:
     age_ms: float | None
     pareto: bool = False
     entry: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    verdicts: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it was judged and keeps all rules."""
+        return bool(self.verdicts) and all(verdict["passed"] for verdict in self.verdicts)
 
     @property
     def name(self) -> str:
@@ -80,12 +88,14 @@ class SweepPoint:
         settings: those that the sweep changed.
         modes: entries of `results.json` by mode.
         pareto: modes of this point that no other point beats.
+        verdicts: what the rules say, as in the rows of `sweep.json`, of all modes.
 
     """
 
     settings: Mapping[str, Any]
     modes: Mapping[str, dict[str, Any]]
     pareto: frozenset[str]
+    verdicts: Sequence[Mapping[str, Any]] = ()
 
 
 def find_choices(results: dict[str, Any], points: Sequence[SweepPoint]) -> list[Choice]:
@@ -98,22 +108,14 @@ def find_choices(results: dict[str, Any], points: Sequence[SweepPoint]) -> list[
         points: of a sweep; none where there was none.
 
     """
-    tried: list[tuple[str, Mapping[str, Any], dict[str, Any], bool]] = [
-        (mode, {}, entry, False) for mode, entry in results["modes"].items()
-    ]
-    tried += [
-        (mode, point.settings, entry, mode in point.pareto)
-        for point in points
-        for mode, entry in point.modes.items()
-    ]
+    run = SweepPoint({}, results["modes"], frozenset(), results.get(VERDICTS, ()))
+    tried = [(point, mode) for point in (run, *points) for mode in point.modes]
     beside = results.get("reference")
-    if beside and all(mode != DENSE for mode, *_ in tried):
-        tried.append((DENSE, {}, {**beside, "ms": None, "agreement": None}, False))
-    labelled = any(entry["miou"] is not None for _, _, entry, _ in tried)
-    return [
-        _choice(mode, settings, entry, _score(mode, entry, labelled=labelled), pareto=best)
-        for mode, settings, entry, best in tried
-    ]
+    if beside and all(mode != DENSE for _, mode in tried):
+        untimed = {**beside, "ms": None, "agreement": None}
+        tried.append((SweepPoint({}, {DENSE: untimed}, frozenset()), DENSE))
+    labelled = any(point.modes[mode]["miou"] is not None for point, mode in tried)
+    return [_choice(point, mode, labelled=labelled) for point, mode in tried]
 
 
 def _score(mode: str, entry: dict[str, Any], *, labelled: bool) -> float | None:
@@ -126,32 +128,28 @@ def _score(mode: str, entry: dict[str, Any], *, labelled: bool) -> float | None:
     return 1.0 if mode == DENSE else None
 
 
-def _choice(
-    mode: str,
-    settings: Mapping[str, Any],
-    entry: dict[str, Any],
-    score: float | None,
-    *,
-    pareto: bool,
-) -> Choice:
+def _choice(point: SweepPoint, mode: str, *, labelled: bool) -> Choice:
+    entry = point.modes[mode]
     ms, age = entry["ms"] or {}, entry["age_ms"] or {}
     return Choice(
         mode=mode,
-        settings=settings,
-        score=score,
+        settings=point.settings,
+        score=_score(mode, entry, labelled=labelled),
         p50_ms=ms.get("p50"),
         p95_ms=ms.get("p95"),
         gmac=entry["gmac_per_frame"],
         age_ms=age.get("p95"),
-        pareto=pareto,
+        pareto=mode in point.pareto,
         entry=entry,
+        verdicts=[verdict for verdict in point.verdicts if verdict["mode"] == mode],
     )
 
 
 def advise(choices: Sequence[Choice], frames: Mapping[str, ModeFrames]) -> Advice:
     """Choose the fastest of what loses at most a point against dense, and say why.
 
-    Without mode `dense` the most accurate choice takes its place.
+    Without mode `dense` the most accurate choice takes its place. Where rules were given, only
+    what keeps all of them is chosen, and if all of that loses more, the most accurate of it.
 
     Args:
         choices: everything that was tried, see `find_choices`.
@@ -165,14 +163,45 @@ def advise(choices: Sequence[Choice], frames: Mapping[str, ModeFrames]) -> Advic
     usable = [c for c in choices if c.score is not None and c.p95_ms is not None]
     if reference is None or not usable:
         return Advice(_unknown(choices), (), ladder, score_name)
-    fine = [c for c in usable if _score_of(c) >= _score_of(reference) - TOLERANCE]
-    best = min(fine, key=_time_of, default=reference)
+    ruled = any(choice.verdicts for choice in choices)
+    allowed = [c for c in usable if c.keeps] if ruled else usable
+    if not allowed:
+        return Advice(*_none_keeps(choices), ladder, score_name)
+    fine = [c for c in allowed if _score_of(c) >= _score_of(reference) - TOLERANCE]
+    most_accurate = max(allowed, key=_score_of) if ruled else reference
+    best = min(fine, key=_time_of, default=most_accurate)
     if best is reference:
-        headline, reasons = _stay(reference, usable)
+        headline, reasons = _stay(reference, allowed)
     else:
         headline = _choose(best, reference, labelled=labelled)
         reasons = _reasons(best, reference, frames, labelled=labelled)
+    if ruled:
+        reasons = (f"It keeps all rules, as {_count_of(allowed, choices)} do.", *reasons)
     return Advice(headline, (*reasons, *_cautions(best, reference)), ladder, score_name)
+
+
+def _count_of(allowed: Sequence[Choice], choices: Sequence[Choice]) -> str:
+    return f"{len(allowed)} of the {sum(bool(c.verdicts) for c in choices)} that were judged"
+
+
+def _none_keeps(choices: Sequence[Choice]) -> tuple[str, tuple[str, ...]]:
+    """Return headline and reasons where nothing that was tried keeps all rules."""
+    found: dict[str, list[tuple[Choice, Mapping[str, Any]]]] = {}
+    for choice in choices:
+        for verdict in choice.verdicts:
+            found.setdefault(verdict["rule"], []).append((choice, verdict))
+    reasons = []
+    for rule, pairs in found.items():
+        if any(verdict["passed"] for _, verdict in pairs):
+            continue
+        known = [(v["value"], c.name) for c, v in pairs if v["value"] is not None]
+        if known:
+            value, name = max(known) if ">" in rule else min(known)
+            reasons.append(f"Nothing keeps {rule}: the nearest is {name} with {value:.6g}.")
+        else:
+            reasons.append(f"Nothing keeps {rule}: it was not measured.")
+    why = reasons or ["Each rule is kept by something, but nothing keeps all of them."]
+    return "Nothing that was tried keeps all rules.", tuple(why)
 
 
 def _score_of(choice: Choice) -> float:

@@ -19,7 +19,9 @@ import numpy as np
 
 from seg_node.core.types import ConfigError, DataError
 from seg_node.data.datasets import estimate_rate, guess_spec, open_source, StreetClip
+from seg_node.eval.machine import in_words, load
 from seg_node.eval.progress import EXIT_INTERRUPTED, noted_interrupt, progress
+from seg_node.eval.refusals import check_pictures
 from seg_node.eval.replay import describe_source, source_notes
 from seg_node.eval.results import count_frame, make_results, ModeRecord, write_json
 from seg_node.eval.session import common, open_sessions, steps
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 COMMAND = "bench"
 WARM_UP = 5
 """Frames that run first and are not counted: threads, caches and memory of the modes settle."""
+BUSY = 0.5
+"""Load of the machine before the run above which its times are doubted."""
 STREET = "street:1"
 STREET_SIZE = (960, 720)
 """Data and (width, height) in pixels where none are named."""
@@ -117,7 +121,7 @@ def run_bench(
     results = bench(source, open_sessions(config, modes), workload)
     if json_path:
         write_json(results, json_path)
-    show(results, cost_tables(results), _notes(results, workload))
+    show(results, cost_tables(results), notes_of(results, workload))
     return EXIT_INTERRUPTED if results["interrupted"] else 0
 
 
@@ -125,11 +129,12 @@ def open_input(data: str, workload: Workload) -> Source:
     """Open named data; a street is drawn at the wanted size and is as long as needed.
 
     Raises:
-        DataError: the data cannot be opened.
+        DataError: the data cannot be opened, or all their pictures are alike.
 
     """
     source = open_source(guess_spec(data))
     if not isinstance(source, StreetClip):
+        check_pictures(source)
         return source
     seed = int(source.spec.partition(":")[2])
     return StreetClip(seed, WARM_UP + workload.frames, workload.size or STREET_SIZE)
@@ -153,6 +158,7 @@ def bench(source: Source, sessions: Mapping[str, Session], workload: Workload) -
 
     """
     shared = common(sessions)
+    load_before = load()
     rate_hz = estimate_rate(source)
     records = {mode: ModeRecord(len(shared.manifest.classes)) for mode in sessions}
     size = (0, 0)
@@ -174,6 +180,7 @@ def bench(source: Source, sessions: Mapping[str, Session], workload: Workload) -
         "interrupted": bool(interrupt),
         **make_results(source.spec, shared.manifest, shared.device, shared.config, records),
         "input": {"width": size[0], "height": size[1], "warm_up": WARM_UP},
+        "load_before": load_before,
         "source": describe_source(source, Counter(), rate_hz),
     }
 
@@ -214,11 +221,17 @@ def _resized(sample: Sample, size: tuple[int, int]) -> Sample:
     return replace(sample, frame=replace(sample.frame, image=image), labels=None)
 
 
-def _notes(results: dict[str, Any], workload: Workload) -> list[str]:
+def notes_of(results: dict[str, Any], workload: Workload) -> list[str]:
     """Return what was measured and what is to be known of it, one line each."""
     frames = next(iter(results["modes"].values()))["frames"]
     width, height = results["input"]["width"], results["input"]["height"]
-    notes = [f"{frames} frames of {width}x{height} after {WARM_UP} to warm up, modes interleaved"]
+    how = f"{frames} frames of {width}x{height} after {WARM_UP} to warm up, modes interleaved"
+    notes = [f"{how}, on {in_words(results['machine'])}"]
+    busy = results["load_before"]
+    if busy is not None and busy > BUSY:
+        notes.append(
+            f"mind: the machine was busy before (load {busy:g}): times are not to be quoted"
+        )
     if results["interrupted"]:
         notes.append("interrupted by Ctrl-C: these are the frames until then")
     elif frames < workload.frames:

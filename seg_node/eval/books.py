@@ -87,6 +87,7 @@ class Books:
         self.worst = worst_frames(sessions)
         self._earlier = earlier
         self._before: dict[str, Generator[Made]] = {}
+        self._worst_before: Mapping[str, Mapping[str, float]] = {}
         with ExitStack() as stack:
             if earlier is not None:
                 self._take_over(earlier, stack)
@@ -137,7 +138,7 @@ class Books:
         self._table.write(_row(mode, outcome, score))
 
     def repeat(self, sample: Sample) -> None:
-        """Write the pictures of a frame that the earlier run has done; they come in its order.
+        """Show a frame that the earlier run has done, as it did; they come in its order.
 
         Raises:
             DataError: it is not the frame of then, or writing fails.
@@ -148,6 +149,11 @@ class Books:
             made = next(self._before[mode])
             self._earlier.check(sample, made.mask)
             outputs.write(sample, made)
+            score = self._worst_before[mode].get(sample.name)
+            if score is not None:
+                assert made.reference is not None, "a frame without one has no score"
+                assert made.plan is not None, "every frame is written with its plan"
+                self.worst[mode].add(score, sample, made.reference, made.mask, made.plan)
 
     def write_costs(self, device: str, clock: str) -> None:
         """Write `costs.json` of all frames so far.
@@ -191,6 +197,7 @@ class Books:
             before = self._before[mode] = earlier.frames_of(mode)
             stack.callback(before.close)
         self.costs = read_costs(self._out / COSTS, tuple(self.records))
+        self._worst_before = earlier.worst
 
     def _score(self, mode: str, outcome: Outcome) -> FrameScore:
         record, dense = self.records[mode], outcome.arrival.dense
@@ -205,10 +212,11 @@ class Books:
     def _judge(self, mode: str, outcome: Outcome, result: StepResult, score: FrameScore) -> None:
         """Look whether the frame is one of the worst; a frame without a score is not."""
         sample, dense = outcome.arrival.sample, outcome.arrival.dense
+        mask, plan = result.labels, result.plan
         if score.miou is not None and sample.labels is not None:
-            self.worst[mode].add(score.miou, sample, sample.labels, result)
+            self.worst[mode].add(score.miou, sample, sample.labels, mask, plan)
         elif score.agreement is not None and dense is not None:
-            self.worst[mode].add(score.agreement, sample, dense, result)
+            self.worst[mode].add(score.agreement, sample, dense, mask, plan)
 
     def _show(self, mode: str, outcome: Outcome, result: StepResult) -> None:
         if mode not in self._outputs:

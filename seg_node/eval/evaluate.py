@@ -239,7 +239,7 @@ class _Scores:
                 stamp_ns = sample.frame.stamp_ns
                 self._table.write(row_of(number, stamp_ns, mode, result, score))
             if score.miou is not None and sample.labels is not None:
-                self.worst[mode].add(score.miou, sample, sample.labels, result)
+                self.worst[mode].add(score.miou, sample, sample.labels, result.labels, result.plan)
 
 
 def _exact_motion(source: Source, stride: int) -> Callable[[int], Motion] | None:

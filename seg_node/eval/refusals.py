@@ -22,7 +22,7 @@ def check_recording(source: Source) -> None:
     """Refuse a recording without times, or of a single picture.
 
     Only stamps that were recorded are looked at; those of pictures and videos are made up or of
-    the container. Pictures are decoded up to the second different one.
+    the container.
 
     Raises:
         DataError: a header stamp is missing or lies before the one before it, no picture can be
@@ -30,7 +30,7 @@ def check_recording(source: Source) -> None:
 
     """
     _check_stamps(source)
-    _check_pictures(source)
+    check_pictures(source)
 
 
 def _check_stamps(source: Source) -> None:
@@ -47,7 +47,13 @@ def _check_stamps(source: Source) -> None:
             raise DataError(msg)
 
 
-def _check_pictures(source: Source) -> None:
+def check_pictures(source: Source) -> None:
+    """Refuse a recording of a single picture; decodes up to the second different one.
+
+    Raises:
+        DataError: no picture can be used, or all are alike.
+
+    """
     first: Frame | None = None
     count = 0
     for sample in source:

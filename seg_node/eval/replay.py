@@ -24,6 +24,7 @@ from seg_node.eval.outputs import prepare_out, RESULTS, spread_indices
 from seg_node.eval.progress import noted_interrupt, progress
 from seg_node.eval.refusals import nothing_usable
 from seg_node.eval.report import conclude, REPORT
+from seg_node.eval.require import judge, VERDICTS
 from seg_node.eval.results import make_results, write_json
 from seg_node.eval.resume import Earlier, RESUME, save
 from seg_node.eval.session import common
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from seg_node.data.datasets import Sample, Source
     from seg_node.eval.clocks import Course
     from seg_node.eval.compare import OldRun
+    from seg_node.eval.require import Rule
     from seg_node.eval.session import Session
 
 COMMAND = "replay"
@@ -80,6 +82,7 @@ def follow(  # noqa: PLR0913 - the options of a replay
     *,
     resume: bool = False,
     old: OldRun | None = None,
+    rules: tuple[Rule, ...] = (),
 ) -> dict[str, Any]:
     """Follow the frames along a course and write all files of a replay.
 
@@ -93,9 +96,10 @@ def follow(  # noqa: PLR0913 - the options of a replay
         extent: how much of the recording.
         resume: whether to go on with what an interrupted run has left in `out`.
         old: an earlier run to compare with; None for none.
+        rules: what the run must keep; judged where it was not ended.
 
     Returns:
-        The content of `results.json`.
+        The content of `results.json`; `verdicts` has what every rule says, see `Verdict.entry`.
 
     Raises:
         DataError: no image of the source can be used, its labels do not fit the model, the
@@ -138,6 +142,8 @@ def follow(  # noqa: PLR0913 - the options of a replay
         "source": describe_source(source, stamps.counts, rate_hz),
         "samples": [str(path.relative_to(out)) for path in books.samples],
     }
+    verdicts = [] if ended else judge(rules, content)
+    content[VERDICTS] = [verdict.entry() for verdict in verdicts]
     conclude(content, books.worst, shared.manifest.classes, out, old)
     return content
 
@@ -205,7 +211,7 @@ def _keep_or_forget(  # noqa: PLR0913 - all that the run has come to
     if earlier is not None:
         earlier.forget()
     if ended and done and request["clock"] == EVERY_FRAME:
-        save(out, request, done, books.records)
+        save(out, request, done, books.records, books.worst)
 
 
 def source_path(source: Source) -> Path | None:

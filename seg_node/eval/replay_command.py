@@ -15,7 +15,7 @@ from seg_node.eval.progress import EXIT_INTERRUPTED
 from seg_node.eval.reference import FolderLabels, Reference
 from seg_node.eval.refusals import check_recording
 from seg_node.eval.replay import Extent, follow, summary, WHOLE
-from seg_node.eval.require import judge
+from seg_node.eval.require import VERDICTS
 from seg_node.eval.results import DENSE
 from seg_node.eval.session import open_model, sessions_of
 from seg_node.eval.virtual import simulated_nodes
@@ -110,9 +110,17 @@ def run_replay(request: Request) -> int:
     old = read_old_run(request.compare_with) if request.compare_with else None
     source = open_recording(request)
     course = open_course(request, open_model(request.config), request.config, modes)
-    results = follow(source, course, request.out, request.extent, resume=request.resume, old=old)
+    results = follow(
+        source,
+        course,
+        request.out,
+        request.extent,
+        resume=request.resume,
+        old=old,
+        rules=request.rules,
+    )
     logger.info("%s", summary(results, request.out))
-    return tell(request.rules, results)
+    return tell(results)
 
 
 def open_recording(request: Request) -> Source:
@@ -155,11 +163,11 @@ def open_course(request: Request, model: Model, config: Config, modes: Sequence[
     return Simulated(nodes, sessions_of(model, config, (DENSE,))[DENSE] if compared else None)
 
 
-def tell(rules: Sequence[Rule], results: dict[str, Any]) -> int:
+def tell(results: dict[str, Any]) -> int:
     """Say what every rule says of the results; returns the exit status."""
     if results["interrupted"]:
         return EXIT_INTERRUPTED
-    verdicts = judge(tuple(rules), results)
+    verdicts = results[VERDICTS]
     for verdict in verdicts:
-        logger.info("%s", verdict)
-    return 0 if all(verdict.passed for verdict in verdicts) else EXIT_FAILED
+        logger.info("%s", verdict["text"])
+    return 0 if all(verdict["passed"] for verdict in verdicts) else EXIT_FAILED

@@ -19,7 +19,9 @@ from seg_node.eval.advice import advise, find_choices
 from seg_node.eval.charts import chart_data
 from seg_node.eval.compare import COMPARE, compare, quantity
 from seg_node.eval.frames import FRAMES, read_frames
+from seg_node.eval.machine import in_words
 from seg_node.eval.outputs import RESULTS
+from seg_node.eval.require import VERDICTS
 from seg_node.eval.results import write_json
 from seg_node.eval.tables import three_digits
 
@@ -108,7 +110,8 @@ def write_report(  # noqa: PLR0913, PLR0917 - the parts of the page
     """Write the page and return its path.
 
     Args:
-        results: content of `results.json`; its `compare` is shown where it is there.
+        results: content of `results.json`; its `compare` and `verdicts` are shown where they are
+            there.
         frames: the table of frames, by mode.
         worst: the worst frames, by mode; a mode without any is left out.
         classes: classes of the masks, in label order.
@@ -147,7 +150,8 @@ def render_report(
         **_mode_table(choices, data["colors"]),
         comparison=comparison,
         changes=[_change_row(change) for change in comparison["changes"]] if comparison else [],
-        verdicts=[],
+        verdicts=results.get(VERDICTS, ()),
+        judged=[choice for choice in choices if choice.verdicts] if points else [],
         notes=_notes(results),
         **_class_tables(results, classes, data["colors"]),
         worst=_pictures(worst),
@@ -297,6 +301,7 @@ def _facts(results: dict[str, Any]) -> list[tuple[str, str]]:
         "model": results["model"]["name"],
         "sha256 of the model": results["model"]["sha256"],
         "device": results["device"],
+        "machine": in_words(results["machine"]),
         **{f"version of {name}": value for name, value in results["versions"].items()},
         **results["config"],
     }

@@ -14,6 +14,8 @@ from seg_node.eval.results import DENSE
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+VERDICTS = "verdicts"
+"""Key of `results.json` and of the rows of `sweep.json`."""
 POINT = 0.01
 """One point of mIoU."""
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -131,6 +133,16 @@ class Verdict:
             )
         told = "passed" if self.passed else "FAILED"
         return f"{told} {self.mode}: {self.rule}, measured {self.value:.6g}"
+
+    def entry(self) -> dict[str, Any]:
+        """Return it as `results.json` and `sweep.json` hold it."""
+        return {
+            "mode": self.mode,
+            "rule": str(self.rule),
+            "value": self.value,
+            "passed": self.passed,
+            "text": str(self),
+        }
 
 
 def parse_rules(text: str) -> tuple[Rule, ...]:

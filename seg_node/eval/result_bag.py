@@ -6,7 +6,6 @@ are compressed as `image_transport` does it, masks and confidence without loss.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 import json
 from typing import Any, TYPE_CHECKING
@@ -218,12 +217,20 @@ def read_made(path: Path) -> Generator[Made]:
 
     """
     with BagReader(path) as bag:
-        there = {topic.name for topic in bag.topics}
-        waiting: dict[str, deque[Any]] = {t: deque() for t in _READ if t in there}
-        for item in bag.messages([*waiting]):
-            waiting[item.topic].append(item.message)
-            while all(waiting.values()):
-                yield _made({topic: queue.popleft() for topic, queue in waiting.items()})
+        there = [topic.name for topic in bag.topics if topic.name in _READ]
+        frame: dict[str, Any] = {}
+        stamp: tuple[int, int] | None = None
+        for item in bag.messages(there):
+            header = item.message.header
+            own = (header.stamp.sec, header.stamp.nanosec)
+            # Labels of single frames only: what is there of a frame is told by the next one.
+            if frame and (own != stamp or item.topic in frame):
+                yield _made(frame)
+                frame = {}
+            stamp = own
+            frame[item.topic] = item.message
+        if frame:
+            yield _made(frame)
 
 
 _READ = (MASK_TOPIC, STATS_TOPIC, PLAN_TOPIC, CONFIDENCE_TOPIC, AGE_TOPIC, REFERENCE_TOPIC)

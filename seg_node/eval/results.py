@@ -15,6 +15,7 @@ import seg_node
 from seg_node.core.config import options
 from seg_node.core.types import Action, DataError
 from seg_node.eval.calibration import Calibration
+from seg_node.eval.machine import describe_machine
 from seg_node.eval.metrics import ConfusionMatrix, overlaps
 
 if TYPE_CHECKING:
@@ -384,6 +385,7 @@ def make_results(
         "model": {"name": manifest.name, "sha256": manifest.sha256},
         "classes": [c.name for c in manifest.classes],
         "device": device,
+        "machine": describe_machine(),
         "versions": versions(),
         "config": {**settings, "mode": ",".join(modes)},
         "modes": {mode: record.summary(dense) for mode, record in modes.items()},

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from seg_node.data.sources import Sample
     from seg_node.eval.result_bag import Made
     from seg_node.eval.results import ModeRecord
+    from seg_node.eval.worst import WorstFrames
 
 RESUME = "resume.json"
 EARLIER = "earlier"
@@ -35,7 +36,11 @@ EARLIER = "earlier"
 
 
 def save(
-    out: Path, request: Mapping[str, Any], frames: int, records: Mapping[str, ModeRecord]
+    out: Path,
+    request: Mapping[str, Any],
+    frames: int,
+    records: Mapping[str, ModeRecord],
+    worst: Mapping[str, WorstFrames],
 ) -> None:
     """Store what `Earlier` needs.
 
@@ -44,13 +49,19 @@ def save(
         request: what was asked for; only the same can be resumed.
         frames: frames that are done.
         records: what was counted of them, by mode.
+        worst: the worst of them, by mode.
 
     Raises:
         DataError: the file cannot be written.
 
     """
-    states = {mode: record.state() for mode, record in records.items()}
-    write_json({"frames": frames, "request": request, "records": states}, out / RESUME)
+    content = {
+        "frames": frames,
+        "request": request,
+        "records": {mode: record.state() for mode, record in records.items()},
+        "worst": {mode: kept.state() for mode, kept in worst.items()},
+    }
+    write_json(content, out / RESUME)
 
 
 @dataclass(frozen=True)
@@ -61,12 +72,14 @@ class Earlier:
         out: folder of the run.
         frames: how many there are.
         records: what was counted of them, by mode; see `ModeRecord.restore`.
+        worst: scores of the worst of them by name, by mode; see `WorstFrames.state`.
 
     """
 
     out: Path
     frames: int
     records: Mapping[str, Mapping[str, Any]]
+    worst: Mapping[str, Mapping[str, float]]
 
     @classmethod
     def load(cls, out: Path, request: Mapping[str, Any]) -> Earlier:
@@ -84,7 +97,7 @@ class Earlier:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             frames, before = int(content["frames"]), dict(content["request"])
-            earlier = cls(out, frames, dict(content["records"]))
+            earlier = cls(out, frames, dict(content["records"]), dict(content["worst"]))
         except FileNotFoundError as error:
             msg = f"{out} holds no interrupted replay to resume: leave --resume out"
             raise DataError(msg) from error

@@ -21,7 +21,7 @@ from seg_node.eval.outputs import RESULTS
 from seg_node.eval.progress import EXIT_INTERRUPTED
 from seg_node.eval.replay import follow
 from seg_node.eval.replay_command import EXIT_FAILED, open_course, open_recording
-from seg_node.eval.require import FIGURES, judge
+from seg_node.eval.require import FIGURES, judge, VERDICTS
 from seg_node.eval.results import DENSE, versions, write_json
 from seg_node.eval.session import open_model
 from seg_node.eval.sweep_report import write_sweep_report
@@ -264,7 +264,7 @@ def _rows(request: Request, point: Point, results: dict[str, Any]) -> list[dict[
         figures = {name: FIGURES[name](entry, dense) for name in _SHOWN}
         if mode == DENSE and results["clock"] == EVERY_FRAME and len(modes) > 1:
             figures["agreement_miou"] = 1.0  # with itself
-        judged = [verdict.passed for verdict in verdicts if verdict.mode == mode]
+        judged = [verdict.entry() for verdict in verdicts if verdict.mode == mode]
         rows.append(
             {
                 "point": point.key,
@@ -272,7 +272,8 @@ def _rows(request: Request, point: Point, results: dict[str, Any]) -> list[dict[
                 "mode": mode,
                 **figures,
                 "pareto": [],
-                "meets": all(judged) if judged else None,
+                VERDICTS: judged,
+                "meets": all(verdict["passed"] for verdict in judged) if judged else None,
             }
         )
     return rows

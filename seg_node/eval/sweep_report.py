@@ -9,6 +9,7 @@ from seg_node.core.types import DataError
 from seg_node.eval.advice import SweepPoint
 from seg_node.eval.outputs import RESULTS
 from seg_node.eval.report import write_report
+from seg_node.eval.require import VERDICTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,7 @@ def write_sweep_report(
 
     Args:
         rows: of `sweep.json`, at least one: `point` (name of its folder), `settings`, `mode`,
-            `pareto` (empty where something else beats the row).
+            `pareto` (empty where something else beats the row), `verdicts` (see `Verdict.entry`).
         points: folder with a folder of every point.
         classes: classes of the masks, in label order.
         out: folder to write into.
@@ -38,9 +39,11 @@ def write_sweep_report(
     for key, own in _by_point(rows).items():
         results = _read(points / key / RESULTS)
         best = frozenset(row["mode"] for row in own if row["pareto"])
-        found.append(SweepPoint(own[0]["settings"], results["modes"], best))
+        verdicts = [verdict for row in own for verdict in row[VERDICTS]]
+        found.append(SweepPoint(own[0]["settings"], results["modes"], best, verdicts))
     swept = {name: "swept" for point in found for name in point.settings}
-    page = {**results, "command": "sweep", "modes": {}, "config": {**results["config"], **swept}}
+    config = {**results["config"], **swept}
+    page = {**results, "command": "sweep", "modes": {}, "config": config, VERDICTS: []}
     return write_report(page, {}, {}, classes, out, found)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seg_node.core.config import Config
-    from seg_node.core.types import StepResult
+    from seg_node.core.types import Plan
     from seg_node.data.datasets import Sample
     from seg_node.eval.session import Session
 
@@ -110,7 +110,12 @@ class WorstFrames:
         self._pictures: dict[_Kept, _Pictures] = {}
 
     def add(
-        self, score: float, sample: Sample, reference: NDArray[np.uint8], result: StepResult
+        self,
+        score: float,
+        sample: Sample,
+        reference: NDArray[np.uint8],
+        mask: NDArray[np.uint8],
+        plan: Plan,
     ) -> None:
         """Look at one frame; of equal scores the earlier frame is kept.
 
@@ -119,7 +124,8 @@ class WorstFrames:
                 its pixels with the class of the reference.
             sample: the frame.
             reference: what should have come out, uint8 [H, W], 255 = void.
-            result: what did.
+            mask: what did, uint8 [H, W].
+            plan: what was computed of it.
 
         """
         frame = sample.frame
@@ -130,8 +136,8 @@ class WorstFrames:
         self._pictures[kept] = _Pictures(
             _fit(frame.image),
             _fit_labels(reference),
-            _fit_labels(result.labels),
-            draw_plan(frame.image, result.plan, self._block_size, width=CELL),
+            _fit_labels(mask),
+            draw_plan(frame.image, plan, self._block_size, width=CELL),
         )
         self._pictures = {k: self._pictures[k] for k in ranked}
         self._kept = ranked
@@ -149,6 +155,10 @@ class WorstFrames:
     def entries(self) -> list[dict[str, Any]]:
         """Return name and score of the frames, worst first."""
         return [{"frame": kept.name, "score": kept.score} for kept in self._kept]
+
+    def state(self) -> dict[str, float]:
+        """Return the scores of the frames by name, worst first: enough to `add` them again."""
+        return {kept.name: kept.score for kept in self._kept}
 
     def views(self) -> list[Views]:
         """Return the frames as pictures, worst first."""

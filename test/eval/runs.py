@@ -96,7 +96,7 @@ def make_run(
                 score = scores[mode].miou if labelled else scores[mode].agreement
                 if score is not None:
                     reference = truth if labelled else results["dense"].labels
-                    worst[mode].add(score, sample, reference, result)
+                    worst[mode].add(score, sample, reference, result.labels, result.plan)
     content = make_results("made up <&>", MANIFEST, "cpu", CONFIG, records)
     source: dict[str, Any] = {
         "topic": None, "rate_hz": 10.0, "skipped_reasons": {}, "stamp_problems": {},

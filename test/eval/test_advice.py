@@ -125,3 +125,41 @@ def test_what_to_be_careful_about_is_said() -> None:
     assert "Only 99 frames were scored: look at more before you rely on it." in found.reasons
     assert "It dropped 50 of 500 frames because they came too fast." in found.reasons
     assert "Mode dense did not run: add it to --mode" in found.reasons[-1]
+
+
+def ruled(
+    *found: tuple[str, float, float, tuple[float, bool] | None],
+) -> Advice:
+    """Return the advice for modes of (name, mIoU, p95, what rule p95_ms<=15 says)."""
+    modes = {mode: entry(miou, p95) for mode, miou, p95, _ in found}
+    verdicts = [
+        {"mode": mode, "rule": "p95_ms<=15", "value": told[0], "passed": told[1]}
+        for mode, _, _, told in found
+        if told
+    ]
+    results = {"modes": modes, "reference": None, "verdicts": verdicts}
+    return advise(find_choices(results, ()), {})
+
+
+def test_only_what_keeps_the_rules_is_chosen() -> None:
+    """The fastest within a point breaks the rule; of the others the most accurate is left."""
+    found = ruled(
+        ("dense", 0.70, 80.0, None),
+        ("segblocks", 0.695, 40.0, (40.0, False)),
+        ("adaptive", 0.68, 12.0, (12.0, True)),
+        ("warp", 0.60, 8.0, (8.0, True)),
+    )
+    assert found.headline.startswith("Choose adaptive: 95 of 100 frames take at most 12 ms inste")
+    assert found.headline.endswith("its mIoU is 2.0 points lower than that of dense (0.680 "
+                                   "against 0.700).")  # fmt: skip
+    assert found.reasons[0] == "It keeps all rules, as 2 of the 3 that were judged do."
+
+
+def test_where_nothing_keeps_the_rules_the_nearest_is_named() -> None:
+    found = ruled(
+        ("dense", 0.70, 80.0, None),
+        ("segblocks", 0.695, 40.0, (40.0, False)),
+        ("adaptive", 0.695, 20.0, (20.25, False)),
+    )
+    assert found.headline == "Nothing that was tried keeps all rules."
+    assert found.reasons == ("Nothing keeps p95_ms<=15: the nearest is adaptive with 20.25.",)

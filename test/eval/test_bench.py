@@ -17,7 +17,8 @@ from seg_node.core.config import Config
 from seg_node.core.types import ConfigError, DataError
 from seg_node.data.datasets import StreetClip
 from seg_node.data.sources import Source
-from seg_node.eval.bench import bench, open_input, parse_size, WARM_UP, Workload
+from seg_node.eval.bench import bench, notes_of, open_input, parse_size, WARM_UP, Workload
+from seg_node.eval.machine import describe_machine
 from seg_node.eval.session import open_session
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def test_results_follow_the_contract_and_compare_with_dense(
     assert results["config"]["mode"] == "dense,half"
     assert "cpu float32, " in results["device"]
     assert results["input"] == {"width": 96, "height": 64, "warm_up": WARM_UP}
+    assert results["machine"] == describe_machine()
+    assert results["load_before"] >= 0
     assert set(half["ms"]) == {"p50", "p95", "p99", "max", "mean"}
     ratio = dense["ms"]["mean"] / half["ms"]["mean"]
     assert half["speedup_vs_dense"] == pytest.approx(ratio)
@@ -129,6 +132,30 @@ def test_a_street_is_drawn_at_the_size_and_as_long_as_needed() -> None:
     image = next(iter(street)).frame.image
     assert np.array_equal(image, next(iter(StreetClip(4, 1, (64, 48)))).frame.image)
     assert next(iter(open_input("street:1", Workload(1)))).frame.image.shape == (720, 960, 3)
+
+
+def test_one_picture_again_and_again_is_refused(
+    tmp_path: Path, clip: tuple[Sample, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(WARM_UP + 2):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), clip[0].frame.image)
+    assert main(["bench", "--data", str(tmp_path), "--device", "cpu"]) == 1
+    text = "shows one picture 7 times: modes that reuse the past would seem free on it"
+    assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("busy", "told"), [(0.5, False), (0.51, True), (None, False)])
+def test_a_busy_machine_is_told(
+    clip: tuple[Sample, ...],
+    sessions: dict[str, Session],
+    monkeypatch: pytest.MonkeyPatch,
+    busy: float | None,
+    told: bool,  # noqa: FBT001 - a case's field
+) -> None:
+    monkeypatch.setattr("seg_node.eval.bench.load", lambda: busy)
+    results = bench(Given(clip), sessions, Workload(1))
+    notes = " ".join(notes_of(results, Workload(1)))
+    assert ("times are not to be quoted" in notes) is told
 
 
 def test_several_sizes_need_a_common_one(

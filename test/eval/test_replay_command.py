@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import html
 import json
 import resource
 import shutil
@@ -291,3 +292,13 @@ def test_a_broken_rule_is_one_sentence_and_exit_status_1(
     assert told[0] == "passed dense: frames>=8, measured 8"
     assert told[1] == "FAILED dense: dropped>0, measured 0"
     assert told[2].startswith("FAILED dense: miou>=0, but miou was not measured")
+    verdicts = results(tmp_path / "out")["verdicts"]
+    assert [verdict["text"] for verdict in verdicts] == told
+    assert [verdict["passed"] for verdict in verdicts] == [True, False, False]
+    assert (verdicts[0]["mode"], verdicts[0]["rule"], verdicts[0]["value"]) == (
+        "dense", "frames>=8", 8.0,
+    )  # fmt: skip
+    page = (tmp_path / "out" / "report.html").read_text()
+    for text, style in zip(told, ("good", "bad", "bad"), strict=True):
+        assert f'<li class="{style}">{html.escape(text)}</li>' in page
+    assert page.index('<ul id="rules">') < page.index("What each mode came to")

@@ -159,6 +159,15 @@ def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
     assert (found.plan, found.confidence, found.age_ms, found.reference) == (None,) * 4
 
 
+def test_what_only_some_frames_have_stays_with_them(tmp_path: Path) -> None:
+    """As where labels are of every second frame."""
+    frames = [replace(made(0), reference=None), made(1), replace(made(2), reference=None)]
+    found = list(read_made(write(tmp_path / "bag", *frames)))
+    assert [frame.reference is not None for frame in found] == [False, True, False]
+    grids = [None if frame.plan is None else frame.plan.grid[1, 2] for frame in found]
+    assert grids == [0, 1, 2]
+
+
 def test_a_plan_of_another_size_is_refused(tmp_path: Path) -> None:
     plan = Plan(np.full((9, 9), Action.HIGH, np.uint8), Reason.DENSE)
     with pytest.raises(DataError, match="9x9 blocks of 32 pixels do not cover"):

@@ -61,6 +61,11 @@ def test_a_row_of_every_point_and_mode(
     ]  # fmt: skip
     assert [row["gmac_saving"] for row in rows] == [0, 0, 0.5, 0.5]
     assert [row["meets"] for row in rows] == [False, False, True, True]
+    assert [[v["passed"] for v in row["verdicts"]] for row in rows] == [
+        [False], [False], [True], [True],
+    ]  # fmt: skip
+    assert rows[2]["verdicts"][0]["text"] == "passed warp: gmac_saving>0.4, measured 0.5"
+    assert "2 of 4 keep all rules" in (out / "report.html").read_text()
     assert rows[0]["agreement_miou"] == 1.0 > rows[2]["agreement_miou"]
     assert (found["points"], found["complete"], found["accuracy"]) == (4, 4, "agreement_miou")
     assert [("gmac" in row["pareto"]) for row in rows[:2]] == [True, True]

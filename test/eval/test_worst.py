@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 SIZE = (64, 96)
 TRUTH = np.zeros(SIZE, np.uint8)
-RIGHT = step(TRUTH, Action.REUSE, 1.0)
+PLAN = step(TRUTH, Action.REUSE, 1.0).plan
+RIGHT = (TRUTH, TRUTH, PLAN)
+"""Reference, mask and plan of a frame without a mistake."""
 
 
 def sample(name: str, stamp_ns: int = 0, camera: str = "", times: int = 1) -> Sample:
@@ -41,10 +43,11 @@ def shown(worst: WorstFrames) -> list[str]:
 def test_the_lowest_scores_stay_worst_first() -> None:
     worst = keeper(3)
     for index, score in enumerate((0.5, 0.2, 0.9, 0.1, 0.2)):
-        worst.add(score, sample(f"f{index}", index * APART_NS), TRUTH, RIGHT)
+        worst.add(score, sample(f"f{index}", index * APART_NS), *RIGHT)
     assert shown(worst) == ["f3", "f1", "f4"]
     assert [view.name for view in worst.views()] == ["f3", "f1", "f4"]
     assert worst.entries()[0] == {"frame": "f3", "score": 0.1}
+    assert worst.state() == {"f3": 0.1, "f1": 0.2, "f4": 0.2}
 
 
 @pytest.mark.parametrize(
@@ -60,10 +63,10 @@ def test_neighbours_of_a_worse_frame_make_way(
     camera: str, stamp_ns: int, expected: list[str]
 ) -> None:
     worst = keeper(2)
-    worst.add(0.1, sample("bad", 0, "a"), TRUTH, RIGHT)
-    worst.add(0.2, sample("neighbour", stamp_ns, camera), TRUTH, RIGHT)
+    worst.add(0.1, sample("bad", 0, "a"), *RIGHT)
+    worst.add(0.2, sample("neighbour", stamp_ns, camera), *RIGHT)
     assert shown(worst) == ["bad", "neighbour"], "while there is room all are kept"
-    worst.add(0.8, sample("good", 10 * APART_NS, "a"), TRUTH, RIGHT)
+    worst.add(0.8, sample("good", 10 * APART_NS, "a"), *RIGHT)
     assert shown(worst) == expected
 
 
@@ -86,7 +89,7 @@ def test_a_frame_is_seen_in_five_ways() -> None:
     result = step(labels, Action.REUSE, 1.0)
     result.plan.grid[:, 0] = Action.HIGH
     worst = keeper(1)
-    worst.add(0.5, sample("one"), TRUTH, result)
+    worst.add(0.5, sample("one"), TRUTH, result.labels, result.plan)
     ((views),) = worst.views()
     assert tuple(views.pictures) == COLUMNS
     image, reference, mask, plan, error = views.pictures.values()
@@ -102,12 +105,12 @@ def test_a_frame_is_seen_in_five_ways() -> None:
 def test_sheet_has_a_row_per_frame_and_a_column_per_view() -> None:
     worst = keeper(6)
     assert worst.sheet() is None
-    worst.add(0.5, sample("one"), TRUTH, RIGHT)
-    plan = replace(RIGHT.plan, grid=np.zeros((4, 6), np.uint8))
-    large = replace(RIGHT, labels=TRUTH.repeat(2, 0).repeat(2, 1), plan=plan)
-    worst.add(0.4, sample("two", APART_NS, times=2), large.labels, large)
+    worst.add(0.5, sample("one"), *RIGHT)
+    plan = replace(PLAN, grid=np.zeros((4, 6), np.uint8))
+    large = TRUTH.repeat(2, 0).repeat(2, 1)
+    worst.add(0.4, sample("two", APART_NS, times=2), large, large, plan)
     sheet = worst.sheet()
     assert sheet is not None
     # Heading 22, two rows as high as a plan with its legend, with gaps of 6, a legend of 22.
-    row = draw_plan(sample("one").frame.image, RIGHT.plan, CONFIG.block_side).shape[0] + 6
+    row = draw_plan(sample("one").frame.image, PLAN, CONFIG.block_side).shape[0] + 6
     assert sheet.shape == (22 + 2 * row + 6 + 22, 5 * 486 + 6, 3)
