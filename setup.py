@@ -79,6 +79,8 @@ setup(
         "gpu": ['triton>=3.4; platform_system == "Linux"'],
         # `seg_node export`; it is tried with the torch of constraints.txt.
         "export": ["onnx", "onnxruntime", "onnxscript"],
+        # `seg_node replay` of several recordings.
+        "fleet": ["dask", "distributed"],
         # Event files of `seg_node train`; without it there is log.jsonl alone.
         "train": ["tensorboard"],
     },

@@ -37,7 +37,10 @@ ROSDEP_KEYS = {
 EXPORT = {"onnx", "onnxruntime", "onnxscript"}
 """Imports of `seg_node export`, its extra in setup.py."""
 
-PIP_ONLY = {"av", "backports", "rosbags", "safetensors", "triton", *EXPORT}
+FLEET = {"dask", "distributed"}
+"""Imports of `seg_node replay` with several recordings, its extra in setup.py."""
+
+PIP_ONLY = {"av", "backports", "rosbags", "safetensors", "triton", *EXPORT, *FLEET}
 """Imports without a usable rosdep key; the comment in package.xml names each of them."""
 
 REQUIREMENTS = {
@@ -180,7 +183,8 @@ def test_requirements_are_those_of_setup(setup_arguments: Mapping[str, object]) 
     extras = cast("dict[str, list[str]]", setup_arguments["extras_require"])
     assert [name for name in names if name.startswith("ros-")] == extras["ros"]
     assert sorted(EXPORT) == extras["export"]
-    assert set(names) >= EXPORT
+    assert sorted(FLEET) == extras["fleet"]
+    assert set(names) >= EXPORT | FLEET
     assert names[: len(run_time)] == [strip_version(name) for name in run_time]
     assert {name.partition("[")[0] for name in names} <= pinned_names()
 
