@@ -128,12 +128,12 @@ def test_what_to_be_careful_about_is_said() -> None:
 
 
 def ruled(
-    *found: tuple[str, float, float, tuple[float, bool] | None],
+    *found: tuple[str, float, float, tuple[float | None, bool] | None], rule: str = "p95_ms<=15"
 ) -> Advice:
-    """Return the advice for modes of (name, mIoU, p95, what rule p95_ms<=15 says)."""
+    """Return the advice for modes of (name, mIoU, p95, what a rule says)."""
     modes = {mode: entry(miou, p95) for mode, miou, p95, _ in found}
     verdicts = [
-        {"mode": mode, "rule": "p95_ms<=15", "value": told[0], "passed": told[1]}
+        {"mode": mode, "rule": rule, "value": told[0], "passed": told[1]}
         for mode, _, _, told in found
         if told
     ]
@@ -163,3 +163,8 @@ def test_where_nothing_keeps_the_rules_the_nearest_is_named() -> None:
     )
     assert found.headline == "Nothing that was tried keeps all rules."
     assert found.reasons == ("Nothing keeps p95_ms<=15: the nearest is adaptive with 20.25.",)
+    tried = (("segblocks", 0.695, 40.0, (25.0, False)), ("warp", 0.60, 20.0, (50.0, False)))
+    found = ruled(*tried, rule="fps>=60")
+    assert found.reasons == ("Nothing keeps fps>=60: the nearest is warp with 50.",)
+    found = ruled(("warp", 0.60, 20.0, (None, False)), rule="miou_drop<=1")
+    assert found.reasons == ("Nothing keeps miou_drop<=1: it was not measured.",)
