@@ -35,10 +35,11 @@ NOVELTY = 0.15
 SHAPE_S = 3600.0
 """Time constant (s) with which doubt about that split returns."""
 
-PRIOR = np.array([0.1, 1.0, 0.25, 1.0])
-"""Costs before they are known, in full frames: fixed, all blocks, a LOW pass, a full frame."""
+PRIOR = np.array([0.1, 0.1, 1.0, 0.25, 1.0])
+"""Costs before they are known, in full frames: fixed, any blocks at all, all blocks of the grid, a
+LOW pass, a full frame."""
 
-DOUBT = np.diag([0.3, 0.3, 0.15, 0.3]) ** 2
+DOUBT = np.diag([0.3, 0.2, 0.3, 0.15, 0.3]) ** 2
 """Covariance of `PRIOR`, to which doubt returns."""
 
 LEAST = 0.05
@@ -121,8 +122,9 @@ class Budget(Protocol):
 class CostModel:
     """Predicts the seconds of a step from what it executes, and learns from every step.
 
-    seconds = fixed + per_block * high + per_pass * low; full frames have a cost of their own. The
-    four costs are fitted by recursive least squares that forgets in two ways. The load of the
+    seconds = fixed + (some + per_block * high where high > 0) + per_pass * low; full frames have a
+    cost of their own: what blocks need around them takes as long for one as for several. The five
+    costs are fitted by recursive least squares that forgets in two ways. The load of the
     machine scales all costs together and changes within a second: along them, the past is
     forgotten exponentially in time. How cost splits into its terms hardly changes, and only a
     frame with unlike work tells of it: a controller that holds the time answers its own noise
@@ -137,9 +139,9 @@ class CostModel:
     def __init__(self) -> None:
         """Know nothing."""
         self._blocks = 0
-        self._costs = np.zeros(4)
-        self._doubt = np.zeros((4, 4))
-        self._usual = np.zeros(4)
+        self._costs = np.zeros_like(PRIOR)
+        self._doubt = np.zeros_like(DOUBT)
+        self._usual = np.zeros_like(PRIOR)
         self._surprise = 0.0
 
     @property
@@ -173,16 +175,17 @@ class CostModel:
             self._blocks = work.high
             self._costs = PRIOR * seconds
             self._doubt = DOUBT * seconds**2
-            self._usual = np.zeros(4)
+            self._usual = np.zeros_like(PRIOR)
             self._surprise = 0.0
         elif self.known:
             self._learn(self._terms(work), seconds, interval_s)
 
     def _terms(self, work: Work) -> NDArray[np.float64]:
-        """Return how often a step has each of the four costs."""
+        """Return how often a step has each of the costs."""
         if work.full:
-            return np.array([0.0, 0.0, 0.0, 1.0])
-        return np.array([1.0, work.high / max(1, self._blocks), work.low, 0.0])
+            return np.array([0.0, 0.0, 0.0, 0.0, 1.0])
+        share = work.high / max(1, self._blocks)
+        return np.array([1.0, float(work.high > 0), share, work.low, 0.0])
 
     def _learn(self, terms: NDArray[np.float64], seconds: float, interval_s: float) -> None:
         gain = min(MOST_GAIN, -math.expm1(-interval_s / LOAD_S))
@@ -204,14 +207,14 @@ class CostModel:
         if novel:
             self._usual = terms
         costs = self._costs + gains * error
-        self._costs = np.maximum(costs, LEAST * PRIOR * costs[3])
-        left = np.eye(4) - np.outer(gains, terms)
+        self._costs = np.maximum(costs, LEAST * PRIOR * costs[-1])
+        left = np.eye(len(costs)) - np.outer(gains, terms)
         self._doubt = left @ self._doubt @ left.T + noise * np.outer(gains, gains)
 
     def _forget(self, gain: float, interval_s: float) -> None:
         """Doubt the split and the load more, as time went by."""
         returned = -math.expm1(-interval_s / SHAPE_S)
-        self._doubt = self._doubt + returned * (DOUBT * self._costs[3] ** 2 - self._doubt)
+        self._doubt = self._doubt + returned * (DOUBT * self._costs[-1] ** 2 - self._doubt)
         # A load that walks at random with this variance is followed best with just that gain.
         walk = JITTER**2 * gain**2 / (1 - gain)
         self._doubt = self._doubt + walk * np.outer(self._costs, self._costs)
@@ -227,7 +230,8 @@ class LatencyBudget:
     """Blocks for which a step is predicted to take `target_s`, on the mean over frames.
 
     There is no integral that could wind up: the model predicts what is measured, so the blocks
-    that it has room for take the target. What rounding to whole blocks leaves is carried over.
+    that it has room for take the target. What rounding to whole blocks leaves is carried over: so
+    where a single block is too much for every frame, but not for one, some frames have none.
     For a new target make a new budget on the same model, which holds from the next frame on.
 
     Args:
@@ -246,7 +250,7 @@ class LatencyBudget:
             raise ConfigError(msg)
         self.target_s = target_s
         self.model = model
-        self._carry = 0.0
+        self._carry_s = 0.0
         self._total = self._allowed = self._low = 0
 
     def allowed(self, total: int) -> int:
@@ -254,20 +258,31 @@ class LatencyBudget:
         self._total = self._allowed = total
         if not self.model.known:
             return total
-        fixed = self.model.predict(Work(0, self._low))
-        block = self.model.predict(Work(1, self._low)) - fixed
-        wish = min(total, max(0.0, (AIM * self.target_s - fixed) / block))
-        most = max(0.0, (CEILING * self.target_s - fixed) / block)
-        self._allowed = max(0, min(total, math.floor(min(wish + self._carry, most))))
-        self._carry = min(1.0, self._carry + wish - self._allowed)
+        aim_s, most_s = AIM * self.target_s, CEILING * self.target_s
+        self._allowed = min(total, self._fitting(min(aim_s + self._carry_s, most_s)))
+        left_s = self._carry_s + aim_s - self._predict(self._allowed)
+        saved_s = self._predict(1) - self._predict(0)  # what the frames between blocks save up
+        self._carry_s = max(self._least_s(), min(saved_s, left_s))
         return self._allowed
+
+    def _fitting(self, seconds: float) -> int:
+        """Return how many blocks are predicted to take a time at most."""
+        first = self._predict(1)
+        if seconds < first:
+            return 0
+        return 1 + math.floor((seconds - first) / (self._predict(2) - first))
+
+    def _predict(self, high: int) -> float:
+        return self.model.predict(Work(high, self._low))
+
+    def _least_s(self) -> float:
+        """Return the most that is owed, below 0."""
+        return self._predict(0) - self._predict(max(1, round(DEBT * self._total)))
 
     def keeps(self, high: int) -> bool:
         """Return whether the fixed cost fits, and blocks beyond the allowed ones nearly do."""
-        fixed = self.model.predict(Work(0, self._low))
-        with_blocks = self.model.predict(Work(high, self._low))
-        enough = high <= self._allowed or with_blocks <= CEILING * self.target_s
-        return fixed <= self.target_s and enough
+        enough = high <= self._allowed or self._predict(high) <= CEILING * self.target_s
+        return self._predict(0) <= self.target_s and enough
 
     def spent(self, step: Spent) -> None:
         """Teach the model, and note blocks beyond the allowed ones."""
@@ -275,9 +290,9 @@ class LatencyBudget:
         if step.work.full:
             return
         self._low = step.work.low
-        beyond = step.work.high - self._allowed
-        if beyond > 0:
-            self._carry = max(self._carry - beyond, -DEBT * self._total)
+        if step.work.high > self._allowed:
+            beyond_s = self._predict(step.work.high) - self._predict(self._allowed)
+            self._carry_s = max(self._carry_s - beyond_s, self._least_s())
 
 
 class ComputeBudget:
