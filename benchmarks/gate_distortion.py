@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from seg_node.core.residual import find_residual_blocks
+from seg_node.core.residual import find_residual_blocks, stages_of
 from seg_node.core.warp import move
 from seg_node.data.datasets import open_source
 from seg_node.eval.progress import progress
@@ -71,7 +71,7 @@ class Bins:
         """Take the model."""
         self.net = model.net
         self.blocks = find_residual_blocks(model.net)
-        strides = [block.stride for block in self.blocks]
+        strides = [stage[0].stride for stage in stages_of(self.blocks)]
         self.sets = {"all": [True] * len(strides)}
         self.sets |= {f"stride {s}": [own == s for own in strides] for s in sorted(set(strides))}
         self.found: dict[str, list[np.ndarray]] = {}
@@ -111,8 +111,7 @@ class Bins:
         for name, dropped in self.sets.items():
             gates = torch.ones_like(seen.distortion)
             gates[:, torch.tensor(dropped)] = 0
-            ones = [torch.ones(block.channels) for block in self.blocks]
-            reused = pairs.logits(now, gates, ones).float().log_softmax(1)
+            reused = pairs.logits(now, gates).float().log_softmax(1)
             loss = functional.nll_loss(reused, target, ignore_index=255, reduction="none")
             self._note(f"labels: {name}", means(((loss - losses[0]) * inside)[0], grid))
             kl = (dense.exp() * (dense - reused)).sum(1)[0]

@@ -4,14 +4,22 @@
         --json benchmarks/results/gate_transform.json
 
 In pairs of frames of a labelled clip some residual blocks run nowhere in the later frame. Shown is
-what they made in the earlier one: moved (`moved`), moved plus the change of the block's input
-(`change passed on`), or neither (`copied`). `passed through`: blocks that keep the shape hand on
-their input, and nothing is remembered.
+
+- `copied`: the result of the earlier frame;
+- `moved`: that, moved;
+- `change passed on`: that, plus the change of the block's input, where the skip connection is the
+  input;
+- `skip run`: what the branch made in the earlier frame, moved, joined with what the skip
+  connection brings now: what mode stmg does;
+- `skip run, of identities`: the same where the skip connection is the input, else `moved`;
+- `passed through`: the input, where the skip connection is that; nothing is remembered.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from functools import partial
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +27,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from seg_node.core.residual import find_residual_blocks, in_place_of
+from seg_node.core.residual import find_residual_blocks, in_place_of, plain, stages_of
+from seg_node.core.warp import move
 from seg_node.data.datasets import open_source
 from seg_node.eval.progress import progress
 from seg_node.eval.results import versions
@@ -29,8 +38,11 @@ from seg_node.train.rides import estimated_steps, Ride
 from seg_node.train.validation import confusion, mean_iou
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Sequence
 
+    from torch import nn, Tensor
+
+    from seg_node.core.residual import ResidualBlock
     from seg_node.nets.build import Model
     from seg_node.train.pairs import FramePair
 
@@ -43,6 +55,40 @@ def tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
 
 
+class Changes:
+    """Shows earlier results plus the change of the input since."""
+
+    def __init__(self, net: nn.Module, blocks: Sequence[ResidualBlock], pair: FramePair) -> None:
+        """Run the network on the earlier frame."""
+        self.net, self.blocks = net, blocks
+        self.motion = [torch.from_numpy(x)[None] for x in (pair.motion.flow, pair.motion.valid)]
+        self.before: list[tuple[Tensor, Tensor]] = []
+        with in_place_of(blocks, [partial(self.record, block) for block in blocks]):
+            net(tensor(pair.key))
+
+    def record(self, block: ResidualBlock, x: Tensor) -> Tensor:
+        """Remember input and result of a block, moved."""
+        out: Tensor = plain(block)(x)
+        known, made = (move(plane, *self.motion)[0] for plane in (x, out))
+        self.before.append((known, made))
+        return out
+
+    def changed(self, index: int, x: Tensor) -> Tensor:
+        """Return the earlier result of a block plus the change of its input, rectified."""
+        known, made = self.before[index]
+        return (made + x - known).relu() if self.blocks[index].passes_input else made
+
+    def logits(self, image: Tensor, dropped: Sequence[bool]) -> Tensor:
+        """Run the network on the later frame without some stages."""
+        stages = zip(stages_of(self.blocks), dropped, strict=True)
+        drops = [drop for stage, drop in stages for _ in stage]
+        chosen = [i for i, drop in enumerate(drops) if drop]
+        forwards = [partial(self.changed, i) for i in chosen]
+        with in_place_of([self.blocks[i] for i in chosen], forwards):
+            found: Tensor = self.net(image)
+        return found
+
+
 class Ways:
     """Runs pairs in all ways."""
 
@@ -50,8 +96,15 @@ class Ways:
         """Take the model."""
         self.net = model.net
         self.blocks = find_residual_blocks(model.net)
-        self.able = [block for block in self.blocks if block.keeps_shape]
-        strides = [block.stride for block in self.blocks]
+        self.able = [block for block in self.blocks if block.passes_input]
+        self.kinds = {
+            "moved": [replace(block, join=None) for block in self.blocks],
+            "skip run, of identities": [
+                replace(b, join=b.join if b.passes_input else None) for b in self.blocks
+            ],
+            "skip run": self.blocks,
+        }
+        strides = [stage[0].stride for stage in stages_of(self.blocks)]
         self.sets = {"all": [True] * len(strides)}
         self.sets |= {f"stride {s}": [own == s for own in strides] for s in sorted(set(strides))}
 
@@ -59,20 +112,24 @@ class Ways:
         """Return the logits of every way."""
         image, key = tensor(pair.picture.image), tensor(pair.key)
         flow, valid = (torch.from_numpy(x)[None] for x in (pair.motion.flow, pair.motion.valid))
-        moved = GatedPairs(self.net, self.blocks, key, flow, valid)
-        copied = GatedPairs(self.net, self.blocks, key, torch.zeros_like(flow), valid)
+        moved = {
+            kind: GatedPairs(self.net, blocks, key, flow, valid)
+            for kind, blocks in self.kinds.items()
+        }
+        copied = GatedPairs(self.net, self.kinds["moved"], key, torch.zeros_like(flow), valid)
+        changes = Changes(self.net, self.blocks, pair)
         grid = [-(-side // SIDE) for side in image.shape[-2:]]
-        ones = [torch.ones(block.channels) for block in self.blocks]
-        zeros = [torch.zeros_like(weight) for weight in ones]
         found: dict[str, Tensor] = {"dense": self.net(image)}
         for name, dropped in self.sets.items():
-            gates = torch.ones(1, len(self.blocks), *grid)
+            gates = torch.ones(1, len(dropped), *grid)
             gates[:, torch.tensor(dropped)] = 0
-            found[f"{name}: moved"] = moved.logits(image, gates, zeros)
-            found[f"{name}: change passed on"] = moved.logits(image, gates, ones)
-        found["all: copied"] = copied.logits(image, torch.zeros_like(gates), zeros)
+            found |= {
+                f"{name}: {kind}": pairs.logits(image, gates) for kind, pairs in moved.items()
+            }
+            found[f"{name}: change passed on"] = changes.logits(image, dropped)
+        found["all: copied"] = copied.logits(image, torch.zeros_like(gates))
         with in_place_of(self.able, [lambda x: x] * len(self.able)):
-            found["keeping shape: passed through"] = self.net(image)
+            found["identities: passed through"] = self.net(image)
         with in_place_of(self.able[-1:], [lambda x: x]):
             found["the last one: passed through"] = self.net(image)
         return found

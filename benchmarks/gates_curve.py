@@ -1,21 +1,22 @@
 """Accuracy against MACs of mode stmg, and agreement with the dense network frame by frame.
 
-    PYTHONPATH=. python benchmarks/gates_curve.py camvid:DIR --model NAME \
-        --json benchmarks/results/gates_curve.json --out docs/pictures/gates_curve.png
+    PYTHONPATH=. python benchmarks/gates_curve.py camvid:DIR --model NAME [--block-size 64] \
+        --json benchmarks/results/gates_curve_NAME.json --out docs/pictures/gates_curve_NAME.png
 
 Every frame goes through all ways at once, so all points see the same frames. Ways:
 
 - `learned`, `distortion`: gates as shipped with the model, and untrained ones, at thresholds;
 - `random`: random gates, another draw in every frame;
-- `shallower`: residual blocks that keep the shape are left out everywhere, the last ones first,
-  and their input is passed on: a static network of fewer layers;
-- `copy`: untrained gates whose memory does not move and passes on no change;
+- `shallower`: residual blocks whose skip connection is their input are left out everywhere, the
+  last ones first, and their input is passed on: a static network of fewer layers;
+- `copy`: untrained gates whose memory does not move, with results that are shown as they were;
 - `no age limit`: untrained gates with `max_age_ms` of a minute, to see whether errors grow.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 import json
 from pathlib import Path
 from typing import Any, cast, TYPE_CHECKING
@@ -30,7 +31,7 @@ from seg_node.core.gate import Gated, GateScore, LearnedGate
 from seg_node.core.masks import decide
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import UNTRAINED
-from seg_node.core.residual import find_residual_blocks, in_place_of
+from seg_node.core.residual import find_residual_blocks, in_place_of, stages_of
 from seg_node.data.datasets import open_source
 from seg_node.eval.metrics import ConfusionMatrix
 from seg_node.eval.progress import progress
@@ -51,9 +52,9 @@ if TYPE_CHECKING:
     Result = tuple[NDArray[np.uint8], float]
 
 THRESHOLDS = (0.3, 0.5, 0.7)
+SHOWN = 0.5
+"""The threshold whose agreement with dense is drawn, and measured without limit of age, too."""
 LONG_MS = 60000.0
-BIN = 64
-"""Side of a bin in pixels: that on which gates have been trained so far."""
 
 
 class RandomGate(GateScore):
@@ -72,10 +73,9 @@ class RandomGate(GateScore):
         return 0
 
 
-def stepped(model: Model, policy: Gated, **values: Value) -> Callable[[Sample], Result]:
+def stepped(model: Model, policy: Gated, values: dict[str, Value]) -> Callable[[Sample], Result]:
     """Return a way that is a policy of mode stmg."""
-    settings: dict[str, Value] = {"mode": "stmg", "device": "cpu", "block_size": BIN}
-    settings |= {name.replace("__", "."): value for name, value in values.items()}
+    settings: dict[str, Value] = {"mode": "stmg", "device": "cpu", **values}
     segmenter = Segmenter(model.net, {**UNTRAINED, "stmg": policy}, Config().updated(settings))
 
     def run(sample: Sample) -> Result:
@@ -88,8 +88,8 @@ def stepped(model: Model, policy: Gated, **values: Value) -> Callable[[Sample], 
 def shallower(
     model: Model, blocks: Sequence[ResidualBlock], left_out: int
 ) -> Callable[[Sample], Result]:
-    """Return a way that passes on the input of the last blocks that keep the shape."""
-    able = [block for block in blocks if block.keeps_shape][-left_out:]
+    """Return a way that leaves out the branches of the last blocks that pass on their input."""
+    able = [block for block in blocks if block.passes_input][-left_out:]
     stride = cast("SegmentationNetwork", model.net).stride
     dense: dict[tuple[int, ...], int] = {}
 
@@ -109,25 +109,25 @@ def shallower(
     return run
 
 
-def ways(model: Model, thresholds: Sequence[float]) -> dict[str, Callable[[Sample], Result]]:
+def ways(
+    model: Model, thresholds: Sequence[float], block_size: int
+) -> dict[str, Callable[[Sample], Result]]:
     """Return all ways, by name and point."""
     blocks = find_residual_blocks(model.net)
-    able = sum(block.keeps_shape for block in blocks)
-    still = [torch.zeros(block.channels) for block in blocks]
+    able = sum(block.passes_input for block in blocks)
+    copied = [replace(block, join=None) for block in blocks]
     found = {f"shallower {count}": shallower(model, blocks, count) for count in range(1, able + 1)}
     for t in thresholds:
-        values: dict[str, Value] = {"gate__threshold": t}
+        values: dict[str, Value] = {"gate.threshold": t, "block_size": block_size}
         if model.gate is not None:
-            passes = [weight.detach() for weight in model.gate.passes]
-            learned = Gated(blocks, LearnedGate(model.gate, len(blocks)), passes)
-            found[f"learned {t}"] = stepped(model, learned, **values)
-        found[f"distortion {t}"] = stepped(model, Gated(blocks), **values)
-        found[f"random {t}"] = stepped(model, Gated(blocks, RandomGate()), **values)
-        copied = Gated(blocks, weights=still)
-        found[f"copy {t}"] = stepped(model, copied, motion__source="none", **values)
-    found["no_age_limit 0.5"] = stepped(
-        model, Gated(blocks), gate__threshold=0.5, max_age_ms=LONG_MS
-    )
+            learned = Gated(blocks, LearnedGate(model.gate, len(stages_of(blocks))))
+            found[f"learned {t}"] = stepped(model, learned, values)
+        found[f"distortion {t}"] = stepped(model, Gated(blocks), values)
+        found[f"random {t}"] = stepped(model, Gated(blocks, RandomGate()), values)
+        found[f"copy {t}"] = stepped(model, Gated(copied), values | {"motion.source": "none"})
+        if t == SHOWN:
+            old = values | {"max_age_ms": LONG_MS}
+            found[f"no_age_limit {t}"] = stepped(model, Gated(blocks), old)
     dense = Segmenter(model.net, UNTRAINED, Config(device="cpu", mode="dense"))
     return {"dense 0": lambda sample: (dense.step(sample.frame).labels, 1.0), **found}
 
@@ -138,7 +138,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     classes = len(model.manifest.classes)
     running = {
         name: way
-        for name, way in ways(model, args.thresholds).items()
+        for name, way in ways(model, args.thresholds, args.block_size).items()
         if not args.ways or name.partition(" ")[0] in {"dense", *args.ways.split(",")}
     }
     counts = {name: ConfusionMatrix(classes) for name in running}
@@ -168,6 +168,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "data": f"{args.data.split(':')[0]} {args.split}, first {len(samples)} frames",
         "model": {"name": model.manifest.name, "sha256": model.manifest.sha256},
+        "bin": args.block_size,
         "gate": model.manifest.gate.sha256 if model.manifest.gate else None,
         "versions": versions(),
         "curves": curves,
@@ -188,8 +189,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     left.legend()
     for name in ("learned", "distortion", "no_age_limit", "copy"):
         for point in result["curves"].get(name, []):
-            if point["point"] == 0.5:  # noqa: PLR2004 - one threshold is enough
-                right.plot([100 * x for x in point["same_pixels"]], label=f"{name} 0.5")
+            if point["point"] == SHOWN:
+                right.plot([100 * x for x in point["same_pixels"]], label=f"{name} {SHOWN}")
     right.set_xlabel("frame")
     right.set_ylabel("pixels as dense, %")
     right.legend()
@@ -206,6 +207,8 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--model", required=True)
     parser.add_argument("--frames", type=int, default=101)
+    side = Config(mode="stmg").block_side
+    parser.add_argument("--block-size", type=int, default=side, help="side of a bin, in pixels")
     parser.add_argument(
         "--thresholds",
         type=lambda text: tuple(map(float, text.split(","))),

@@ -1,4 +1,7 @@
-"""Gates of residual blocks: which of them are computed where, by how much the image changed."""
+"""Gates of residual blocks: which of them are computed where, by how much the image changed.
+
+Those of one stage, that run one after the other and have the same stride, share a gate.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import torch
 from seg_node.core.blocks import grid_shape
 from seg_node.core.costs import MacCounter
 from seg_node.core.policy import NOTHING, Remembers
+from seg_node.core.residual import stages_of
 from seg_node.core.types import Action, ConfigError, Plan, Reason
 
 if TYPE_CHECKING:
@@ -42,7 +46,7 @@ _GOLDEN = 0.6180339887498949
 
 
 class GateScore(Protocol):
-    """Says for each residual block and bin how much it is worth computing."""
+    """Says for each stage of residual blocks and bin how much it is worth computing."""
 
     def __call__(self, past: GatePast, config: Config) -> NDArray[np.floating]:
         """Return scores 0..1, float [G, gh, gw]; more distortion never scores less."""
@@ -65,8 +69,8 @@ class DistortionGate:
     """
 
     def __init__(self, blocks: Sequence[ResidualBlock]) -> None:
-        """Set what each block stands."""
-        strides = np.array([block.stride for block in blocks], np.float64)
+        """Set what each stage stands."""
+        strides = np.array([stage[0].stride for stage in stages_of(blocks)], np.float64)
         self._tolerance = TOLERANCE * strides[:, None, None]
 
     def __call__(self, past: GatePast, config: Config) -> NDArray[np.floating]:  # noqa: ARG002 - it has no other input
@@ -86,7 +90,7 @@ class LearnedGate:
     Args:
         net: maps distortion [N, G, gh, gw] and doubt [N, 1, gh, gw] to logits [N, G, gh, gw];
             `seg_node.nets.decision.GateNet`.
-        gates: number of residual blocks G.
+        gates: number of stages G.
 
     """
 
@@ -123,8 +127,6 @@ class Gated:
     Args:
         blocks: the residual blocks of the network, in the order in which they run.
         score: scores them; by distortion x doubt, untrained, if None.
-        weights: see `seg_node.core.gated.GatedHistory`; all of the input's change is passed on if
-            None.
 
     Raises:
         ConfigError: there are no residual blocks.
@@ -133,19 +135,13 @@ class Gated:
 
     remembers = Remembers.GATED
 
-    def __init__(
-        self,
-        blocks: Sequence[ResidualBlock],
-        score: GateScore | None = None,
-        weights: Sequence[Tensor] | None = None,
-    ) -> None:
+    def __init__(self, blocks: Sequence[ResidualBlock], score: GateScore | None = None) -> None:
         """Take the blocks."""
         if not blocks:
             msg = "the network has no residual block that can be gated; use another mode"
             raise ConfigError(msg)
-        self.blocks = blocks
+        self.blocks, self._gates = blocks, len(stages_of(blocks))
         self.score = score or DistortionGate(blocks)
-        self.weights = weights or [torch.ones(block.channels) for block in blocks]
         self._scored = False
 
     def plan(self, image: Tensor, config: Config, past: Past = NOTHING) -> Plan:
@@ -156,7 +152,7 @@ class Gated:
         grid = grid_shape(image.shape[-2], image.shape[-1], config.block_side)
         self._scored = past.gates is not None and config.gate.threshold > 0
         if past.lost is not None or past.gates is None:
-            kept = np.ones((len(self.blocks), *grid), np.bool_)
+            kept = np.ones((self._gates, *grid), np.bool_)
             return Plan(_grid(kept), past.lost or Reason.FIRST, gates=kept)
         kept = np.ones(past.gates.distortion.shape, np.bool_)
         if self._scored:

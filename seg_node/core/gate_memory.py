@@ -1,4 +1,4 @@
-"""What one residual block left in every bin, each in the frame where it was computed."""
+"""What the residual blocks of one stage left in every bin, each in the frame it was computed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from seg_node.core.blocks import block_mean, scaled
+from seg_node.core.blocks import block_mean, scaled, to_pixels
 from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.origins import Origins
 from seg_node.core.pools import MARGIN, ResultPool
@@ -24,31 +24,47 @@ if TYPE_CHECKING:
     from seg_node.core.types import Motion
 
 FINEST = 8
-"""Content is followed in pixels of this stride, or of the block's if that is finer."""
+"""Content is followed in pixels of this stride, or of the stage's if that is finer."""
 
 
-class GateMemory:
-    """The memory of one residual block of one camera.
+class StageMemory:
+    """The memory of the residual blocks of one stage of one camera.
 
-    Input and output are kept where the block keeps the shape, else the output alone, as tiles
-    that stay in the frame where they were computed; pointers say where their content is now. For
-    each frame: `follow` first; then `keep_all`, or `recall` and `keep`.
+    They keep and drop the same bins, so their content was computed in the same frames. What each
+    branch made is kept as tiles that stay in the frame where they were computed; pointers say
+    where their content is now. For each frame: `follow` and `start` first; then, block by block,
+    `mixed`, and `finish`.
 
     Args:
-        block: the residual block.
+        stage: its residual blocks, of one stride, in the order in which they run.
         size: height and width of the image, in pixels.
         side: side of a bin, in image pixels.
+        device: where the network runs.
+
+    Attributes:
+        size: of the plane in which content is followed (h, w).
+        plane_size: of what the blocks make.
+        kept: the bins that are computed in this frame, bool [gh, gw].
 
     """
 
-    def __init__(self, block: ResidualBlock, size: tuple[int, int], side: int) -> None:
+    def __init__(
+        self,
+        stage: Sequence[ResidualBlock],
+        size: tuple[int, int],
+        side: int,
+        device: torch.device,
+    ) -> None:
         """Remember nothing."""
-        self.stride = min(block.stride, FINEST)
+        own = stage[0].stride
+        self._device, self._side = device, side // own
+        self.kept = np.zeros((0, 0), np.bool_)
+        self.stride = min(own, FINEST)
         self.size = scaled(size, self.stride)
-        self._block = block
-        self._plane_size = scaled(size, block.stride)
+        self.plane_size = scaled(size, own)
+        self._scale = own / self.stride
         self._origins = Origins(self.size, side // self.stride)
-        self._planes = ResultPool(side // block.stride)
+        self._made = [ResultPool(side // own) for _ in stage]
         self._greys = ResultPool(side // self.stride)
 
     def follow(self, steps: Mapping[tuple[int, int], NDArray[np.float32]]) -> None:
@@ -78,73 +94,101 @@ class GateMemory:
 
     def oldest_ns(self) -> NDArray[np.int64]:
         """Return the stamp of the oldest computation behind each bin, int64 [gh, gw]."""
-        stamps = self._planes.stamps_ns[self._origins.slot]
+        stamps = self._greys.stamps_ns[self._origins.slot]
         starts = [np.arange(0, length, self._origins.side) for length in stamps.shape]
         rows = np.minimum.reduceat(stamps, starts[0], axis=0)
         return np.asarray(np.minimum.reduceat(rows, starts[1], axis=1))
 
-    def keep_all(
-        self, planes: Sequence[Tensor], grey: Tensor, stamps_ns: NDArray[np.int64]
-    ) -> None:
-        """Remember what was computed in all bins, in place of all before.
+    # ---- one frame -------------------------------------------------------------------------
+
+    def start(self, kept: NDArray[np.bool_], stamps_ns: NDArray[np.int64]) -> None:
+        """Begin a frame whose content was followed.
 
         Args:
-            planes: input and output, or output alone, [1, C, h, w] each.
-            grey: the image, float32 [h, w].
-            stamps_ns: of what each bin was computed from, [gh, gw].
+            kept: the bins that its blocks compute, bool [gh, gw]; all of them in a first frame.
+            stamps_ns: of what each bin is computed from, [gh, gw].
 
         """
-        self._origins = Origins(self.size, self._origins.side)
-        self._planes.restart(torch.cat(tuple(planes), 1), 0)
-        self._greys.restart(grey[None, None], 0)
-        self._planes.stamps_ns[:] = stamps_ns.ravel()
+        self.kept, self._stamps_ns = kept, stamps_ns
+        if kept.all():
+            return
+        size = self.plane_size
+        here = to_pixels(kept, self._side, size).ravel()
+        dropped = np.flatnonzero(here == 0)
+        places = self._origins.places_at(*np.divmod(dropped, size[1]), size, self._scale)
+        self._dropped, self._reads = self._indices(dropped), self._made[0].reads(places)
+        self._used = np.bincount(self._origins.slot.ravel())
+        self._bins = np.argwhere(kept)
+        rows, columns = (at[:, None] * self._side + np.arange(self._side) for at in self._bins.T)
+        inside = (rows < size[0])[:, :, None] & (columns < size[1])[:, None]
+        self._inside = None if inside.all() else self._indices(np.flatnonzero(inside))
+        self._pixels = self._indices((rows[:, :, None] * size[1] + columns[:, None])[inside])
+        self._around = self._indices(self._windows(self._bins))
 
-    def recall(self, pixels: NDArray[np.int64]) -> Tensor:
-        """Return what is remembered for some pixels of the block's output, [k, C].
+    def keep_all(self, number: int, made: Tensor) -> None:
+        """Remember what a branch made in all bins.
 
         Args:
-            pixels: counted row by row, [k].
+            number: of its block within the stage.
+            made: [1, C, h, w].
 
         """
-        size = self._plane_size
-        scale = self._block.stride / self.stride
-        places = self._origins.places_at(*np.divmod(pixels, size[1]), size, scale)
-        return as_rows(self._planes.read(places, (1, len(pixels))))
+        self._made[number].restart(made, 0)
 
-    def keep(
-        self,
-        planes: Sequence[Tensor],
-        grey: Tensor,
-        kept: NDArray[np.bool_],
-        stamps_ns: NDArray[np.int64],
-    ) -> None:
-        """Remember the bins that were computed.
+    def mixed(self, number: int, tiles: Tensor | None) -> Tensor:
+        """Return what a branch made, where it was computed and elsewhere, and remember the former.
 
         Args:
-            planes: input and output, or output alone, of all bins, [1, C, h, w] each.
-            grey: the image, float32 [h, w].
-            kept: the bins that were computed, bool [gh, gw].
-            stamps_ns: of what each bin was computed from, [gh, gw].
+            number: of its block within the stage.
+            tiles: what it made in kept bins, [K, C, b, b]; None if there are none.
+
+        Returns:
+            [1, C, h, w], channels_last.
 
         """
-        blocks = np.argwhere(kept)
-        used = np.bincount(self._origins.slot.ravel())
-        for pool in (self._planes, self._greys):
-            pool.free_all_but(used)
-        # Both pools hand out the same numbers: they are asked for the same, always.
-        at = torch.from_numpy(self._windows(blocks)).to(grey.device)
-        tiles = torch.cat([as_rows(plane).index_select(0, at) for plane in planes], 1)
-        slots = self._planes.put(tiles.view(len(blocks), -1, tiles.shape[1]), stamps_ns[kept])
-        self._greys.add(grey[None, None], blocks, 0)
-        self._origins.renew(blocks, slots)
+        pool = self._made[number]
+        rows = known = pool.take(self._reads)
+        if tiles is not None:
+            new = as_rows(tiles)
+            if self._inside is not None:
+                new = new.index_select(0, self._inside)
+            rows = known.new_empty((len(known) + len(new), known.shape[1]))
+            rows.index_copy_(0, self._dropped, known).index_copy_(0, self._pixels, new)
+            around = rows.index_select(0, self._around)
+            pool.free_all_but(self._used)
+            pool.put(around.view(len(tiles), -1, around.shape[1]), 0)
+        return rows.view(1, *self.plane_size, -1).permute(0, 3, 1, 2)
 
-    def _windows(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+    def finish(self, grey: Tensor) -> None:
+        """End a frame: content in kept bins is from now on that of this frame.
+
+        Args:
+            grey: the image, float32 [h, w], of this memory's size.
+
+        """
+        if self.kept.all():
+            self._origins = Origins(self.size, self._origins.side)
+            self._greys.restart(grey[None, None], 0)
+            self._greys.stamps_ns[:] = self._stamps_ns.ravel()
+        elif len(self._bins):
+            # All pools hand out the same numbers: they are asked for the same, always.
+            self._greys.free_all_but(self._used)
+            stamps_ns = self._stamps_ns[self.kept]
+            slots = self._greys.add(grey[None, None], self._bins, stamps_ns)
+            self._origins.renew(self._bins, slots)
+
+    def _indices(self, values: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(values).to(self._device)
+
+    def _windows(self, bins: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the pixels of bins and those around, counted row by row, tile after tile."""
-        b, (h, w) = self._planes.side, self._plane_size
         rows, columns = (
-            _clamped(first * b, b, length) for first, length in zip(blocks.T, (h, w), strict=True)
+            _clamped(first * self._side, self._side, length)
+            for first, length in zip(bins.T, self.plane_size, strict=True)
         )
-        pixels: NDArray[np.int64] = (rows[:, :, None] * w + columns[:, None]).ravel()
+        pixels: NDArray[np.int64] = (
+            rows[:, :, None] * self.plane_size[1] + columns[:, None]
+        ).ravel()
         return pixels
 
 

@@ -1,13 +1,13 @@
 """Residual blocks computed in some bins, their remembered results in the others: mode stmg.
 
 After STMG (Rhee et al., arXiv 2206.09604), from its abstract: see docs/gates.md. The output of
-every residual block is complete: computed in the bins that its gate keeps, elsewhere what it made
-of the same content before, moved to where that is now and transformed. So the next block reads
-true or transformed neighbours, and the rest of the network runs as it is.
+every residual block is complete, so the next block reads true or transformed neighbours, and the
+rest of the network runs as it is.
 
-Where a block keeps the shape, the transform passes on what the skip connection brings: to the
-remembered output it adds the change of the input since. Where the input is the same the output is
-the remembered one, bit for bit.
+What is dropped, and remembered, is the branch of a residual block. Its skip connection runs in
+every bin of every frame, and to what that brings is added what the branch makes now, in the bins
+that are kept, and elsewhere what it made of the same content before, moved to where that is now.
+Where the input is the same the output is the same, too, bit for bit.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import cv2
 import numpy as np
 import torch
 
-from seg_node.core.blocks import block_mean, BlockLayout, grid_shape, to_pixels
-from seg_node.core.gate_memory import GateMemory, steps_for
+from seg_node.core.bins import compute_bins
+from seg_node.core.blocks import block_mean, BlockLayout, grid_shape
+from seg_node.core.gate_memory import StageMemory, steps_for
 from seg_node.core.motion import StepTracker
 from seg_node.core.policy import GatePast, Past, Remembers
-from seg_node.core.residual import compute_bins, in_place_of, plain
-from seg_node.core.tiles import as_rows
+from seg_node.core.residual import branch, computed, in_place_of, joined, stages_of
 from seg_node.core.types import Action, Motion, Reason
 from seg_node.core.warp import pull
 
@@ -52,7 +52,6 @@ class GatedHistory:
 
     Args:
         blocks: the residual blocks of the network, in the order in which they run.
-        weights: for each of them how much of the input's change is passed on, by channel, [C].
         stride: image pixels per pixel of the network's results.
         side: side of a bin, in image pixels.
         device: where the network runs.
@@ -64,22 +63,22 @@ class GatedHistory:
     def __init__(
         self,
         blocks: Sequence[ResidualBlock],
-        weights: Sequence[Tensor],
         stride: int,
         side: int,
         device: torch.device,
     ) -> None:
         """Remember nothing."""
-        self._blocks, self._side, self._device = blocks, side, device
+        self._blocks, self._stages = blocks, stages_of(blocks)
+        self._side, self._device = side, device
         self._every = max(1, DOUBT_STRIDE // stride)
         self._doubt_stride = self._every * stride
         self._doubt = np.zeros((0, 0), np.float32)
-        self._weights = [weight.to(device) for weight in weights]
         self._tracker: StepTracker | None = None
-        self._memories: list[GateMemory] = []
+        self._memories: list[StageMemory] = []
         self._greys: dict[tuple[int, int], Tensor] = {}
         self._size = (0, 0)
         self._content_ns = np.zeros((0, 0), np.int64)
+        self._layouts: dict[bytes, BlockLayout] = {}
         self._asked = False
 
     def ask(self) -> None:
@@ -116,7 +115,9 @@ class GatedHistory:
 
     def _forget(self, size: tuple[int, int]) -> None:
         self._size, self._asked = size, False
-        self._memories = [GateMemory(block, size, self._side) for block in self._blocks]
+        self._memories = [
+            StageMemory(stage, size, self._side, self._device) for stage in self._stages
+        ]
 
     def _follow(self, step: Motion, now_ns: int) -> GatePast:
         size = self._doubt.shape[0], self._doubt.shape[1]
@@ -145,84 +146,63 @@ class GatedHistory:
         assert plan.gates is not None
         grid = grid_shape(*self._size, self._side)
         self._content_ns = np.full(grid, frame.stamp_ns, np.int64)
-        gates = [partial(self.run, i, kept=kept) for i, kept in enumerate(plan.gates)]
-        with in_place_of(self._blocks, gates):
+        self._layouts.clear()
+        forwards = [
+            partial(self._run, stage, number, kept=kept)
+            for stage, kept in enumerate(plan.gates)
+            for number in range(len(self._stages[stage]))
+        ]
+        with in_place_of(self._blocks, forwards):
             logits: Tensor = net(image)
         self._doubt = _doubt(logits, self._every)
         return logits
 
-    def run(self, index: int, x: Tensor, *, kept: NDArray[np.bool_]) -> Tensor:
-        """Return the output of a residual block, computed where it is kept.
+    def _run(self, stage: int, number: int, x: Tensor, *, kept: NDArray[np.bool_]) -> Tensor:
+        """Return the output of a residual block whose branch is computed where it is kept.
 
         Args:
-            index: number of the block.
+            stage: number of its stage.
+            number: of the block within it.
             x: its input, [1, C, h, w].
             kept: bins in which it is computed, bool [gh, gw].
 
         """
-        block, memory = self._blocks[index], self._memories[index]
-        grey = self._greys[memory.size]
+        block, memory = self._stages[stage][number], self._memories[stage]
+        if number == 0:
+            self._start(memory, kept)
         if kept.all():
-            out: Tensor = plain(block)(x)
-            memory.keep_all(_remembered(block, x, out), grey, self._content_ns)
-            return out
-        # Nothing is younger than what it was reused from.
-        oldest = np.minimum(self._content_ns, memory.oldest_ns())
-        self._content_ns = np.where(kept, self._content_ns, oldest)
-        out = self._mixed(index, x, kept)
-        if kept.any():
-            memory.keep(_remembered(block, x, out), grey, kept, self._content_ns)
+            out: Tensor
+            out, made = computed(block, x)
+            memory.keep_all(number, made)
+        else:
+            tiles = None
+            if kept.any():
+                tiles = compute_bins(branch(block), x, self._layout(kept), block.stride_in)
+            out = joined(block, x, memory.mixed(number, tiles))
+        if number == len(self._stages[stage]) - 1:
+            memory.finish(self._greys[memory.size])
         return out
 
-    def _mixed(self, index: int, x: Tensor, kept: NDArray[np.bool_]) -> Tensor:
-        block = self._blocks[index]
-        size = tuple(-(-side // block.stride) for side in self._size)
-        b = self._side // block.stride
-        here = to_pixels(kept, b, (size[0], size[1])).ravel()
-        dropped = np.flatnonzero(here == 0)
-        out = x.new_empty((here.size, block.channels))
-        out.index_copy_(0, torch.from_numpy(dropped).to(x.device), self._reused(index, x, dropped))
-        if kept.any():
-            actions = np.where(kept, Action.HIGH, Action.REUSE).astype(np.uint8)
-            layout = BlockLayout(actions[None], self._side, self._size, device=x.device)
-            tiles = compute_bins(plain(block), x, layout, block.stride_in)
-            pixels = _pixels(np.argwhere(kept), b, (size[0], size[1]))
-            inside = np.flatnonzero(pixels >= 0)
-            rows = as_rows(tiles)
-            if len(inside) < len(pixels):
-                rows = rows.index_select(0, torch.from_numpy(inside).to(x.device))
-            out.index_copy_(0, torch.from_numpy(pixels[inside]).to(x.device), rows)
-        return out.view(1, *size, -1).permute(0, 3, 1, 2)
+    def _start(self, memory: StageMemory, kept: NDArray[np.bool_]) -> None:
+        """Begin a stage: its content is as old as the oldest that it rests on."""
+        if not kept.all():
+            oldest = np.minimum(self._content_ns, memory.oldest_ns())
+            self._content_ns = np.where(kept, self._content_ns, oldest)
+        memory.start(kept, self._content_ns)
 
-    def _reused(self, index: int, x: Tensor, pixels: NDArray[np.int64]) -> Tensor:
-        """Return what some pixels show where the block is dropped, [k, C]."""
-        block = self._blocks[index]
-        known = self._memories[index].recall(pixels)
-        if not block.keeps_shape:
-            return known
-        now = as_rows(x).index_select(0, torch.from_numpy(pixels).to(x.device))
-        before, made = known[:, : block.channels], known[:, block.channels :]
-        out = torch.addcmul(made, now.sub_(before), self._weights[index].to(made.dtype))
-        return out.relu_() if block.rectified else out
+    def _layout(self, kept: NDArray[np.bool_]) -> BlockLayout:
+        """Return where kept bins lie, the same for all stages that keep the same."""
+        key = kept.tobytes()
+        if key not in self._layouts:
+            actions = np.where(kept, Action.HIGH, Action.REUSE).astype(np.uint8)
+            layout = BlockLayout(actions[None], self._side, self._size, device=self._device)
+            self._layouts[key] = layout
+        return self._layouts[key]
 
     def age_ms(self, frame: Frame) -> NDArray[np.uint16]:
         """Return how old the oldest computation behind each bin is, uint16 [gh, gw]."""
         age = -(-(frame.stamp_ns - self._content_ns) // _NS_PER_MS)
         return np.asarray(np.clip(age, 0, _MAX_MS), np.uint16)
-
-
-def _remembered(block: ResidualBlock, x: Tensor, out: Tensor) -> tuple[Tensor, ...]:
-    """Return what is remembered: input and output, or output alone."""
-    return (x, out) if block.keeps_shape else (out,)
-
-
-def _pixels(bins: NDArray[np.int64], b: int, size: tuple[int, int]) -> NDArray[np.int64]:
-    """Return the pixels of bins, counted row by row in the plane; -1 beyond it. [K * b * b]."""
-    side = np.arange(b)
-    y = (bins[:, 0, None] * b + side)[:, :, None]
-    x = (bins[:, 1, None] * b + side)[:, None]
-    pixel = np.where((y < size[0]) & (x < size[1]), y * size[1] + x, -1)
-    return pixel.ravel()
 
 
 def _doubt(logits: Tensor, every: int) -> NDArray[np.float32]:

@@ -277,7 +277,7 @@ class Segmenter:
         if history is None and isinstance(policy, Gated):
             side, device = self.config.block_side, self.compute.device
             stride = self._face.stride
-            history = GatedHistory(policy.blocks, policy.weights, stride, side, device)
+            history = GatedHistory(policy.blocks, stride, side, device)
             self._histories[camera] = history
         return history
 

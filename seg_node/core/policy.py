@@ -61,7 +61,7 @@ class BlockPast:
 
 @dataclass(frozen=True)
 class GatePast:
-    """What a policy may know of what each residual block left in each block.
+    """What a policy may know of what each stage of residual blocks left in each block.
 
     Attributes:
         distortion: mean absolute difference, in grey levels 0..255, of the present image from
@@ -86,7 +86,7 @@ class Past:
         frames: frames since the newest full computation, this one included: 1 right after it.
         blocks: what is known of each block, where blocks are remembered.
         camera: name of the camera.
-        gates: what is known of each residual block, where these are remembered.
+        gates: what is known of each stage of residual blocks, where these are remembered.
 
     """
 

@@ -61,13 +61,15 @@ class ResultPool:
         self.stamps_ns = np.full(len(tiles), stamp_ns, np.int64)
         self._free = []
 
-    def add(self, plane: Tensor, blocks: NDArray[np.int64], stamp_ns: int) -> NDArray[np.int64]:
+    def add(
+        self, plane: Tensor, blocks: NDArray[np.int64], stamp_ns: int | NDArray[np.int64]
+    ) -> NDArray[np.int64]:
         """Keep blocks of a plane.
 
         Args:
             plane: [1, C, h, w].
             blocks: rows and columns of the blocks, [K, 2].
-            stamp_ns: stamp of their frame.
+            stamp_ns: stamp of their frame, or one each, [K].
 
         Returns:
             their numbers, int64 [K].
@@ -126,14 +128,17 @@ class ResultPool:
 
     def read(self, places: Places, size: tuple[int, int]) -> Tensor:
         """Return a plane [1, C, h, w] read bilinearly; content beyond a tile is its edge."""
+        return self.take(self.reads(places)).view(1, *size, -1).permute(0, 3, 1, 2)
+
+    def reads(self, places: Places) -> Reads:
+        """Return what to read at places, for all pools of this side."""
+        row, column = (_between(at + MARGIN, 0, self._span - 1) for at in (places.y, places.x))
+        return _reads(places.slot, row, column, self._span)
+
+    def take(self, reads: Reads) -> Tensor:
+        """Return what is read, [n, C]; content beyond a tile is its edge."""
         assert self._table is not None
-        span = self._span
-        row, column = (_between(at + MARGIN, 0, span - 1) for at in (places.y, places.x))
-        return (
-            _read(self._table.flatten(0, 1), _reads(places.slot, row, column, span))
-            .view(1, *size, -1)
-            .permute(0, 3, 1, 2)
-        )
+        return _read(self._table.flatten(0, 1), reads)
 
 
 class _Between(NamedTuple):
@@ -151,8 +156,8 @@ class _Between(NamedTuple):
     rest: NDArray[np.float32]
 
 
-class _Reads(NamedTuple):
-    """What to read of a table, bilinearly.
+class Reads(NamedTuple):
+    """What to read of tables whose tiles have the same side, bilinearly.
 
     Attributes:
         rows: four rows each, int64 [n, 4].
@@ -176,7 +181,7 @@ def _between(
     )
 
 
-def _reads(tile: NDArray[np.int64], y: _Between, x: _Between, span: int) -> _Reads:
+def _reads(tile: NDArray[np.int64], y: _Between, x: _Between, span: int) -> Reads:
     """Return the rows of a table of tiles, span pixels a side, that lie around places."""
     above, below = ((tile * span + row) * span for row in (y.first, y.second))
     rows = (above + x.first, above + x.second, below + x.first, below + x.second)
@@ -186,13 +191,13 @@ def _reads(tile: NDArray[np.int64], y: _Between, x: _Between, span: int) -> _Rea
         y.rest * (1 - x.rest),
         y.rest * x.rest,
     )
-    return _Reads(
+    return Reads(
         torch.from_numpy(np.stack(rows, 1)),
         torch.from_numpy(np.stack(shares, 1).astype(np.float32)),
     )
 
 
-def _read(table: Tensor, reads: _Reads) -> Tensor:
+def _read(table: Tensor, reads: Reads) -> Tensor:
     """Return values of a table [rows, C] read bilinearly, [n, C]."""
     return functional.embedding_bag(
         reads.rows.to(table.device),
@@ -231,7 +236,7 @@ class FeaturePool:
         self._claimed = np.zeros(0, np.int64)
         # By identity of the pixels, which all operations of a window share; they are held, so
         # that no other tensor can be taken for them.
-        self._rows: dict[int, tuple[Tensor, _Reads]] = {}
+        self._rows: dict[int, tuple[Tensor, Reads]] = {}
 
     def restart(self, planes: Sequence[Tensor]) -> None:
         """Keep the planes that a dense network's operations have read, in order."""
@@ -292,15 +297,15 @@ class FeaturePool:
         rows = as_rows(tiles).view(len(places), -1, tiles.shape[1])
         table.view(self.capacity, -1, tiles.shape[1]).index_copy_(0, places, rows)
 
-    def reads(self, pixels: Tensor, window: Window) -> _Reads:
+    def reads(self, pixels: Tensor, window: Window) -> Reads:
         """Return what to read of a table for pixels of an operation's plane, [k]."""
         key = id(pixels)
         if key not in self._rows:
             found = self._find(pixels.cpu().numpy(), window)
-            self._rows[key] = pixels, _Reads(*(part.to(pixels.device) for part in found))
+            self._rows[key] = pixels, Reads(*(part.to(pixels.device) for part in found))
         return self._rows[key][1]
 
-    def _find(self, pixels: NDArray[np.int64], window: Window) -> _Reads:
+    def _find(self, pixels: NDArray[np.int64], window: Window) -> Reads:
         at = np.divmod(pixels, window.size[1])
         scale = window.stride / self.stride
         places = self._origins.places_at(*at, window.size, scale)

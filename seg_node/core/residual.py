@@ -1,4 +1,4 @@
-"""Residual blocks of any network: which there are, and how one is computed in some bins alone.
+"""Residual blocks of any network: which there are, and how each adds to its skip connection.
 
 A residual block is found by what it does, not by its name. It is a module that
 
@@ -13,29 +13,27 @@ So `BasicBlock` of `nets/` is one, and torchvision's and timm's basic, bottlenec
 residual blocks are; blocks with pooled attention are not. Decoder steps that add lateral features
 take two feature maps and are not.
 
-Bins are computed amid a whole plane of the block's input. What the second convolution reads in
-bins that are not computed is computed, too, but for these pixels alone, as a product of matrices:
-so the result is exactly the block's, and nothing in between has to be remembered.
+What it adds is told apart by watching, too: the skip connection is the operand that stems from
+the input through modules none of which looks around, if through any; the branch is the other one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import repeat
-from typing import Any, cast, NamedTuple, TYPE_CHECKING
+from itertools import groupby
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn, Tensor
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from seg_node.core.blocks import BlockLayout, Window
-from seg_node.core.sparse import BlockTensor, POINTWISE
-from seg_node.core.tiles import as_rows, none_like
+from seg_node.core.bins import compute_bins
+from seg_node.core.blocks import BlockLayout
+from seg_node.core.sparse import POINTWISE
 from seg_node.core.types import Action, ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -45,9 +43,28 @@ PROBE_SIDE = 64
 """The image by which residual blocks are found is twice as wide as this, and as high."""
 
 _TOLERANCE = 1e-3
-"""Largest difference of a block run on bins, relative to the spread of its output."""
+"""Largest difference of a block run in another way, relative to the spread of its output."""
 
-_ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__}
+_IN_PLACE = {Tensor.add_, Tensor.__iadd__}
+_ADDITIONS = {torch.add, Tensor.add, Tensor.__add__, *_IN_PLACE}
+
+
+@dataclass(frozen=True)
+class Join:
+    """How a residual block adds its branch to its skip connection.
+
+    Attributes:
+        number: of the addition among all of the block, from 0 on.
+        operand: which operand of it the branch is, 0 or 1.
+        skip: what the input runs through before it is added; nothing where it is passed on.
+        after: what is done to the sum.
+
+    """
+
+    number: int
+    operand: int
+    skip: tuple[nn.Module, ...] = ()
+    after: tuple[Callable[[Tensor], Tensor], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +77,8 @@ class ResidualBlock:
         stride_in: image pixels per feature pixel of its input.
         stride: image pixels per feature pixel of its output.
         channels: channels of its output.
-        keeps_shape: whether input and output have the same shape, so that the skip connection
-            may pass the input on.
-        rectified: whether it never returns negative values.
+        join: how it adds its branch to its skip connection; None where that cannot be told: what
+            skips looks around or is made by other means than modules.
         more: what it is called with besides its input, by position.
         named: the same, by name.
 
@@ -73,10 +89,14 @@ class ResidualBlock:
     stride_in: int
     stride: int
     channels: int
-    keeps_shape: bool
-    rectified: bool
+    join: Join | None = None
     more: tuple[Any, ...] = ()
     named: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def passes_input(self) -> bool:
+        """Whether the skip connection is the input, as it is."""
+        return self.join is not None and not self.join.skip
 
 
 def find_residual_blocks(net: nn.Module) -> tuple[ResidualBlock, ...]:
@@ -93,7 +113,107 @@ def find_residual_blocks(net: nn.Module) -> tuple[ResidualBlock, ...]:
         net(image.to(weight.device, torch.uint8))
     found = list(watch.blocks())
     with torch.inference_mode():
-        return tuple(_described(seen) for seen in found if _runs_on_bins(seen))
+        described = [(_described(seen), seen.before) for seen in found]
+        return tuple(block for block, x in described if _runs_on_bins(block, x))
+
+
+def stages_of(blocks: Sequence[ResidualBlock]) -> tuple[tuple[ResidualBlock, ...], ...]:
+    """Group residual blocks that run one after the other and have the same stride."""
+    return tuple(tuple(stage) for _, stage in groupby(blocks, lambda block: block.stride))
+
+
+# ---- running -----------------------------------------------------------------------------------
+
+
+def plain(block: ResidualBlock) -> Callable[[Any], Any]:
+    """Return what a residual block computes, whatever forward it has for now."""
+    forward = partial(type(block.module).forward, block.module)
+    return lambda x: forward(x, *block.more, **block.named)
+
+
+def computed(block: ResidualBlock, x: Any) -> tuple[Any, Any]:
+    """Run a residual block, and return its result and what of it is worth remembering.
+
+    That is its branch, or the result where it is not known how the two are added.
+    """
+    if block.join is None:
+        out = plain(block)(x)
+        return out, out
+    with _Taken(block.join) as taken:
+        out = plain(block)(x)
+    return out, taken.branch
+
+
+def branch(block: ResidualBlock) -> Callable[[Any], Any]:
+    """Return what computes that of a residual block which is worth remembering."""
+    return lambda x: computed(block, x)[1]
+
+
+def joined(block: ResidualBlock, x: Tensor, made: Tensor) -> Tensor:
+    """Return the result of a residual block whose branch is known.
+
+    Args:
+        block: the residual block.
+        x: its input, [N, C, h, w].
+        made: its branch or, where it is not known how that is added, the result.
+
+    """
+    if block.join is None:
+        return made
+    skip = x
+    for module in block.join.skip:
+        skip = module(skip)
+    out = made + skip
+    for step in block.join.after:
+        out = step(out)
+    return out
+
+
+class _Taken(TorchFunctionMode):
+    """Takes note of what is added to the skip connection while a block runs inside `with`."""
+
+    def __init__(self, join: Join) -> None:
+        """Wait for the addition."""
+        super().__init__()
+        self._join, self._count = join, 0
+        self.branch: Any = None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Look at additions."""
+        if func in _ADDITIONS:
+            if self._count == self._join.number:
+                operand = args[self._join.operand]
+                gone = func in _IN_PLACE and self._join.operand == 0
+                self.branch = operand.clone() if gone else operand
+            self._count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _only_input(forward: Callable[[Tensor], Tensor], x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return forward(x)
+
+
+@contextmanager
+def in_place_of(
+    blocks: Sequence[ResidualBlock], forwards: Sequence[Callable[[Tensor], Tensor]]
+) -> Iterator[None]:
+    """Have residual blocks do something else, each maps its input to its output, inside `with`."""
+    try:
+        for block, forward in zip(blocks, forwards, strict=True):
+            block.module.forward = partial(_only_input, forward)
+        yield
+    finally:
+        for block in blocks:
+            vars(block.module).pop("forward", None)
+
+
+# ---- finding -----------------------------------------------------------------------------------
 
 
 class _Pass(NamedTuple):
@@ -105,10 +225,21 @@ class _Pass(NamedTuple):
     after: Tensor
     more: tuple[Any, ...]
     named: dict[str, Any]
+    join: Join | None = None
 
-    def run(self, x: Any) -> Any:
-        """Run the module on another input."""
-        return self.module(x, *self.more, **self.named)
+
+class _Step(NamedTuple):
+    """A feature map, and the module without others inside that it went through."""
+
+    x: Tensor
+    module: nn.Module
+
+
+class _Sum(NamedTuple):
+    """What is being done to the sum of a module's branch and skip connection."""
+
+    module: nn.Module
+    join: Join
 
 
 class _Watch(TorchFunctionMode):
@@ -121,8 +252,13 @@ class _Watch(TorchFunctionMode):
         self._handles: list[Any] = []
         self._running: list[nn.Module] = []
         self._calls: Counter[nn.Module] = Counter()
+        self._additions: Counter[nn.Module] = Counter()
         self._add: set[nn.Module] = set()
         self._passes: dict[nn.Module, _Pass] = {}
+        # By identity of feature maps, which are held, so that no other can be taken for them.
+        self._ways: dict[int, tuple[_Step, ...]] = {}
+        self._sums: dict[int, _Sum] = {}
+        self._held: list[Tensor] = []
 
     def __enter__(self) -> _Watch:  # noqa: PYI034 - nothing inherits from it; Self needs Python 3.11
         """Hang on to the modules."""
@@ -146,10 +282,60 @@ class _Watch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Note which module adds."""
-        if func in _ADDITIONS and _is_feature_map(args[0]) and _is_feature_map(args[1]):
-            self._add.update(self._running[-1:])
-        return func(*args, **(kwargs or {}))
+        """Note which module adds, and what it does to the sum."""
+        kwargs = kwargs or {}
+        found = self._added(args, kwargs) if func in _ADDITIONS else None
+        if found is None and func in POINTWISE and args:
+            found = self._changed(func, args, kwargs)
+        result = func(*args, **kwargs)
+        if found is not None:
+            self._sums[id(result)] = found
+            self._held.append(result)
+        return result
+
+    def _added(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Sum | None:
+        """Note an addition, and return it if one operand is the skip connection of a block."""
+        number = self._additions[self._running[-1]] if self._running else 0
+        self._additions.update(self._running)
+        if not (_is_feature_map(args[0]) and _is_feature_map(args[1]) and self._running):
+            return None
+        module = self._running[-1]
+        self._add.add(module)
+        if module not in self._passes or kwargs:
+            return None
+        x = self._passes[module].after  # while it runs: its input
+        skips = {at: self._skip(x, operand) for at, operand in enumerate(args)}
+        found = [(at, skip) for at, skip in skips.items() if skip is not None]
+        if len(found) != 1:
+            return None
+        ((at, skip),) = found
+        return _Sum(module, Join(number, 1 - at, skip))
+
+    def _skip(self, x: Tensor, operand: Tensor) -> tuple[nn.Module, ...] | None:
+        """Return the modules that x went through to an operand; None if they look around."""
+        if operand is x:
+            return ()
+        way = self._ways.get(id(operand), ())
+        starts = [at for at, step in enumerate(way) if step.x is x]
+        if not starts:
+            return None
+        modules = tuple(step.module for step in way[starts[-1] :])
+        return None if any(map(_looks_around, modules)) else modules
+
+    def _changed(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> _Sum | None:
+        """Return what has been done to a sum, with a function that treats every pixel alone."""
+        known = self._sums.get(id(args[0]))
+        if known is None or any(isinstance(x, Tensor) for x in (*args[1:], *kwargs.values())):
+            return None
+
+        def step(x: Tensor) -> Tensor:
+            changed: Tensor = func(x, *args[1:], **kwargs)
+            return changed
+
+        join = known.join
+        return known._replace(join=replace(join, after=(*join.after, step)))
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         self._running.append(module)
@@ -162,18 +348,24 @@ class _Watch(TorchFunctionMode):
             )
 
     def _leave(
-        self,
-        module: nn.Module,
-        args: tuple[Any, ...],
-        named: dict[str, Any],  # noqa: ARG002 - known from before
-        result: Any,
+        self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], result: Any
     ) -> None:
         self._running.pop()
+        if isinstance(result, Tensor) and len(args) == 1 and not named:
+            self._follow(module, args[0], result)
         seen = self._passes.pop(module, None)
         if seen is None or not torch.equal(args[0], seen.before):  # it overwrites its input
             return
         if isinstance(result, Tensor) and result.ndim == seen.before.ndim:
-            self._passes[module] = seen._replace(after=result.clone())
+            end = self._sums.get(id(result))
+            join = end.join if end is not None and end.module is module else None
+            self._passes[module] = seen._replace(after=result.clone(), join=join)
+
+    def _follow(self, module: nn.Module, x: Any, result: Tensor) -> None:
+        """Note the way through a module that holds no others."""
+        if next(module.children(), None) is None:
+            self._ways[id(result)] = (*self._ways.get(id(x), ()), _Step(x, module))
+            self._held.append(result)
 
     def blocks(self) -> Iterator[_Pass]:
         """Yield the calls of modules that may be residual blocks, in order."""
@@ -198,234 +390,34 @@ def _looks_around(module: nn.Module) -> bool:
 
 def _described(seen: _Pass) -> ResidualBlock:
     before, after = seen.before, seen.after
-    return ResidualBlock(
+    block = ResidualBlock(
         seen.name,
         seen.module,
         PROBE_SIDE // before.shape[-2],
         PROBE_SIDE // after.shape[-2],
         after.shape[1],
-        before.shape == after.shape,
-        bool((after >= 0).all()),
+        seen.join,
         seen.more,
         seen.named,
     )
+    _, made = computed(block, before.clone())
+    same = _alike(joined(block, before, made), after)
+    return block if same else replace(block, join=None)
 
 
-def _runs_on_bins(seen: _Pass) -> bool:
-    """Return whether a module computes one of two bins as it computes the whole."""
-    before, after = seen.before, seen.after
-    stride = PROBE_SIDE // before.shape[-2]
+def _alike(found: Tensor, expected: Tensor) -> bool:
+    if found.shape != expected.shape:
+        return False
+    return bool((found - expected).abs().max() <= _TOLERANCE * expected.float().std())
+
+
+def _runs_on_bins(block: ResidualBlock, x: Tensor) -> bool:
+    """Return whether a block computes one of two bins as it computes the whole."""
     grid = np.array([[[Action.HIGH, Action.REUSE]]], np.uint8)
-    layout = BlockLayout(grid, PROBE_SIDE, (PROBE_SIDE, 2 * PROBE_SIDE), device=before.device)
+    layout = BlockLayout(grid, PROBE_SIDE, (PROBE_SIDE, 2 * PROBE_SIDE), device=x.device)
     try:
-        tiles = compute_bins(seen.run, before, layout, stride)
+        tiles = compute_bins(branch(block), x, layout, block.stride_in)
     except (ModelError, ConfigError):
         return False
-    whole = after[..., : after.shape[-1] // 2]
-    return bool((tiles - whole).abs().max() <= _TOLERANCE * after.float().std())
-
-
-def plain(block: ResidualBlock) -> Callable[[Any], Any]:
-    """Return what a residual block computes, whatever forward it has for now."""
-    forward = partial(type(block.module).forward, block.module)
-    return lambda x: forward(x, *block.more, **block.named)
-
-
-def _only_input(forward: Callable[[Tensor], Tensor], x: Tensor, *_: Any, **__: Any) -> Tensor:
-    return forward(x)
-
-
-@contextmanager
-def in_place_of(
-    blocks: Sequence[ResidualBlock], forwards: Sequence[Callable[[Tensor], Tensor]]
-) -> Iterator[None]:
-    """Have residual blocks do something else, each maps its input to its output, inside `with`."""
-    try:
-        for block, forward in zip(blocks, forwards, strict=True):
-            block.module.forward = partial(_only_input, forward)
-        yield
-    finally:
-        for block in blocks:
-            vars(block.module).pop("forward", None)
-
-
-def compute_bins(
-    block: Callable[[Any], Any], x: Tensor, layout: BlockLayout, stride: int
-) -> Tensor:
-    """Compute a residual block in the HIGH bins of a layout, exactly.
-
-    Args:
-        block: what it computes.
-        x: its whole input, [1, C, h, w].
-        layout: HIGH and REUSE bins.
-        stride: image pixels per pixel of x.
-
-    Returns:
-        float [K, C, b, b]; pixels of bins beyond the image are of no meaning.
-
-    Raises:
-        ModelError: the block has an operation that cannot be computed in bins alone.
-
-    """
-    size = (x.shape[-2], x.shape[-1])
-    blocks = BlockTensor(layout, stride, size, x, none_like(x), whole=True)
-    with _Surroundings():
-        computed = cast("BlockTensor", block(blocks))
-    return computed.cut().high
-
-
-class _Made(NamedTuple):
-    """How a result on bins came to be; with the result, so that no other has its identity."""
-
-    result: BlockTensor
-    func: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-
-class _Computed:
-    """A plane that is known at the pixels that an operation reads."""
-
-    def __init__(self, rows: Tensor) -> None:
-        """Take the values of these pixels, [k, C]."""
-        self._rows = rows
-
-    def rows(self, pixels: Tensor, window: Window, *, halve: bool) -> Tensor:  # noqa: ARG002 - they were computed for them
-        """Return the pixels."""
-        return self._rows
-
-    def whole(self, window: Window) -> Tensor:
-        """Refuse: only some pixels are known.
-
-        Raises:
-            ModelError: always.
-
-        """
-        msg = f"an operation reads the whole plane of {window.size}; bins alone do not have it"
-        raise ModelError(msg)
-
-    def keep(self, tiles: Tensor, window: Window) -> None:
-        """Forget: the next frame computes what it needs."""
-
-
-class _Surroundings(TorchFunctionMode):
-    """Computes what convolutions on bins read around them; runs inside `with`.
-
-    It notes how every result came to be. Where a convolution looks beyond the bins, what it reads
-    there is computed from the whole input by the same operations, for these pixels alone.
-    """
-
-    def __init__(self) -> None:
-        """Start without results."""
-        super().__init__()
-        self._made: dict[int, _Made] = {}
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run an operation with its surroundings."""
-        kwargs, given = kwargs or {}, args
-        if func is torch.conv2d and isinstance(args[0], BlockTensor) and not args[0].whole:
-            given = (self._surrounded(_Form.of(*args, **kwargs)), *args[1:])
-        result = func(*given, **kwargs)
-        if isinstance(result, BlockTensor):
-            self._made[id(result)] = _Made(result, func, args, kwargs)
-        return result
-
-    def _surrounded(self, form: _Form) -> BlockTensor:
-        """Return the input of a convolution with what it reads in other bins."""
-        x = form.x
-        if form.reach == 0:
-            return x
-        window = Window(x.stride, x.full, form.reach, form.reach)
-        pixels = x.layout.rows(Action.HIGH, window).plane
-        once, place = torch.unique(pixels, return_inverse=True)
-        rows = self._rows(x, once).index_select(0, place)
-        return _with_background(x, rows)
-
-    def _rows(self, x: BlockTensor, pixels: Tensor) -> Tensor:
-        """Compute some pixels of a result, [k, C]; they are counted row by row."""
-        if x.whole:
-            rows = as_rows(x.high).index_select(0, pixels)[:, :, None, None]
-            for step in x.pending:
-                rows = step(rows)
-            return rows.flatten(1)
-        made = self._made.get(id(x))
-        if made is not None and made.func is torch.conv2d:
-            return self._convolved(_Form.of(*made.args, **made.kwargs), x.full[1], pixels)
-        known = made is not None and (made.func in POINTWISE or made.func is functional.batch_norm)
-        if made is None or not known:
-            name = getattr(made.func, "__name__", "an operator") if made else "an operator"
-            msg = f"what {name} returns in other bins cannot be computed for single pixels"
-            raise ModelError(msg)
-        values = [
-            self._rows(arg, pixels)[:, :, None, None] if isinstance(arg, BlockTensor) else arg
-            for arg in made.args
-        ]
-        return cast("Tensor", made.func(*values, **made.kwargs)).flatten(1)
-
-    def _convolved(self, form: _Form, width: int, pixels: Tensor) -> Tensor:
-        """Convolve at some pixels, [k, C]."""
-        height_in, width_in = form.x.full
-        taps = torch.arange(form.kernel, device=pixels.device) * form.dilation - form.reach
-        y = ((pixels // width) * form.step)[:, None] + taps
-        x = ((pixels % width) * form.step)[:, None] + taps
-        inside = ((y >= 0) & (y < height_in))[:, :, None] & ((x >= 0) & (x < width_in))[:, None]
-        at = y.clamp(0, height_in - 1)[:, :, None] * width_in + x.clamp(0, width_in - 1)[:, None]
-        patches = self._patches(form.x, at.flatten()) * inside.flatten()[:, None]
-        if form.groups == 1:
-            matrix = form.weight.permute(0, 2, 3, 1).flatten(1)
-            return functional.linear(patches.view(-1, matrix.shape[1]), matrix, form.bias)
-        span = (form.kernel, form.kernel, patches.shape[1])
-        images = patches.view(len(pixels), *span).permute(0, 3, 1, 2)
-        made = functional.conv2d(images, form.weight, form.bias, groups=form.groups)
-        return made.flatten(1)
-
-    def _patches(self, x: BlockTensor, pixels: Tensor) -> Tensor:
-        if x.whole:
-            return self._rows(x, pixels)
-        once, place = torch.unique(pixels, return_inverse=True)
-        return self._rows(x, once).index_select(0, place)
-
-
-def _with_background(x: BlockTensor, rows: Tensor) -> BlockTensor:
-    return x.mapped(x.of, background=repeat(_Computed(rows)))
-
-
-@dataclass(frozen=True)
-class _Form:
-    """A convolution on bins."""
-
-    x: BlockTensor
-    weight: Tensor
-    bias: Tensor | None
-    step: int
-    dilation: int
-    groups: int
-
-    @staticmethod
-    def of(  # noqa: PLR0913, PLR0917 - the arguments of torch.conv2d
-        x: BlockTensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Sequence[int] = (1, 1),
-        padding: Sequence[int] = (0, 0),  # noqa: ARG004 - half the kernel, as bins need anyway
-        dilation: Sequence[int] = (1, 1),
-        groups: int = 1,
-    ) -> _Form:
-        """Read the arguments of torch.conv2d."""
-        return _Form(x, weight, bias, stride[0], dilation[0], groups)
-
-    @property
-    def kernel(self) -> int:
-        """Side of the kernel."""
-        return int(self.weight.shape[-1])
-
-    @property
-    def reach(self) -> int:
-        """How many pixels it looks to each side."""
-        return self.dilation * (self.kernel // 2)
+    whole = branch(block)(x)
+    return _alike(tiles, whole[..., : whole.shape[-1] // 2])

@@ -130,7 +130,9 @@ class BlockTensor:
 
     def __add__(self, other: Any) -> BlockTensor:
         """Add a number, a tensor that broadcasts, or another BlockTensor."""
-        return _pointwise(torch.add, (self, other), {})
+        # Through torch, so that whoever watches sees it.
+        added: BlockTensor = torch.add(self, other)  # type: ignore[call-overload]  # it is no Tensor
+        return added
 
     def __radd__(self, other: Any) -> BlockTensor:
         """Add to something."""
@@ -487,13 +489,16 @@ def _conv2d(  # noqa: PLR0913, PLR0917 - the arguments of torch.conv2d
     x: BlockTensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: tuple[int, ...] = (1, 1),
-    padding: tuple[int, ...] = (0, 0),
-    dilation: tuple[int, ...] = (1, 1),
+    stride: int | tuple[int, ...] = (1, 1),
+    padding: int | tuple[int, ...] = (0, 0),
+    dilation: int | tuple[int, ...] = (1, 1),
     groups: int = 1,
 ) -> BlockTensor:
     """Convolve the blocks: gather with halo, convolve without padding."""
     kernel = weight.shape[-1]
+    stride, padding, dilation = (
+        (n, n) if isinstance(n, int) else n for n in (stride, padding, dilation)
+    )
     step, reach = stride[0], dilation[0] * (kernel // 2)
     same = (kernel % 2 == 1, *(p == reach for p in padding), weight.shape[-2] == kernel)
     if not all(same) or len(set(stride)) > 1 or len(set(dilation)) > 1:

@@ -160,8 +160,8 @@ class Plan:
         predicted_ns: what a step is expected to take; None where the mode does not predict.
         distortion: mean error of the remembered image, moved, in grey levels; None where nothing
             is remembered.
-        gates: which residual blocks of the network are computed where, bool [G, gh, gw], in the
-            order in which they run; None in modes without gates.
+        gates: which stages of residual blocks of the network are computed where, bool
+            [G, gh, gw], in the order in which they run; None in modes without gates.
 
     """
 

@@ -13,7 +13,7 @@ from seg_node.core.budgeted import Budgeted
 from seg_node.core.gate import Gated, LearnedGate
 from seg_node.core.pipeline import choose_compute
 from seg_node.core.policy import Interval, Ranked, UNTRAINED
-from seg_node.core.residual import find_residual_blocks
+from seg_node.core.residual import find_residual_blocks, stages_of
 from seg_node.core.scores import Complexity, Heuristic, Middle, Random
 from seg_node.core.types import Action, ModelError
 from seg_node.kernels.build import choose_kernels
@@ -141,9 +141,8 @@ def load_model(name: str, *, fold: bool = True) -> Model:
 
 
 def build_gate(net: nn.Module) -> GateNet:
-    """Build fresh gates for the residual blocks of a network in eval mode."""
-    blocks = find_residual_blocks(net)
-    return GateNet([block.stride for block in blocks], [block.channels for block in blocks])
+    """Build fresh gates for the stages of residual blocks of a network in eval mode."""
+    return GateNet([stage[0].stride for stage in stages_of(find_residual_blocks(net))])
 
 
 def _fresh(manifest: Manifest) -> nn.Module:
@@ -197,8 +196,8 @@ def build_policies(model: Model, config: Config) -> dict[str, BlockPolicy]:
         policies["arseg"] = Interval(Action.LOW)
     blocks = find_residual_blocks(model.net)
     if blocks and model.gate is not None:
-        score = LearnedGate(model.gate, len(blocks))
-        policies["stmg"] = Gated(blocks, score, list(model.gate.passes))
+        score = LearnedGate(model.gate, len(stages_of(blocks)))
+        policies["stmg"] = Gated(blocks, score)
     elif blocks:
         policies["stmg"] = Gated(blocks)
     return policies

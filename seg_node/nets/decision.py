@@ -69,23 +69,19 @@ class ComplexityNet(nn.Module):
 
 
 class GateNet(nn.Module):
-    """Gates of residual blocks: from distortion and doubt to one logit per block and bin.
+    """Gates of stages of residual blocks: from distortion and doubt to a logit per stage and bin.
 
     More distortion, or more doubt, never lowers a logit: what they are multiplied with is not
     negative (a softplus), and what follows does not fall. A gate sees the distortion of its own
-    bin, of all residual blocks, and of the bins around.
-
-    It also holds the transform of what is reused: for each residual block that keeps the shape,
-    how much of its input's change is passed on, by channel; see `core/gated.py`.
+    bin, of all stages, and of the bins around.
 
     Args:
-        strides: of the residual blocks, in image pixels; a fresh net gives 0 to a distortion of as
+        strides: of the stages, in image pixels; a fresh net gives 0 to a distortion of as
             many grey levels, in a bin of middling doubt.
-        channels: of the residual blocks.
 
     """
 
-    def __init__(self, strides: Sequence[int], channels: Sequence[int]) -> None:
+    def __init__(self, strides: Sequence[int]) -> None:
         """Build it so that it scores by distortion x doubt at first."""
         super().__init__()
         gates = len(strides)
@@ -96,13 +92,12 @@ class GateNet(nn.Module):
         self.limits = nn.Parameter(torch.linspace(0.0, 1.0, HIDDEN))
         undecided = torch.log(torch.tensor(strides, dtype=torch.float32) + 1)
         self.bias = nn.Parameter(-functional.softplus(torch.tensor(STEEP)) * undecided)
-        self.passes = nn.ParameterList(torch.ones(count) for count in channels)
 
     def forward(self, distortion: Tensor, doubt: Tensor) -> Tensor:
         """Return logits [N, G, gh, gw].
 
         Args:
-            distortion: in grey levels, by residual block, float [N, G, gh, gw].
+            distortion: in grey levels, by stage, float [N, G, gh, gw].
             doubt: how uncertain the result before is, 0..1, float [N, 1, gh, gw].
 
         """

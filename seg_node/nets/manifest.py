@@ -67,7 +67,7 @@ class GateWeights:
     """What is known of the gates of the residual blocks of a model.
 
     Attributes:
-        file: weights file beside the manifest; gates and transform.
+        file: weights file beside the manifest.
         sha256: hash of that file.
         network_sha256: hash of the weights of the network that they were trained with.
         block_size: side of the bins that they were trained on, in pixels.

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from seg_node.core.costs import MacCounter
-from seg_node.core.residual import find_residual_blocks, in_place_of, plain
+from seg_node.core.residual import find_residual_blocks, in_place_of, plain, stages_of
 from seg_node.core.types import ConfigError
 from seg_node.nets.decision import GateNet
 from seg_node.train.batches import Batch
@@ -80,8 +80,8 @@ def draw_gates(logits: Tensor, config: GateTraining, step: int) -> Drawn:
     return Drawn(hard + (soft - soft.detach()), torch.from_numpy(dropped).to(logits))
 
 
-def block_costs(net: nn.Module, blocks: Sequence[ResidualBlock]) -> Tensor:
-    """Return the share of each residual block in the MACs of all, [G]."""
+def stage_costs(net: nn.Module, blocks: Sequence[ResidualBlock]) -> Tensor:
+    """Return the share of each stage of residual blocks in the MACs of all, [G]."""
     macs: list[int] = []
 
     def counted(block: ResidualBlock, x: Tensor) -> Tensor:
@@ -93,7 +93,9 @@ def block_costs(net: nn.Module, blocks: Sequence[ResidualBlock]) -> Tensor:
     device = next(net.parameters()).device
     with torch.no_grad(), in_place_of(blocks, [partial(counted, block) for block in blocks]):
         net(torch.zeros(1, 3, 64, 64, dtype=torch.uint8, device=device))
-    costs = torch.tensor(macs, dtype=torch.float32, device=device)
+    own = iter(macs)
+    sums = [sum(next(own) for _ in stage) for stage in stages_of(blocks)]
+    costs = torch.tensor(sums, dtype=torch.float32, device=device)
     return costs / costs.sum()
 
 
@@ -132,7 +134,7 @@ class GateTrainer(Trainer[LowTraining, PairBatch, GateNet]):
         self.weights = weights.to(place.device)
         self.net = placed(net, place.device).eval().requires_grad_(requires_grad=False)
         self.blocks = find_residual_blocks(self.net)
-        self.costs = block_costs(self.net, self.blocks)
+        self.costs = stage_costs(self.net, self.blocks)
         self.gate = gate.to(place.device).requires_grad_(requires_grad=True)
         self.learner = Learner(
             self.gate, make_optimizer(self.gate, self.config), self.config.average
@@ -158,7 +160,7 @@ class GateTrainer(Trainer[LowTraining, PairBatch, GateNet]):
                 wanted = self.net(images).float().softmax(1)
                 seen = pairs.seen(images, config.block_side)
             drawn = draw_gates(self.gate(seen.distortion, seen.doubt), config, step)
-            logits = pairs.logits(images, drawn.gates, list(self.gate.passes)).float()
+            logits = pairs.logits(images, drawn.gates).float()
         task = segmentation_loss(
             logits,
             Batch(images, batch.labels, wanted, low=False),

@@ -3,7 +3,7 @@
 The earlier frame of a pair is computed in full and stands for what is remembered. In the later
 one every residual block is computed everywhere and mixed, bin by bin, with what the memory would
 show: the same as `core/gated.py` computes where gates are open or shut, and it has a gradient
-with regard to the gates and to the transform.
+with regard to the gates.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional
 from seg_node.core.gate_memory import FINEST
 from seg_node.core.gated import DOUBT_STRIDE
 from seg_node.core.motion import UNKNOWN_DISTORTION
-from seg_node.core.residual import in_place_of, plain
+from seg_node.core.residual import branch, computed, in_place_of, joined, stages_of
 from seg_node.core.warp import move
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Seen:
     """What gates see of a batch of pairs.
 
     Attributes:
-        distortion: in grey levels, by residual block, [N, G, gh, gw].
+        distortion: in grey levels, by stage of residual blocks, [N, G, gh, gw].
         doubt: how uncertain the result of the earlier frame is, 0..1, [N, 1, gh, gw].
 
     """
@@ -67,16 +67,17 @@ class GatedPairs:
         valid: Tensor,
     ) -> None:
         """Compute the earlier frames."""
-        self._net, self._blocks = net, blocks
+        self._net, self._blocks, self._stages = net, blocks, stages_of(blocks)
+        self._stage_of = [i for i, stage in enumerate(self._stages) for _ in stage]
         self._keys, self._flow, self._valid = keys, flow, valid
-        self._planes: list[tuple[Tensor, Tensor]] = []
+        self._made: list[Tensor] = []
         with torch.no_grad(), in_place_of(blocks, [partial(self._record, b) for b in blocks]):
             self.key_logits: Tensor = net(keys)
 
     def _record(self, block: ResidualBlock, x: Tensor) -> Tensor:
-        out: Tensor = plain(block)(x)
-        before, made = (move(plane, self._flow, self._valid)[0] for plane in (x, out))
-        self._planes.append((before, made))
+        out: Tensor
+        out, made = computed(block, x)
+        self._made.append(move(made, self._flow, self._valid)[0])
         return out
 
     def seen(self, images: Tensor, side: int) -> Seen:
@@ -87,7 +88,7 @@ class GatedPairs:
             side: side of a bin, in image pixels.
 
         """
-        strides = [min(block.stride, FINEST) for block in self._blocks]
+        strides = [min(stage[0].stride, FINEST) for stage in self._stages]
         by_stride = {stride: self._distortion(images, stride, side) for stride in set(strides)}
         stride = images.shape[-1] // self.key_logits.shape[-1]
         every = max(1, DOUBT_STRIDE // stride)
@@ -105,38 +106,32 @@ class GatedPairs:
         difference = torch.where(known, (moved - grey).abs(), UNKNOWN_DISTORTION)
         return _bin_means(difference, side // stride)
 
-    def logits(self, images: Tensor, gates: Tensor, passes: Sequence[Tensor]) -> Tensor:
+    def logits(self, images: Tensor, gates: Tensor) -> Tensor:
         """Run the network on the later frames, with gates.
 
         Args:
             images: uint8 [N, 3, H, W].
-            gates: 1 where a residual block is computed, 0 where not, float [N, G, gh, gw].
-            passes: for each block how much of its input's change is passed on, by channel, [C].
+            gates: 1 where a stage's residual blocks are computed, 0 where not, float
+                [N, G, gh, gw].
 
         Returns:
             [N, classes, h, w].
 
         """
         forwards = [
-            partial(self._mixed, index, gate=gates[:, index, None], weight=passes[index])
-            for index in range(len(self._blocks))
+            partial(self._mixed, index, gate=gates[:, stage, None])
+            for index, stage in enumerate(self._stage_of)
         ]
         with in_place_of(self._blocks, forwards):
             found: Tensor = self._net(images)
         return found
 
-    def _mixed(self, index: int, x: Tensor, *, gate: Tensor, weight: Tensor) -> Tensor:
-        block = self._blocks[index]
-        before, made = self._planes[index]
-        reused = made
-        if block.keeps_shape:
-            reused = made + (x - before) * weight.view(1, -1, 1, 1)
-            reused = reused.relu() if block.rectified else reused
-        h, w = made.shape[-2:]
+    def _mixed(self, index: int, x: Tensor, *, gate: Tensor) -> Tensor:
+        block, reused = self._blocks[index], self._made[index]
+        h, w = reused.shape[-2:]
         rows, columns = -(-h // gate.shape[-2]), -(-w // gate.shape[-1])
         wide = gate.repeat_interleave(rows, 2).repeat_interleave(columns, 3)[..., :h, :w]
-        computed: Tensor = plain(block)(x)
-        return wide * computed + (1 - wide) * reused
+        return joined(block, x, wide * branch(block)(x) + (1 - wide) * reused)
 
 
 def _grey(images: Tensor, stride: int) -> Tensor:

@@ -90,6 +90,6 @@ class GateScores:
         labels = torch.from_numpy(pair.picture.labels)[None]
         for threshold, count in counts.items():
             gates = (score >= threshold).float()
-            logits = pairs.logits(image, gates, list(gate.passes))
+            logits = pairs.logits(image, gates)
             count.add_(confusion(logits.float().cpu(), labels, self._classes))
             shut[threshold].append(float(1 - gates.mean()))

@@ -24,9 +24,7 @@ UNDECIDED = TOLERANCE / (DOUBT + DOUBT_FLOOR)
 
 
 def block(stride: int) -> ResidualBlock:
-    return ResidualBlock(
-        "block", nn.Identity(), stride, stride, 1, keeps_shape=True, rectified=True
-    )
+    return ResidualBlock("block", nn.Identity(), stride, stride, 1)
 
 
 BLOCKS = (block(4), block(16))

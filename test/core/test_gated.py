@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from seg_node.core.blocks import grid_shape
 from seg_node.core.config import Config, Value
 from seg_node.core.gate import Gated
-from seg_node.core.gated import GatedHistory
+from seg_node.core.gate_memory import StageMemory
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import NOTHING, UNTRAINED
-from seg_node.core.residual import find_residual_blocks
+from seg_node.core.residual import find_residual_blocks, stages_of
 from seg_node.core.types import Action, ConfigError, Frame, Plan, Reason
 from seg_node.data.street import Street
 from seg_node.nets.build import build_network
@@ -106,9 +106,11 @@ def assert_same(one: StepResult, other: StepResult) -> None:
     np.testing.assert_array_equal(one.confidence, other.confidence)
 
 
-def some_gates(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> list[NDArray[np.bool_]]:
-    shape = (8, *grid_shape(*size, SIDE))
-    gates = list(np.random.default_rng(seed).random((count, *shape)) < 0.5)
+def some_gates(
+    net: nn.Module, count: int, size: tuple[int, int] = SIZE
+) -> list[NDArray[np.bool_]]:
+    shape = (len(stages_of(find_residual_blocks(net))), *grid_shape(*size, SIDE))
+    gates = list(np.random.default_rng(0).random((count, *shape)) < 0.5)
     for gate in gates:
         gate[:, 0, 0], gate[:, 0, 1] = True, False
     return gates
@@ -130,11 +132,10 @@ def test_law_4_open_gates_are_the_network_without_gates(
 
 
 def test_law_2_what_stands_still_stays_bit_for_bit(any_net: nn.Module) -> None:
-    """Also after bins were computed of another picture, whatever part of a change passes on."""
+    """Also after bins were computed of another picture, though skips run anew."""
     blocks = find_residual_blocks(any_net)
-    weights = [torch.rand(block.channels) for block in blocks]
-    none = np.zeros_like(some_gates(1)[0])
-    policy = Chosen(blocks, weights=weights).choose([*some_gates(1), none, none])
+    some = some_gates(any_net, 1)
+    policy = Chosen(blocks).choose([*some, *np.zeros((2, *some[0].shape), np.bool_)])
     pipeline = stmg(any_net, policy, motion__source="none")
     before, *others = still(4)
     image = others[0].image.copy()
@@ -159,7 +160,7 @@ def test_law_2_nothing_moves_nothing_is_computed(net: nn.Module, source: str) ->
 
 def test_bins_of_a_still_picture_are_those_of_the_dense_network(any_net: nn.Module) -> None:
     """Computed amid remembered ones, and remembered amid computed ones, time and again."""
-    policy = Chosen(find_residual_blocks(any_net)).choose(some_gates(2))
+    policy = Chosen(find_residual_blocks(any_net)).choose(some_gates(any_net, 2))
     pipeline = stmg(any_net, policy, motion__source="none")
     first, *others = [pipeline.step(frame) for frame in still(3)]
     for result in others:
@@ -172,7 +173,7 @@ def test_bins_of_a_still_picture_are_those_of_the_dense_network(any_net: nn.Modu
 def test_law_7_the_count_is_that_of_the_operations_that_run(
     any_net: nn.Module, small: list[Frame]
 ) -> None:
-    policy = Chosen(find_residual_blocks(any_net)).choose(some_gates(2, (64, 96)))
+    policy = Chosen(find_residual_blocks(any_net)).choose(some_gates(any_net, 2, (64, 96)))
     pipeline = stmg(any_net, policy)
     pipeline.step(small[0])
     for frame in small[1:]:
@@ -197,8 +198,8 @@ def test_law_8_no_pixel_is_older_than_allowed(net: nn.Module, street: list[Frame
 
 def test_ages_are_those_of_what_a_bin_was_computed_from(net: nn.Module) -> None:
     """A block that is computed from an old result is as old as that."""
-    gates = np.zeros((3, 8, *grid_shape(*SIZE, SIDE)), np.bool_)
-    gates[0, 4:], gates[1, :, 0, 0] = True, True
+    gates = np.zeros((3, 4, *grid_shape(*SIZE, SIDE)), np.bool_)
+    gates[0, 2:], gates[1, :, 0, 0] = True, True
     pipeline = stmg(net, Chosen(find_residual_blocks(net)).choose(list(gates)))
     ages = [pipeline.step(frame).age_ms for frame in still(4)]
     np.testing.assert_array_equal(ages[1], 66)
@@ -268,6 +269,49 @@ def test_memory_follows_what_moves(net: nn.Module) -> None:
     assert off["flow"] < 0.5 * off["none"]
 
 
+def test_what_skips_brings_what_is_new(net: nn.Module) -> None:
+    """With all reused on a picture that moves on, against results that are shown as they were.
+
+    The picture also gets another brightness, which no motion explains.
+    """
+    blocks = find_residual_blocks(net)
+    rng = np.random.default_rng(4)
+    wide = cv2.resize(rng.integers(0, 256, (20, 60, 3)).astype(np.uint8), (480, 160))
+    parts = [wide[8 : 8 + 96, 4 * i : 4 * i + 256] // 20 * (20 - i) for i in range(3)]
+    shown = frames([np.ascontiguousarray(part, np.uint8) for part in parts])
+    features = _Result(net)
+    expected = features.of(dense(net), shown)
+    copies = [replace(block, join=None) for block in blocks]
+    stages = [
+        [replace(b, join=b.join if b.passes_input else None) for b in blocks],
+        blocks,
+    ]
+    off = []
+    for kinds in (copies, *stages):
+        none = [np.zeros((4, 3, 8), np.bool_)] * 2
+        found = features.of(stmg(net, Chosen(kinds).choose(none)), shown)
+        off.append(float((found - expected).abs().mean()))
+    assert off[2] < 0.8 * off[1] < 0.8 * off[0]
+
+
+class _Result:
+    """The features that a network's head saw last."""
+
+    def __init__(self, net: nn.Module) -> None:
+        """Watch the network."""
+        self.net = net
+
+    def of(self, pipeline: Segmenter, shown: Sequence[Frame]) -> Tensor:
+        """Return the features of the last frame."""
+        seen: list[Tensor] = []
+        last = find_residual_blocks(self.net)[-1].module
+        handle = last.register_forward_hook(lambda *given: seen.append(given[-1].clone()))
+        for frame in shown:
+            pipeline.step(frame)
+        handle.remove()
+        return seen[-1]
+
+
 def test_the_network_is_left_as_it_was(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = stmg(net)
     first, second, _ = still(3)
@@ -276,7 +320,7 @@ def test_the_network_is_left_as_it_was(net: nn.Module, monkeypatch: pytest.Monke
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(GatedHistory, "_reused", fail)
+    monkeypatch.setattr(StageMemory, "mixed", fail)
     with pytest.raises(MemoryError):
         pipeline.step(second)
     for block in find_residual_blocks(net):

@@ -1,27 +1,29 @@
-"""Residual blocks are found by what they do, and computed in some bins exactly."""
+"""Residual blocks are found by what they do, and their branches told from their skips."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 import torch
 from torch import nn, Tensor
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
-from seg_node.core.blocks import BlockLayout, grid_shape
 from seg_node.core.costs import MacCounter
-from seg_node.core.residual import compute_bins, find_residual_blocks, in_place_of, plain
-from seg_node.core.types import Action
-from seg_node.nets.build import build_network
+from seg_node.core.residual import (
+    computed,
+    find_residual_blocks,
+    in_place_of,
+    joined,
+    plain,
+)
+from seg_node.nets.build import build_network, fold_batchnorm
 from seg_node.nets.resnet import BasicBlock, conv_bn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SIDE = 32
+    from seg_node.core.residual import ResidualBlock
 
 
 class Bottleneck(nn.Module):
@@ -90,6 +92,66 @@ class InPlace(Bottleneck):
         return super().forward(functional.relu(x, inplace=True))
 
 
+class Torchvision(nn.Module):
+    """Adds its skip connection in place, as torchvision's blocks do."""
+
+    def __init__(self) -> None:
+        """Build a block that halves, for 8 channels."""
+        super().__init__()
+        self.conv1, self.conv2 = conv_bn(8, 12, 3, 2), conv_bn(12, 12, 3)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = conv_bn(8, 12, 1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add in place, activate in place."""
+        out: Tensor = self.conv2(self.relu(self.conv1(x)))
+        out += self.downsample(x)
+        return functional.leaky_relu(self.relu(out))
+
+
+class Twice(Bottleneck):
+    """Adds within its branch, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add inside, then add the input."""
+        inner = self.layers[1](self.layers[0](x))
+        total: Tensor = x + self.layers[2](functional.silu(inner + self.layers[0](x)))
+        return functional.leaky_relu(total)
+
+
+class Functional(Deep):
+    """Its skip connection is no module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve by function."""
+        skip = functional.conv2d(x, self.skip.weight, stride=2)
+        total: Tensor = skip + self.others[0](self.first(x))
+        return total
+
+
+class Blurred(Deep):
+    """Its skip connection looks around."""
+
+    def __init__(self) -> None:
+        """Blur, instead of picking pixels."""
+        super().__init__()
+        self.skip = nn.Conv2d(8, 8, 3, 2, 1)
+
+
+class Parametric(Bottleneck):
+    """What it does to the sum has weights."""
+
+    def __init__(self) -> None:
+        """Build it with a weight."""
+        super().__init__()
+        self.act = nn.PReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activate the sum."""
+        total: Tensor = self.act(super().forward(x))
+        return total
+
+
 class Chain(nn.Module):
     """An image to 8 channels, then one block."""
 
@@ -127,8 +189,9 @@ def test_the_basic_blocks_of_the_shipped_networks_are_found(name: str, before: s
         module = net.get_submodule(block.name)
         assert block.module is module
         assert isinstance(module, BasicBlock)
-        assert block.keeps_shape == module.is_identity
-        assert block.rectified
+        assert block.passes_input == module.is_identity
+        assert block.join is not None
+        assert block.join.skip == (() if module.is_identity else (*module.shortcut.children(),))
         assert block.channels == module.conv2[0].out_channels
     strides = [block.stride for block in found]
     assert strides == ([4, 4] + [8] * 6 if name == "pspnet18" else [4, 4, 8, 8, 16, 16, 32, 32])
@@ -136,15 +199,83 @@ def test_the_basic_blocks_of_the_shipped_networks_are_found(name: str, before: s
 
 
 @pytest.mark.parametrize(
-    ("block", "keeps_shape"), [(Bottleneck, True), (lambda: Bottleneck(4), True), (Deep, False)]
+    ("block", "passes_input"),
+    [(Bottleneck, True), (lambda: Bottleneck(4), True), (Deep, False), (Torchvision, False)],
 )
 def test_blocks_of_other_kinds_are_found(
-    block: Callable[[], nn.Module], *, keeps_shape: bool
+    block: Callable[[], nn.Module], *, passes_input: bool
 ) -> None:
     torch.manual_seed(0)
     (found,) = find_residual_blocks(Chain(block()).eval())
-    assert (found.name, found.keeps_shape, found.rectified) == ("block", keeps_shape, False)
-    assert (found.stride_in, found.stride) == (2, 2 if keeps_shape else 4)
+    assert (found.name, found.passes_input) == ("block", passes_input)
+    assert (found.stride_in, found.stride) == (2, 2 if passes_input else 4)
+    assert found.join is not None
+
+
+@pytest.mark.parametrize("name", ["swiftnet18-half", "bisenet18", "pspnet18"])
+def test_branch_and_skip_of_the_shipped_networks_are_the_block_bit_for_bit(name: str) -> None:
+    """What is remembered and the skip connection give the block's result; folded or not."""
+    net = awake(build_network(name, 3))
+    for model in (net, fold_batchnorm(net)):
+        for block in find_residual_blocks(model)[::3]:
+            assert_joins(block, torch.randn(1, channels_in(block), 5, 8))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [Bottleneck, Deep, lambda: BasicBlock(8, 12, 2), Torchvision, Twice],
+    ids=["in place", "skip first", "basic", "torchvision", "twice"],
+)
+def test_branch_and_skip_are_the_block(block: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    (found,) = find_residual_blocks(Chain(awake(block())).eval())
+    assert found.join is not None
+    # One pixel high: what a feature map is must not be told by its size.
+    for size in ((9, 14), (1, 3)):
+        assert_joins(found, torch.randn(1, 8, *size))
+
+
+def channels_in(block: ResidualBlock) -> int:
+    return next(m.in_channels for m in block.module.modules() if isinstance(m, nn.Conv2d))
+
+
+def assert_joins(block: ResidualBlock, x: Tensor) -> None:
+    with torch.inference_mode():
+        expected = plain(block)(x.clone())
+        out, made = computed(block, x.clone())
+        assert made.shape == expected.shape
+        assert not torch.equal(made, expected)
+        assert torch.equal(out, expected)
+        assert torch.equal(joined(block, x, made), expected)
+        changed = joined(block, x + 1, made)
+        assert not torch.equal(changed, expected)
+        # Linear in what the branch made: nothing of it has gone through an activation.
+        twice = joined(block, x, made + 100)
+        torch.testing.assert_close(twice[expected > 0], expected[expected > 0] + 100)
+
+
+@pytest.mark.parametrize("block", [Functional, Blurred, Parametric])
+def test_a_skip_that_cannot_be_told_is_not_guessed(block: Callable[[], nn.Module]) -> None:
+    """Then the result is remembered as it is."""
+    torch.manual_seed(0)
+    (found,) = find_residual_blocks(Chain(awake(block())).eval())
+    assert found.join is None
+    x = torch.randn(1, 8, 9, 14)
+    with torch.inference_mode():
+        out, made = computed(found, x)
+        assert torch.equal(made, out)
+        assert torch.equal(joined(found, x, made), out)
+
+
+def test_running_the_skip_costs_what_its_convolution_does() -> None:
+    torch.manual_seed(0)
+    (found,) = find_residual_blocks(Chain(awake(BasicBlock(8, 12, 2))).eval())
+    x = torch.randn(1, 8, 9, 14)
+    with torch.inference_mode():
+        _, made = computed(found, x)
+        with MacCounter() as counter:
+            joined(found, x, made)
+    assert counter.macs == 5 * 7 * 8 * 12
 
 
 def test_a_block_is_called_with_all_that_it_was_called_with() -> None:
@@ -175,41 +306,3 @@ def test_what_bins_cannot_do_or_what_adds_nothing_is_left_out(
 ) -> None:
     torch.manual_seed(0)
     assert find_residual_blocks(Chain(block()).eval()) == ()
-
-
-@pytest.mark.parametrize(
-    "block",
-    [
-        lambda: BasicBlock(8, 8, 1),
-        lambda: BasicBlock(8, 12, 2),
-        lambda: BasicBlock(8, 8, 1, (2, 4)),
-        Bottleneck,
-        lambda: Bottleneck(4),
-        Deep,
-    ],
-    ids=["identity", "down", "dilated", "bottleneck", "grouped", "deep"],
-)
-def test_bins_are_those_of_the_whole(block: Callable[[], nn.Module]) -> None:
-    """At every border of the image, beside kept bins and beside others; MACs are all counted."""
-    torch.manual_seed(0)
-    module = awake(block()).double()
-    size = (71, 101)
-    x = torch.randn(1, 8, 36, 51, dtype=torch.float64)
-    rng = np.random.default_rng(1)
-    with torch.inference_mode():
-        expected = module(x.clone())
-        for share in (0.2, 0.6, 1.0):
-            kept = rng.random(grid_shape(*size, SIDE)) < share
-            kept[1, 1] = True
-            grid = np.where(kept, Action.HIGH, Action.REUSE).astype(np.uint8)
-            layout = BlockLayout(grid[None], SIDE, size)
-            with FlopCounterMode(display=False) as flops, MacCounter() as counter:
-                tiles = compute_bins(module, x, layout, 2)
-            assert counter.macs == flops.get_total_flops() // 2
-            b = tiles.shape[-1]
-            assert len(tiles) == kept.sum()
-            for tile, (row, column) in zip(tiles, np.argwhere(kept), strict=True):
-                want = expected[0, :, row * b : row * b + b, column * b : column * b + b]
-                torch.testing.assert_close(
-                    tile[:, : want.shape[1], : want.shape[2]], want, rtol=0, atol=1e-9
-                )

@@ -56,7 +56,7 @@ def test_a_model_gets_gates_and_keeps_the_rest(tmp_path: Path, base: str) -> Non
     for policy, kind in zip(policies, kinds, strict=True):
         assert isinstance(policy, Gated)
         assert isinstance(policy.score, kind)
-        assert policy.score.macs((3, 4)) == (3 * 4 * (9 * 8 * 8 + 8 * 8)) * (kind is LearnedGate)
+        assert policy.score.macs((3, 4)) == (3 * 4 * (9 * 8 * 4 + 8 * 4)) * (kind is LearnedGate)
     # And on from there.
     again = replace(request, model=str(path), out=tmp_path / "again", settings=settings)
     (further,) = train_gate(again)
@@ -82,7 +82,7 @@ def test_gates_that_do_not_fit_are_refused(tmp_path: Path, base: str) -> None:
 
     (manifest,) = train_gate(request_for(tmp_path, base))
     assert manifest.gate is not None
-    sha256 = save_weights(GateNet([4, 8], [3, 3]), tmp_path / "run" / manifest.gate.file)
+    sha256 = save_weights(GateNet([4, 8]), tmp_path / "run" / manifest.gate.file)
     wrong = replace(manifest, gate=replace(manifest.gate, sha256=sha256))
     with pytest.raises(ModelError, match="does not fit the network"):
         load_model(str(wrong.write(tmp_path / "run")))
@@ -116,7 +116,7 @@ def test_learned_gates_never_drop_more_for_more_distortion() -> None:
 
     torch.manual_seed(0)
     for _ in range(5):
-        net = GateNet([4, 8, 16], [3, 3, 3])
+        net = GateNet([4, 8, 16])
         with torch.no_grad():
             for parameter in net.parameters():
                 parameter.normal_(0, 3)
@@ -133,7 +133,7 @@ def test_learned_gates_never_drop_more_for_more_distortion() -> None:
 def test_fresh_gates_are_undecided_where_distortion_is_the_stride() -> None:
     from seg_node.nets.decision import DOUBT_USUAL, GateNet  # noqa: PLC0415 - for this test alone
 
-    net = GateNet([4, 16], [3, 3])
+    net = GateNet([4, 16])
     distortion = torch.tensor([4.0, 16.0]).view(1, 2, 1, 1).expand(1, 2, 3, 3)
     with torch.no_grad():
         logits = net(distortion, torch.full((1, 1, 3, 3), DOUBT_USUAL))
