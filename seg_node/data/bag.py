@@ -176,7 +176,11 @@ class BagReader:
         raw = {x.name for x in filled if x.kind == "raw"}
         cameras = [x for x in filled if x.kind == "raw" or x.name.rpartition("/")[0] not in raw]
         if len(cameras) != 1:
-            why = "has several image topics: choose one" if cameras else "has no images to choose"
+            why = (
+                "has several image topics: choose one (--topic)"
+                if cameras
+                else "has no images to choose"
+            )
             msg = f"bag {self.path} {why}; {self._candidates()}"
             raise DataError(msg)
         return cameras[0]

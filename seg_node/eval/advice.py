@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TYPE_CHECKING
 
 from seg_node.eval.intervals import Difference, difference, MIOU
-from seg_node.eval.require import VERDICTS
+from seg_node.eval.require import VERDICTS, why_broken
 from seg_node.eval.results import DENSE
 from seg_node.eval.tables import three_digits
 
@@ -36,6 +36,7 @@ class Choice:
         pareto: whether a sweep found nothing that is better in both score and cost.
         entry: all that was measured, as in `results.json`.
         verdicts: what every rule says of it, see `Verdict.entry`; none where none was asked for.
+        page: address of a page of its own, from that of the run; empty where there is none.
 
     """
 
@@ -49,6 +50,7 @@ class Choice:
     pareto: bool = False
     entry: Mapping[str, Any] = field(default_factory=dict, repr=False)
     verdicts: Sequence[Mapping[str, Any]] = ()
+    page: str = ""
 
     @property
     def keeps(self) -> bool:
@@ -71,6 +73,7 @@ class Advice:
         reasons: sentences that say why, and what to be careful about.
         ladder: the best choice for every time limit, fastest first.
         score_name: what `Choice.score` is.
+        settled: whether there is something to choose.
 
     """
 
@@ -78,6 +81,7 @@ class Advice:
     reasons: tuple[str, ...]
     ladder: tuple[Choice, ...]
     score_name: str
+    settled: bool = True
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class SweepPoint:
         modes: entries of `results.json` by mode.
         pareto: modes of this point that no other point beats.
         verdicts: what the rules say, as in the rows of `sweep.json`, of all modes.
+        page: address of the point's own page, from that of the sweep; empty where there is none.
 
     """
 
@@ -96,6 +101,7 @@ class SweepPoint:
     modes: Mapping[str, dict[str, Any]]
     pareto: frozenset[str]
     verdicts: Sequence[Mapping[str, Any]] = ()
+    page: str = ""
 
 
 def find_choices(results: dict[str, Any], points: Sequence[SweepPoint]) -> list[Choice]:
@@ -142,6 +148,7 @@ def _choice(point: SweepPoint, mode: str, *, labelled: bool) -> Choice:
         pareto=mode in point.pareto,
         entry=entry,
         verdicts=[verdict for verdict in point.verdicts if verdict["mode"] == mode],
+        page=point.page,
     )
 
 
@@ -149,7 +156,8 @@ def advise(choices: Sequence[Choice], frames: Mapping[str, ModeFrames]) -> Advic
     """Choose the fastest of what loses at most a point against dense, and say why.
 
     Without mode `dense` the most accurate choice takes its place. Where rules were given, only
-    what keeps all of them is chosen, and if all of that loses more, the most accurate of it.
+    what keeps all of them is chosen, and if all of that loses more, the most accurate of what is
+    faster.
 
     Args:
         choices: everything that was tried, see `find_choices`.
@@ -162,46 +170,42 @@ def advise(choices: Sequence[Choice], frames: Mapping[str, ModeFrames]) -> Advic
     reference = _reference([c for c in choices if c.score is not None])
     usable = [c for c in choices if c.score is not None and c.p95_ms is not None]
     if reference is None or not usable:
-        return Advice(_unknown(choices), (), ladder, score_name)
+        return Advice(_unknown(choices), (), ladder, score_name, settled=False)
     ruled = any(choice.verdicts for choice in choices)
     allowed = [c for c in usable if c.keeps] if ruled else usable
     if not allowed:
-        return Advice(*_none_keeps(choices), ladder, score_name)
-    fine = [c for c in allowed if _score_of(c) >= _score_of(reference) - TOLERANCE]
-    most_accurate = max(allowed, key=_score_of) if ruled else reference
-    best = min(fine, key=_time_of, default=most_accurate)
-    if best is reference:
-        headline, reasons = _stay(reference, allowed)
+        headline = "Nothing that was tried keeps all rules."
+        without = advise([replace(choice, verdicts=()) for choice in choices], frames)
+        otherwise = f"Without them: {without.headline[0].lower()}{without.headline[1:]}"
+        broken = why_broken((c.name, verdict) for c in choices for verdict in c.verdicts)
+        reasons = (*broken, otherwise, *without.reasons)
+        return Advice(headline, reasons, ladder, score_name, settled=False)
+    best = _best(allowed, reference, ruled=ruled)
+    if best is reference and ruled and not best.keeps:
+        headline = f"Stay with {reference.name}: nothing that keeps all rules is faster."
+        reasons = ()
+    elif best is reference:
+        headline, reasons = _stay(reference, usable)
     else:
         headline = _choose(best, reference, labelled=labelled)
         reasons = _reasons(best, reference, frames, labelled=labelled)
-    if ruled:
+    if best.keeps:
         reasons = (f"It keeps all rules, as {_count_of(allowed, choices)} do.", *reasons)
     return Advice(headline, (*reasons, *_cautions(best, reference)), ladder, score_name)
 
 
+def _best(allowed: Sequence[Choice], reference: Choice, *, ruled: bool) -> Choice:
+    """Return what to choose; the reference where nothing that is allowed is better."""
+    if ruled and reference.p95_ms is not None and not reference.keeps:
+        # Nobody judges what the others are compared with, but it limits what is worth a loss.
+        allowed = [c for c in allowed if _time_of(c) < _time_of(reference)]
+    fine = [c for c in allowed if _score_of(c) >= _score_of(reference) - TOLERANCE]
+    otherwise = max(allowed, key=_score_of, default=reference) if ruled else reference
+    return min(fine, key=_time_of, default=otherwise)
+
+
 def _count_of(allowed: Sequence[Choice], choices: Sequence[Choice]) -> str:
     return f"{len(allowed)} of the {sum(bool(c.verdicts) for c in choices)} that were judged"
-
-
-def _none_keeps(choices: Sequence[Choice]) -> tuple[str, tuple[str, ...]]:
-    """Return headline and reasons where nothing that was tried keeps all rules."""
-    found: dict[str, list[tuple[Choice, Mapping[str, Any]]]] = {}
-    for choice in choices:
-        for verdict in choice.verdicts:
-            found.setdefault(verdict["rule"], []).append((choice, verdict))
-    reasons = []
-    for rule, pairs in found.items():
-        if any(verdict["passed"] for _, verdict in pairs):
-            continue
-        known = [(v["value"], c.name) for c, v in pairs if v["value"] is not None]
-        if known:
-            value, name = max(known) if ">" in rule else min(known)
-            reasons.append(f"Nothing keeps {rule}: the nearest is {name} with {value:.6g}.")
-        else:
-            reasons.append(f"Nothing keeps {rule}: it was not measured.")
-    why = reasons or ["Each rule is kept by something, but nothing keeps all of them."]
-    return "Nothing that was tried keeps all rules.", tuple(why)
 
 
 def _score_of(choice: Choice) -> float:

@@ -151,6 +151,7 @@ def render_report(
         comparison=comparison,
         changes=[_change_row(change) for change in comparison["changes"]] if comparison else [],
         verdicts=results.get(VERDICTS, ()),
+        machine=in_words(results["machine"]),
         judged=[choice for choice in choices if choice.verdicts] if points else [],
         notes=_notes(results),
         **_class_tables(results, classes, data["colors"]),
@@ -201,7 +202,8 @@ def _mode_row(choice: Choice, colors: Mapping[str, str]) -> dict[str, Any]:
         str(entry["frames"]),
         str(entry["dropped"] or ABSENT),
     )
-    return {"name": choice.name, "color": colors[choice.mode], "cells": cells}
+    row = {"name": choice.name, "page": choice.page, "color": colors[choice.mode]}
+    return {**row, "cells": cells}
 
 
 def _text(value: float | None, form: str, unit: str = "") -> str:

@@ -12,7 +12,7 @@ from seg_node.core.types import ConfigError
 from seg_node.eval.results import DENSE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 VERDICTS = "verdicts"
 """Key of `results.json` and of the rows of `sweep.json`."""
@@ -182,6 +182,29 @@ def judge(rules: tuple[Rule, ...], results: Mapping[str, Any]) -> list[Verdict]:
         for mode in judged
         for rule in rules
     ]
+
+
+def why_broken(verdicts: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Return a sentence for every rule that nothing keeps, or that nothing keeps all of them.
+
+    Args:
+        verdicts: who was judged, and the verdict as `Verdict.entry` returns it.
+
+    """
+    by_rule: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    for name, verdict in verdicts:
+        by_rule.setdefault(verdict["rule"], []).append((name, verdict))
+    told = []
+    for rule, pairs in by_rule.items():
+        if any(verdict["passed"] for _, verdict in pairs):
+            continue
+        known = [(v["value"], name) for name, v in pairs if v["value"] is not None]
+        if known:
+            value, name = max(known) if ">" in rule else min(known)
+            told.append(f"Nothing keeps {rule}: the nearest is {name} with {value:.6g}.")
+        else:
+            told.append(f"Nothing keeps {rule}: it was not measured.")
+    return told or ["Each rule is kept by something, but nothing keeps all of them."]
 
 
 def _number(text: str) -> float | None:

@@ -104,6 +104,8 @@ def run_sweep(request: Request, axes: Sequence[Axis]) -> int:
     _check_request(request)
     configs = _configs(request, axes)
     _check_folder(request.out)
+    # Without mode dense nobody could say what a point loses.
+    request = replace(request, reference=replace(request.reference, dense=True))
     source = open_recording(request)
     common = _common(request, source)
     points = [_point(common, settings, config) for settings, config in configs]
@@ -116,8 +118,8 @@ def run_sweep(request: Request, axes: Sequence[Axis]) -> int:
             logger.info("interrupted by Ctrl-C: the same command goes on from here")
             return EXIT_INTERRUPTED
     classes = find_manifest(request.config.model)[0].classes
-    write_sweep_report(content["rows"], request.out / POINTS, classes, request.out)
-    _show(content, request)
+    page = write_sweep_report(content["rows"], request.out / POINTS, classes, request.out)
+    _show(content, request, page)
     meeting = [row for row in content["rows"] if row["meets"]]
     return EXIT_FAILED if request.rules and not meeting else 0
 
@@ -309,7 +311,7 @@ def pareto(rows: Sequence[Mapping[str, Any]], gain: str, cost: str) -> list[bool
     return fronts
 
 
-def _show(content: dict[str, Any], request: Request) -> None:
+def _show(content: dict[str, Any], request: Request, page: Path) -> None:
     """Print the rows as a table."""
     names = list(content["rows"][0]["settings"])
     header = (*names, "mode", *_SHOWN, *(f"front by {x}" for x in COSTS), "meets")
@@ -324,9 +326,9 @@ def _show(content: dict[str, Any], request: Request) -> None:
         for row in content["rows"]
     ]
     title = f"{content['data']}, accuracy by {content['accuracy']}"
-    notes = [f"written to {request.out}: {SWEEP}, {POINTS}"]
+    notes = [f"written to {request.out}: {SWEEP}, {POINTS}", f"look at {page.resolve()}"]
     if not any(row["pareto"] for row in content["rows"]):
-        notes.append("no accuracy was measured: give labels or --reference dense")
+        notes.append("no accuracy was measured: give labels")
     show(content, [Table(title, header, tuple(cells))], notes)
 
 

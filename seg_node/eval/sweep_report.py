@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import json
 from typing import Any, TYPE_CHECKING
 
 from seg_node.core.types import DataError
 from seg_node.eval.advice import SweepPoint
 from seg_node.eval.outputs import RESULTS
-from seg_node.eval.report import write_report
+from seg_node.eval.report import REPORT, write_report
 from seg_node.eval.require import VERDICTS
+from seg_node.eval.results import DENSE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from seg_node.core.types import ClassInfo
+
+NOT_OF_DENSE = (
+    "block_size",
+    "budget.",
+    "gate.",
+    "keyframe_interval",
+    "max_age_ms",
+    "motion.",
+    "policy.",
+    "reuse.",
+)
+"""How settings begin that mode `dense` does not read: a sweep over them repeats it."""
 
 
 def write_sweep_report(
@@ -40,11 +54,28 @@ def write_sweep_report(
         results = _read(points / key / RESULTS)
         best = frozenset(row["mode"] for row in own if row["pareto"])
         verdicts = [verdict for row in own for verdict in row[VERDICTS]]
-        found.append(SweepPoint(own[0]["settings"], results["modes"], best, verdicts))
+        page = f"{points.name}/{key}/{REPORT}"
+        found.append(SweepPoint(own[0]["settings"], results["modes"], best, verdicts, page))
     swept = {name: "swept" for point in found for name in point.settings}
     config = {**results["config"], **swept}
-    page = {**results, "command": "sweep", "modes": {}, "config": config, VERDICTS: []}
-    return write_report(page, {}, {}, classes, out, found)
+    content = {**results, "command": "sweep", "modes": {}, "config": config, VERDICTS: []}
+    return write_report(content, {}, {}, classes, out, _dense_once(found))
+
+
+def _dense_once(found: Sequence[SweepPoint]) -> list[SweepPoint]:
+    """Show mode `dense` once where nothing that was swept concerns it: the median run by p95."""
+    runs = [point for point in found if DENSE in point.modes]
+    swept = {name for point in found for name in point.settings}
+    if not runs or not all(name.startswith(NOT_OF_DENSE) for name in swept):
+        return list(found)
+    by_time = sorted(runs, key=lambda point: float(point.modes[DENSE]["ms"]["p95"]))
+    median = by_time[len(by_time) // 2]
+    rest = [
+        replace(point, modes={m: entry for m, entry in point.modes.items() if m != DENSE})
+        for point in found
+    ]
+    alone = replace(median, settings={}, modes={DENSE: median.modes[DENSE]})
+    return [alone, *(point for point in rest if point.modes)]
 
 
 def _by_point(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -162,9 +162,37 @@ def test_where_nothing_keeps_the_rules_the_nearest_is_named() -> None:
         ("adaptive", 0.695, 20.0, (20.25, False)),
     )
     assert found.headline == "Nothing that was tried keeps all rules."
-    assert found.reasons == ("Nothing keeps p95_ms<=15: the nearest is adaptive with 20.25.",)
+    assert found.reasons[0] == "Nothing keeps p95_ms<=15: the nearest is adaptive with 20.25."
+    assert found.reasons[1].startswith("Without them: choose adaptive: 95 of 100 frames take at")
+    assert not found.settled
     tried = (("segblocks", 0.695, 40.0, (25.0, False)), ("warp", 0.60, 20.0, (50.0, False)))
     found = ruled(*tried, rule="fps>=60")
-    assert found.reasons == ("Nothing keeps fps>=60: the nearest is warp with 50.",)
+    assert found.reasons[0] == "Nothing keeps fps>=60: the nearest is warp with 50."
     found = ruled(("warp", 0.60, 20.0, (None, False)), rule="miou_drop<=1")
-    assert found.reasons == ("Nothing keeps miou_drop<=1: it was not measured.",)
+    assert found.reasons[0] == "Nothing keeps miou_drop<=1: it was not measured."
+
+
+def test_what_keeps_the_rules_is_not_chosen_where_it_is_slower_than_dense() -> None:
+    """Slower and within a point; faster and further off; both keep the rule."""
+    slow, fast = ("adaptive", 0.695, 90.0, (90.0, True)), ("warp", 0.68, 50.0, (50.0, True))
+    dense = ("dense", 0.70, 80.0, None)
+    assert ruled(dense, slow, fast).headline.startswith("Choose warp: ")
+    found = ruled(dense, slow, ("segblocks", 0.698, 40.0, (40.0, False)))
+    assert found.headline == "Stay with dense: nothing that keeps all rules is faster."
+    assert ruled(("dense", 0.70, 80.0, (80.0, True))).headline.startswith("Only dense was tried")
+
+
+def test_each_rule_may_be_kept_and_all_by_nothing() -> None:
+    def told(mode: str, rule: str, *, passed: bool) -> dict[str, Any]:
+        return {"mode": mode, "rule": rule, "value": 1.0, "passed": passed}
+
+    verdicts = [
+        told("warp", "miou>=0.9", passed=False),
+        told("warp", "p95_ms<=15", passed=True),
+        told("arseg", "miou>=0.9", passed=True),
+        told("arseg", "p95_ms<=15", passed=False),
+    ]
+    modes = {"warp": entry(0.6, 10.0), "arseg": entry(0.9, 20.0)}
+    results = {"modes": modes, "reference": None, "verdicts": verdicts}
+    found = advise(find_choices(results, ()), {})
+    assert found.reasons[0] == "Each rule is kept by something, but nothing keeps all of them."

@@ -32,12 +32,13 @@ def test_every_point_is_there(tmp_path: Path) -> None:
         rows += [{**row, "mode": "dense"}, {**row, "mode": "adaptive", "pareto": ["gmac"]}]
     page = write_sweep_report(rows, tmp_path / "points", CAMVID_CLASSES, tmp_path).read_text()
     assert "Choose adaptive with budget.latency_ms=20: 95 of 100 frames" in page
-    for name in ("adaptive with budget.latency_ms=10", "dense with budget.latency_ms=20"):
-        assert name in page
+    assert '<a href="points/a/report.html">adaptive with budget.latency_ms=10</a>' in page
+    assert "dense with budget" not in page, "it knows no budget"
+    assert page.count(">dense</a>") == 1
     assert "<code>swept</code>" in page
     points = json.loads(page.split('id="data">')[1].split("</script>")[0])["points"]
-    assert [(p["mode"], p["pareto"]) for p in points] == [
-        ("dense", False), ("adaptive", True), ("dense", False), ("adaptive", True),
+    assert [(p["mode"], p["pareto"], p["swept"]) for p in points] == [
+        ("dense", False, False), ("adaptive", True, True), ("adaptive", True, True),
     ]  # fmt: skip
     assert 'id="steps"' not in page, "a sweep has no time line"
     assert 'id="rules"' not in page, "nobody gave any"
@@ -70,6 +71,31 @@ def test_which_points_keep_the_rules_is_told(tmp_path: Path) -> None:
         ("adaptive with budget.latency_ms=20", "BROKEN"),
     ]
     assert re.findall(r'<td class="(good|bad)">', table) == [
-        "bad", "good", "good", "good", "good", "bad",
+        "bad", "bad", "good", "good", "good", "good", "bad", "good", "bad",
     ]  # fmt: skip
     assert "Choose adaptive with budget.latency_ms=15: " in page
+
+
+def test_dense_is_shown_at_every_point_where_it_differs(tmp_path: Path) -> None:
+    rows = []
+    for key, scale in (("a", 0.5), ("b", 1.0)):
+        folder = tmp_path / "points" / key
+        results, _ = make_run(folder)
+        (folder / "results.json").write_text(json.dumps(results))
+        row = {"point": key, "settings": {"input.scale": scale}, "pareto": [], "verdicts": []}
+        rows += [{**row, "mode": "dense"}, {**row, "mode": "warp"}]
+    page = write_sweep_report(rows, tmp_path / "points", CAMVID_CLASSES, tmp_path).read_text()
+    assert ">dense with input.scale=0.5</a>" in page
+    assert ">dense with input.scale=1.0</a>" in page
+
+
+def test_dense_is_shown_as_in_the_middle_of_its_runs(tmp_path: Path) -> None:
+    rows = []
+    for key, ms in (("a", 90.0), ("b", 30.0), ("c", 60.0)):
+        folder = tmp_path / "points" / key
+        results, _ = make_run(folder, modes={"dense": (0.1, ms), "warp": (0.1, 9.0)})
+        (folder / "results.json").write_text(json.dumps(results))
+        row = {"point": key, "settings": {"max_age_ms": ms}, "pareto": [], "verdicts": []}
+        rows += [{**row, "mode": "dense"}, {**row, "mode": "warp"}]
+    page = write_sweep_report(rows, tmp_path / "points", CAMVID_CLASSES, tmp_path).read_text()
+    assert '<a href="points/c/report.html">dense</a>' in page
