@@ -312,7 +312,9 @@ def test_choose_between_cameras_is_left_to_the_user(tmp_path: Path) -> None:
         writer.write_image("/right", picture(0), stamp_ns=1, frame_id="")
     with (
         BagReader(tmp_path / "two") as bag,
-        pytest.raises(DataError, match=r"choose one; image topics: /left .*, /right \(raw, 1"),
+        pytest.raises(
+            DataError, match=r"choose one \(--topic\); image topics: /left .*, /right \(raw, 1"
+        ),
     ):
         bag.choose(None)
     with BagReader(write_bag(tmp_path / "depth", topic="/c/depth/image")) as bag:
