@@ -70,10 +70,16 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def replay(args: argparse.Namespace) -> int:
-    """Segment a recording and say how accurate, fast and fresh the masks are."""
-    from seg_node.eval.arguments import replay_axes, replay_request
+    """Segment recordings and say how accurate, fast and fresh the masks are."""
+    from seg_node.eval.arguments import replay_axes, replay_fleet, replay_request
+    from seg_node.eval.recordings import find_recordings
 
-    request = replay_request(args, *_modes(args))
+    recordings = find_recordings(args.data)
+    request = replay_request(args, recordings, *_modes(args))
+    if fleet := replay_fleet(args, recordings, request):
+        from seg_node.eval.fleet import run_fleet
+
+        return run_fleet(fleet)
     if axes := replay_axes(args, _setting):
         from seg_node.eval.sweep import run_sweep
 

@@ -5,18 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from seg_node.core.types import ConfigError
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
     from seg_node.core.config import Config, Value
+    from seg_node.eval.fleet import Fleet
     from seg_node.eval.replay_command import Request
     from seg_node.eval.sweep import Axis
+
+RETRIES = 2
+"""How often a recording of several is begun again where nobody says it."""
 
 
 def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that no other verb has."""
-    parser.add_argument("data", help="bag, video, folder or named data such as street:1")
+    parser.add_argument(
+        "data",
+        nargs="+",
+        help="bag, video, folder or named data such as street:1; several, or a glob of them, are "
+        "replayed side by side into one report",
+    )
     parser.add_argument("--topic", help="image topic of a bag (default: the obvious one)")
     parser.add_argument("--mask-topic", help="topic of a bag with the masks of these images")
     parser.add_argument(
@@ -68,6 +79,23 @@ def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on with what Ctrl-C has left in --out"
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="of several recordings, replay so many at a time (default: one for every four cores)",
+    )
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Dask scheduler, such as tcp://host:8786, whose workers replay several recordings",
+    )
+    parser.add_argument(
+        "--retries",
+        type=int,
+        metavar="N",
+        help="begin a recording so many times again whose worker has died (default: 2)",
+    )
 
 
 def replay_axes(
@@ -93,8 +121,13 @@ def replay_axes(
     return tuple(axes)
 
 
-def replay_request(args: argparse.Namespace, config: Config, modes: tuple[str, ...]) -> Request:
-    """Return what the parsed options ask for.
+def replay_request(
+    args: argparse.Namespace,
+    recordings: tuple[str, ...],
+    config: Config,
+    modes: tuple[str, ...],
+) -> Request:
+    """Return what the parsed options ask of the first of the recordings.
 
     Raises:
         ConfigError: options do not go together, or one has a value that it may not have.
@@ -106,7 +139,7 @@ def replay_request(args: argparse.Namespace, config: Config, modes: tuple[str, .
     from seg_node.eval.require import parse_rules  # noqa: PLC0415 - loads torch
 
     return Request(
-        data=args.data,
+        data=recordings[0],
         config=config,
         out=args.out,
         modes=modes,
@@ -116,7 +149,44 @@ def replay_request(args: argparse.Namespace, config: Config, modes: tuple[str, .
         costs=args.costs,
         reference=parse_reference(args.reference, args.tolerance_ms),
         extent=Extent(args.samples, args.limit),
-        resume=args.resume,
+        resume=args.resume and not _together(args, recordings),
         rules=parse_rules(args.require) if args.require is not None else (),
         compare_with=args.compare,
     )
+
+
+def replay_fleet(
+    args: argparse.Namespace, recordings: tuple[str, ...], request: Request
+) -> Fleet | None:
+    """Return what the parsed options ask of several recordings; None where it is a single one.
+
+    Args:
+        args: the parsed options.
+        recordings: all that were named, see `find_recordings`.
+        request: what is asked of each.
+
+    Raises:
+        ConfigError: an option is for a single recording alone, or a number is out of range.
+
+    """
+    from seg_node.eval.fleet import Fleet  # noqa: PLC0415 - loads torch
+
+    if not _together(args, recordings):
+        return None
+    if args.sweep:
+        msg = "--sweep takes one recording: sweep one, then replay all with what it has shown"
+        raise ConfigError(msg)
+    return Fleet(
+        recordings,
+        request,
+        workers=args.workers,
+        scheduler=args.scheduler,
+        retries=RETRIES if args.retries is None else args.retries,
+        resume=args.resume,
+    )
+
+
+def _together(args: argparse.Namespace, recordings: tuple[str, ...]) -> bool:
+    """Return whether it is a fleet: several recordings, or an option that is for one alone."""
+    asked = (args.workers, args.scheduler, args.retries)
+    return len(recordings) > 1 or any(option is not None for option in asked)

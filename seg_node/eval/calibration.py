@@ -55,6 +55,13 @@ class Calibration:
         self._pixels += np.bincount(confidence[truth != IGNORE_LABEL], minlength=_LEVELS)
         self._right += np.bincount(confidence[truth == prediction], minlength=_LEVELS)
 
+    def plus(self, other: Calibration) -> Calibration:
+        """Return the counts of the frames of both."""
+        both = Calibration()
+        both._pixels = self._pixels + other._pixels
+        both._right = self._right + other._right
+        return both
+
     def state(self) -> dict[str, Any]:
         """Return all that was counted, to be written as JSON; see `restore`."""
         return {"pixels": self._pixels.tolist(), "right": self._right.tolist()}

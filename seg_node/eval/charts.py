@@ -33,7 +33,11 @@ _NS_PER_S = 1e9
 
 
 def chart_data(
-    choices: Sequence[Choice], frames: Mapping[str, ModeFrames], score_name: str
+    choices: Sequence[Choice],
+    frames: Mapping[str, ModeFrames],
+    score_name: str,
+    parts: Sequence[tuple[str, Choice]] = (),
+    times: Mapping[str, Column] | None = None,
 ) -> dict[str, Any]:
     """Return everything that is plotted.
 
@@ -41,16 +45,24 @@ def chart_data(
         choices: what was tried, see `advice.find_choices`.
         frames: the table of frames, by mode.
         score_name: what the scores of the choices are.
+        parts: name of each recording of a fleet, and what a mode came to in it.
+        times: times of all steps in milliseconds, float64 [n], by mode; None for those of
+            `frames`.
 
     """
+    if times is None:
+        times = {mode: table.numbers["step_ms"] for mode, table in frames.items()}
     modes = list(dict.fromkeys([*frames, *(choice.mode for choice in choices)]))
     timeline = {mode: _timeline(table) for mode, table in frames.items() if len(table.index)}
     return {
         "first": _first(choices, timeline),
         "colors": {mode: COLORS[i % len(COLORS)] for i, mode in enumerate(modes)},
         "score": score_name,
-        "points": [_point(choice) for choice in choices],
-        "histogram": _histogram(frames),
+        "points": [
+            *(_point(choice) for choice in choices),
+            *(_point(choice, recording) for recording, choice in parts),
+        ],
+        "histogram": _histogram(times),
         "timeline": timeline,
         "reasons": {reason.name: reason.value for reason in Reason},
     }
@@ -63,10 +75,11 @@ def _first(choices: Sequence[Choice], timeline: Mapping[str, Any]) -> str:
     return best.mode if best else next(iter(timeline), DENSE)
 
 
-def _point(choice: Choice) -> dict[str, Any]:
+def _point(choice: Choice, recording: str | None = None) -> dict[str, Any]:
     return {
         "mode": choice.mode,
-        "name": choice.name,
+        "name": choice.name if recording is None else f"{choice.name}, {recording} alone",
+        "part": recording is not None,
         "swept": bool(choice.settings),
         "pareto": choice.pareto,
         "score": choice.score,
@@ -77,9 +90,9 @@ def _point(choice: Choice) -> dict[str, Any]:
     }
 
 
-def _histogram(frames: Mapping[str, ModeFrames]) -> dict[str, Any]:
+def _histogram(every: Mapping[str, Column]) -> dict[str, Any]:
     """Return the share of each mode's frames in bins of equal ratio: times differ by factors."""
-    times = {mode: _known(table.numbers["step_ms"]) for mode, table in frames.items()}
+    times = {mode: _known(values) for mode, values in every.items()}
     times = {mode: values for mode, values in times.items() if len(values)}
     if not times:
         return {"edges": [], "shares": {}}

@@ -75,7 +75,7 @@ class Figure:
         if self.kind == "mean":
             return np.asarray(data[drawn].mean(axis=1), np.float64)
         times = np.stack([np.bincount(row, minlength=len(data)) for row in drawn])
-        return _mean_iou(times.astype(np.float64) @ data)
+        return mean_iou(times.astype(np.float64) @ data)
 
 
 MIOU = Figure("miou", "mIoU", "", True, "pooled", "overlaps")
@@ -92,7 +92,7 @@ FIGURES = (
 )
 
 
-def _mean_iou(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+def mean_iou(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean over classes of sums [selections, classes * 2]; classes not seen are out."""
     hit, union = np.moveaxis(sums.reshape(len(sums), -1, 2), 2, 0)
     iou = np.divide(hit, union, out=np.zeros_like(hit), where=union > 0)

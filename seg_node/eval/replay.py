@@ -7,6 +7,7 @@ settings alone, never on how fast the machine is. docs/replay.md explains all of
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,7 @@ from seg_node.eval.books import Books, Pictures
 from seg_node.eval.classes import check_classes
 from seg_node.eval.clocks import EVERY_FRAME, EveryFrame
 from seg_node.eval.compare import change_table, COMPARE
+from seg_node.eval.counts import COUNTS, Counts
 from seg_node.eval.outputs import prepare_out, RESULTS, spread_indices
 from seg_node.eval.progress import noted_interrupt, progress
 from seg_node.eval.refusals import nothing_usable
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from seg_node.data.datasets import Sample, Source
     from seg_node.eval.clocks import Course
     from seg_node.eval.compare import OldRun
+    from seg_node.eval.progress import Interrupt
     from seg_node.eval.require import Rule
     from seg_node.eval.session import Session
 
@@ -51,12 +54,14 @@ class Extent:
         samples: number of sample pictures of each mode, spread evenly; 0 or more.
         limit: most frames to replay; None for all.
         pictures: whether to write result bag, preview and samples.
+        counts: whether a whole replay leaves what it has counted, see `Counts`.
 
     """
 
     samples: int = 8
     limit: int | None = None
     pictures: bool = True
+    counts: bool = False
 
 
 WHOLE = Extent()
@@ -83,6 +88,7 @@ def follow(  # noqa: PLR0913 - the options of a replay
     resume: bool = False,
     old: OldRun | None = None,
     rules: tuple[Rule, ...] = (),
+    told: Interrupt | None = None,
 ) -> dict[str, Any]:
     """Follow the frames along a course and write all files of a replay.
 
@@ -97,6 +103,8 @@ def follow(  # noqa: PLR0913 - the options of a replay
         resume: whether to go on with what an interrupted run has left in `out`.
         old: an earlier run to compare with; None for none.
         rules: what the run must keep; judged where it was not ended.
+        told: what ends it in place of Ctrl-C where nobody sits before it; then no progress is
+            shown either. None where somebody does.
 
     Returns:
         The content of `results.json`; `verdicts` has what every rule says, see `Verdict.entry`.
@@ -121,7 +129,9 @@ def follow(  # noqa: PLR0913 - the options of a replay
         source.spec, course.sessions, out, pictures if extent.pictures else None, earlier
     )
     done = 0
-    with noted_interrupt() as interrupt, books, progress(COMMAND, total) as show:
+    noted = noted_interrupt() if told is None else nullcontext(told)
+    shown = progress(COMMAND, total, quiet=told is not None)
+    with noted as interrupt, books, shown as show:
         for sample in _turns(source, course, books, extent.limit, earlier):
             if sample.receive_ns is not None:  # else the stamps are made up, not recorded
                 stamps.update(sample.frame.stamp_ns)
@@ -133,6 +143,8 @@ def follow(  # noqa: PLR0913 - the options of a replay
     _check_done(source, out, done, ended=ended)
     books.write_costs(shared.device, course.clock)
     _keep_or_forget(out, request, books, done, earlier, ended=ended)
+    if extent.counts and not ended:
+        Counts(books.records, books.reference).write(out / COUNTS)
     content = {
         "command": COMMAND,
         "clock": course.clock,
@@ -244,7 +256,7 @@ def describe_source(source: Source, stamps: Counter[str], rate_hz: float) -> dic
 def summary(results: dict[str, Any], out: Path) -> str:
     """Return what a person wants to know of a replay, in a few lines."""
     lines = [f"{results['data']}  {results['model']['name']}  {results['device']}"]
-    lines += [_summary_of(mode, entry) for mode, entry in results["modes"].items()]
+    lines += [mode_line(mode, entry) for mode, entry in results["modes"].items()]
     lines += source_notes(results["source"])
     if results["interrupted"]:
         lines.append(
@@ -260,7 +272,7 @@ def summary(results: dict[str, Any], out: Path) -> str:
     return "\n".join(lines)
 
 
-def _summary_of(mode: str, entry: dict[str, Any]) -> str:
+def mode_line(mode: str, entry: dict[str, Any]) -> str:
     """Return one mode's frames, times, score and, where dense ran as well, the comparison."""
     parts = [f"{entry['frames']} frames"]
     if entry["dropped"]:

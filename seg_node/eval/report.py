@@ -18,6 +18,7 @@ from seg_node.data.image_conversion import encode_jpeg
 from seg_node.eval.advice import advise, find_choices
 from seg_node.eval.charts import chart_data
 from seg_node.eval.compare import COMPARE, compare, quantity
+from seg_node.eval.files import write_whole
 from seg_node.eval.frames import FRAMES, read_frames
 from seg_node.eval.machine import in_words
 from seg_node.eval.outputs import RESULTS
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from seg_node.core.types import ClassInfo
     from seg_node.eval.advice import Choice, SweepPoint
     from seg_node.eval.compare import OldRun
+    from seg_node.eval.fleet_report import FleetPart
     from seg_node.eval.frames import ModeFrames
     from seg_node.eval.worst import Views, WorstFrames
 
@@ -62,6 +64,7 @@ COLUMNS = (
 """Headings of the table of modes, with what they mean."""
 BESIDE = {
     "evaluate": "results.json (all figures), frames.csv (one line per frame and mode)",
+    "fleet": "results.json (all figures), bags (every recording with a page and files of its own)",
     "replay": "results.json (all figures), frames.csv (one line per frame and mode), result_bag "
     "(masks and pictures at the stamps of the data, for Foxglove and rviz)",
     "sweep": "sweep.json (all figures), points (every point with a page of its own)",
@@ -106,6 +109,7 @@ def write_report(  # noqa: PLR0913, PLR0917 - the parts of the page
     classes: Sequence[ClassInfo],
     out: Path,
     points: Sequence[SweepPoint] = (),
+    fleet: FleetPart | None = None,
 ) -> Path:
     """Write the page and return its path.
 
@@ -117,22 +121,22 @@ def write_report(  # noqa: PLR0913, PLR0917 - the parts of the page
         classes: classes of the masks, in label order.
         out: folder to write into.
         points: of a sweep; none where there was none.
+        fleet: the recordings of a fleet, whose figures are pooled; None for one recording.
 
     """
     path = out / REPORT
-    partial = path.with_name(REPORT + ".partial")
-    page = render_report(results, frames, worst, classes, points)
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    page = render_report(results, frames, worst, classes, points, fleet)
+    write_whole(path, page)
     return path
 
 
-def render_report(
+def render_report(  # noqa: PLR0913, PLR0917 - the parts of the page
     results: dict[str, Any],
     frames: Mapping[str, ModeFrames],
     worst: Mapping[str, WorstFrames],
     classes: Sequence[ClassInfo],
     points: Sequence[SweepPoint] = (),
+    fleet: FleetPart | None = None,
 ) -> str:
     """Return the page as HTML; see `write_report`."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -141,13 +145,15 @@ def render_report(
     template = environment.from_string(_file("report.html.j2"))
     choices = find_choices(results, points)
     advice = advise(choices, frames)
-    data = chart_data(choices, frames, advice.score_name)
+    parts = (fleet.parts, fleet.times) if fleet else ()
+    data = chart_data(choices, frames, advice.score_name, *parts)
     comparison = results.get(COMPARE)
     return template.render(
         results=results,
         advice=advice,
         swept=bool(points),
-        **_mode_table(choices, data["colors"]),
+        fleet=fleet,
+        **mode_table(choices, data["colors"]),
         comparison=comparison,
         changes=[_change_row(change) for change in comparison["changes"]] if comparison else [],
         verdicts=results.get(VERDICTS, ()),
@@ -174,8 +180,17 @@ def _file(name: str) -> str:
     return (resources.files("seg_node.eval") / "page" / name).read_text(encoding="utf-8")
 
 
-def _mode_table(choices: Sequence[Choice], colors: Mapping[str, str]) -> dict[str, Any]:
-    """Return columns and rows of the table of modes, without columns that nobody fills."""
+def mode_table(choices: Sequence[Choice], colors: Mapping[str, str]) -> dict[str, Any]:
+    """Return columns and rows of a table of modes, without columns that nobody fills.
+
+    Args:
+        choices: a row each.
+        colors: by mode.
+
+    Returns:
+        `columns`, pairs of `COLUMNS`, and `rows`, each with `name`, `color` and `cells`.
+
+    """
     rows = [_mode_row(choice, colors) for choice in choices]
     filled = [
         column for column in range(len(COLUMNS)) if any(r["cells"][column] != ABSENT for r in rows)
@@ -289,6 +304,7 @@ def _notes(results: dict[str, Any]) -> list[str]:
     source = results["source"]
     notes = [f"Skipped {n} x: {text}" for text, n in source["skipped_reasons"].items()]
     notes += [f"Header stamps: {n} x {text}" for text, n in source["stamp_problems"].items()]
+    notes += [f"Mind: {note}." for note in results.get("notes", ())]
     return notes + ([source["shortfall"]] if source["shortfall"] else [])
 
 
@@ -299,7 +315,7 @@ def _facts(results: dict[str, Any]) -> list[tuple[str, str]]:
         "data": results["data"],
         "topic": source["topic"],
         "sha256 of the data": source["sha256"],
-        "frames per second": _text(source["rate_hz"], ".4g"),
+        "frames per second": source["rate_hz"] and f"{source['rate_hz']:.4g}",
         "model": results["model"]["name"],
         "sha256 of the model": results["model"]["sha256"],
         "device": results["device"],

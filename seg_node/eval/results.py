@@ -15,6 +15,7 @@ import seg_node
 from seg_node.core.config import options
 from seg_node.core.types import Action, DataError
 from seg_node.eval.calibration import Calibration
+from seg_node.eval.files import write_whole
 from seg_node.eval.machine import describe_machine
 from seg_node.eval.metrics import ConfusionMatrix, overlaps
 
@@ -199,6 +200,24 @@ class ModeRecord:
             getattr(self, name).restore(state[name])
         self.actions = {action: state["actions"][action.name] for action in Action}
 
+    def absorb(self, other: ModeRecord) -> None:
+        """Count the frames of another record after one's own, but boundaries and consistency.
+
+        Args:
+            other: a record of the same mode and classes over other frames.
+
+        """
+        for name in _SERIES:
+            getattr(self, name).extend(getattr(other, name))
+        for name in _TOTALS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in _PARTS:
+            setattr(self, name, getattr(self, name).plus(getattr(other, name)))
+        for stage, ns in other.stage_ns.items():
+            self.stage_ns[stage] = self.stage_ns.get(stage, 0) + ns
+        for action, share in other.actions.items():
+            self.actions[action] += share
+
     def _same_frames(self, dense: ModeRecord | None) -> list[int]:
         """Return the times of mode `dense` where it has processed the same frames, else none."""
         return [] if dense is None or dense.dropped or self.dropped else dense.step_ns
@@ -254,19 +273,11 @@ class ModeRecord:
         }
 
 
-_PLAIN = (
-    "step_ns",
-    "stage_ns",
-    "macs",
-    "dense_macs",
-    "age_ms",
-    "lateness_ms",
-    "gated",
-    "joules",
-    "labelled",
-    "labelled_missed",
-    "dropped",
-)
+_SERIES = ("step_ns", "age_ms", "lateness_ms", "gated", "joules")
+"""Fields of a record that have a number of every frame."""
+_TOTALS = ("macs", "dense_macs", "labelled", "labelled_missed", "dropped")
+"""Fields of a record that add up over frames."""
+_PLAIN = (*_SERIES, *_TOTALS, "stage_ns")
 """Fields of a record that are numbers, or lists and maps of numbers."""
 _PARTS = ("confusion", "against_dense", "missed", "missed_dense", "calibration")
 """Fields of a record that keep a state of their own."""
@@ -399,11 +410,4 @@ def write_json(results: dict[str, Any], path: Path) -> None:
         DataError: the disk is full, or refuses otherwise.
 
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(results, indent=2) + "\n")
-        partial.replace(path)
-    except OSError as error:
-        msg = f"cannot write {path}: {error.strerror}"
-        raise DataError(msg) from error
+    write_whole(path, json.dumps(results, indent=2) + "\n")

@@ -22,7 +22,8 @@ function axis(title, more = {}) {
   return { title: { display: true, text: title }, ...more };
 }
 
-// Score against what `cost` names, one colour per mode, the front of the best joined by a line.
+// Score against what `cost` names, one colour per mode, the front of the best joined by a line;
+// small dots are the same mode in one recording of several.
 function scatter(id, cost, title) {
   const points = data.points.filter((p) => p.score !== null && p[cost] !== null);
   const modes = [...new Set(points.map((p) => p.mode))];
@@ -32,11 +33,11 @@ function scatter(id, cost, title) {
     backgroundColor: data.colors[mode],
     borderColor: (c) => (c.raw && c.raw.point.pareto ? '#1c1e21' : data.colors[mode]),
     borderWidth: (c) => (c.raw && c.raw.point.pareto ? 2 : 1),
-    pointRadius: (c) => (c.raw && c.raw.point.swept ? 5 : 8),
+    pointRadius: (c) => (c.raw && c.raw.point.part ? 3 : c.raw && c.raw.point.swept ? 5 : 8),
     pointHoverRadius: 10,
     pointHitRadius: 8,
   }));
-  const front = best(points, cost);
+  const front = best(points.filter((p) => !p.part), cost);
   if (front.length > 1) {
     datasets.push({
       label: 'nothing better was tried',
