@@ -13,6 +13,7 @@ from seg_node.data.image_conversion import encode_jpeg, encode_png
 from seg_node.demo.judge import mask_fault, problems
 from seg_node.demo.page import render_page
 from seg_node.demo.views import made_plan, make_sheet, make_views
+from seg_node.eval.files import write_whole
 from seg_node.eval.outputs import Outputs, RESULTS, spread_indices
 from seg_node.eval.progress import progress
 from seg_node.eval.replay import describe_source, source_notes
@@ -102,13 +103,13 @@ def write_report(out: Path, source: Source, played: Played) -> dict[str, Any]:
     results = _results(source, played, scores)
     if scores.views:
         sheet = make_sheet(scores.views, played.manifest.classes)
-        (out / SHEET).write_bytes(encode_png(sheet))
+        write_whole(out / SHEET, encode_png(sheet))
         frames = [
             {caption: encode_jpeg(picture, 85) for caption, picture in views.items()}
             for views in scores.views
         ]
         page = render_page(results, played.manifest.classes, frames)
-        (out / PAGE).write_text(page, encoding="utf-8")
+        write_whole(out / PAGE, page)
     write_json(results, out / RESULTS)
     return results
 

@@ -17,6 +17,7 @@ from seg_node.data.image_conversion import encode_png
 from seg_node.eval.boundary import BoundaryScore
 from seg_node.eval.classes import check_classes
 from seg_node.eval.compare import change_table, COMPARE, read_old_run
+from seg_node.eval.files import write_whole
 from seg_node.eval.frames import FRAMES, FrameWriter, row_of
 from seg_node.eval.outputs import mode_folders, prepare_out, WORST
 from seg_node.eval.progress import EXIT_INTERRUPTED, noted_interrupt, progress
@@ -266,5 +267,5 @@ def _write(
     for mode, folder in mode_folders(out, worst).items():
         sheet = worst[mode].sheet()
         if sheet is not None:
-            (folder / WORST).write_bytes(encode_png(sheet))
+            write_whole(folder / WORST, encode_png(sheet))
     conclude(results, worst, shared.manifest.classes, out, old)

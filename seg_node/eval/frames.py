@@ -8,6 +8,7 @@ what confidence intervals need (`compare.py`).
 from __future__ import annotations
 
 from array import array
+from contextlib import contextmanager, ExitStack
 import csv
 from dataclasses import asdict, dataclass, field, fields
 import math
@@ -20,7 +21,7 @@ from seg_node.core.types import Action, DataError
 from seg_node.eval.metrics import mean_of_seen
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -169,16 +170,16 @@ class FrameWriter:
 
         """
         self._path = path
-        try:
+        with self._written(), ExitStack() as on_error:
             if keep:
                 _cut(path, keep)
-            self._file = path.open("a" if keep else "w", encoding="utf-8", newline="", buffering=1)
-        except OSError as error:
-            msg = f"cannot write {path}: {error}"
-            raise DataError(msg) from error
-        self._rows = csv.writer(self._file, lineterminator="\n")
-        if not keep:
-            self._rows.writerow(COLUMNS)
+            how = "a" if keep else "w"
+            file = path.open(how, encoding="utf-8", newline="", buffering=1)
+            self._file = on_error.enter_context(file)
+            self._rows = csv.writer(self._file, lineterminator="\n")
+            if not keep:
+                self._rows.writerow(COLUMNS)
+            on_error.pop_all()
 
     def write(self, row: FrameRow) -> None:
         """Write one row; the rows of a frame lie together, frames in order.
@@ -187,15 +188,27 @@ class FrameWriter:
             DataError: the disk is full, or refuses otherwise.
 
         """
-        try:
+        with self._written():
             self._rows.writerow([_text(value) for value in asdict(row).values()])
+
+    def close(self) -> None:
+        """Finish the file.
+
+        Raises:
+            DataError: the disk is full, or refuses otherwise.
+
+        """
+        with self._written():  # what could not be written before is tried once more
+            self._file.close()
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Tell in one sentence what the disk refuses."""
+        try:
+            yield
         except OSError as error:
             msg = f"cannot write {self._path}: {error}"
             raise DataError(msg) from error
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._file.close()
 
     def __enter__(self) -> Self:
         """Return itself; the constructor has opened the file."""

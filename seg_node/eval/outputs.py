@@ -26,6 +26,7 @@ from seg_node.core.plan_drawing import draw_plan, picture_width, plan_legend_hei
 from seg_node.core.types import DataError
 from seg_node.data.image_conversion import encode_png
 from seg_node.data.video import VideoWriter
+from seg_node.eval.files import write_whole
 from seg_node.eval.result_bag import ResultBag
 from seg_node.eval.results import DENSE, write_json
 
@@ -121,11 +122,19 @@ def mode_folders(out: Path, modes: Iterable[str]) -> dict[str, Path]:
     """Return where each mode's files go: `out` itself for a single mode, else a folder of its own.
 
     The folders are created.
+
+    Raises:
+        DataError: one cannot be.
+
     """
     names = list(modes)
     folders = {mode: out / MODES / mode if len(names) > 1 else out for mode in names}
-    for folder in folders.values():
-        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for folder in folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"cannot create {error.filename}: {error.strerror}"
+        raise DataError(msg) from error
     return folders
 
 
@@ -254,12 +263,7 @@ class Outputs:
         row = np.hstack([_shrunk(p, SAMPLE_WIDTH) for p in pictures])
         picture = np.vstack([row, legend(self._classes, row.shape[1])])
         path = self._folder / f"{self.frames:06d}.png"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encode_png(picture))
-        except OSError as error:
-            msg = f"cannot write {path}: {error.strerror}"
-            raise DataError(msg) from error
+        write_whole(path, encode_png(picture))
         self.samples.append(path)
 
 

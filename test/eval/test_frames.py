@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -125,3 +126,25 @@ def test_what_is_no_table_is_refused(tmp_path: Path, text: str, problem: str) ->
         read_frames(tmp_path / "nowhere.csv", 3)
     with pytest.raises(DataError, match="cannot write"):
         FrameWriter(tmp_path / "nowhere" / "frames.csv")
+
+
+def test_a_full_disk_is_told_from_the_first_line_on(tmp_path: Path) -> None:
+    table = tmp_path / "frames.csv"
+    table.symlink_to("/dev/full")
+    with pytest.raises(DataError, match=r"cannot write .*frames\.csv: .*No space left on device"):
+        FrameWriter(table)
+
+
+def test_what_is_left_at_the_end_may_fill_the_disk(tmp_path: Path) -> None:
+    """No file may grow beyond its heading: the row fails, and once more when it is closed."""
+    table = FrameWriter(tmp_path / "frames.csv")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, ((tmp_path / "frames.csv").stat().st_size, before[1])
+    )
+    try:
+        for act in (lambda: table.write(FrameRow(0, 0, "dense")), table.close):
+            with pytest.raises(DataError, match=r"cannot write .*frames\.csv: .*File too large"):
+                act()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

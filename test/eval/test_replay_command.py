@@ -178,6 +178,22 @@ def test_a_disk_that_fills_on_the_way_is_told(
     assert error.count("\n") == 1
 
 
+def test_a_full_disk_is_told_of_a_sweep_too(
+    tmp_path: Path, bag: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page of a point is one of the largest files without pictures."""
+    options = ("--limit", "2", "--mode", "dense", "--sweep", "max_age_ms=100")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+    try:
+        assert replay(bag, tmp_path / "out", *options) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capsys.readouterr().err
+    assert error.endswith("report.html: File too large\n")
+    assert error.count("\n") == 1
+
+
 def test_options_that_do_not_go_together_are_refused(
     tmp_path: Path, bag: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
