@@ -150,7 +150,7 @@ def follow(  # noqa: PLR0913 - the options of a replay
         "clock": course.clock,
         "interrupted": ended,
         **make_results(source.spec, shared.manifest, shared.device, shared.config, books.records),
-        "reference": books.reference.summary() if books.reference else None,
+        "reference": books.reference.untimed_summary() if books.reference else None,
         "source": describe_source(source, stamps.counts, rate_hz),
         "samples": [str(path.relative_to(out)) for path in books.samples],
     }

@@ -186,6 +186,10 @@ class ModeRecord:
             "lateness_ms": spread(self.lateness_ms, mean=True),
         }
 
+    def untimed_summary(self) -> dict[str, Any]:
+        """Return the entry of a mode that ran beside the others, at times that mean nothing."""
+        return {**self.summary(), **dict.fromkeys(_TIMED)}
+
     def state(self) -> dict[str, Any]:
         """Return all that was counted but boundaries and consistency, to be written as JSON."""
         plain = {name: getattr(self, name) for name in _PLAIN}
@@ -273,6 +277,8 @@ class ModeRecord:
         }
 
 
+_TIMED = ("ms", "stage_ms", "fps", "joules_per_frame")
+"""What a clock or a meter has measured, of an entry of `results.json`."""
 _SERIES = ("step_ns", "age_ms", "lateness_ms", "gated", "joules")
 """Fields of a record that have a number of every frame."""
 _TOTALS = ("macs", "dense_macs", "labelled", "labelled_missed", "dropped")

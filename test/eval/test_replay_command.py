@@ -240,12 +240,13 @@ def test_two_virtual_runs_from_one_cost_file_are_equal_to_the_byte(
 ) -> None:
     costs = costs_file(tmp_path / "costs.json", 250)
     options = ("--mask-topic", "/truth", "--clock", "virtual", "--costs", str(costs))
-    modes = ("--mode", "adaptive,warp", "--set", "budget.latency_ms=180")
+    modes = ("--mode", "adaptive,warp", "--set", "budget.latency_ms=180", "--reference", "dense")
     out = tmp_path / "out"
     assert replay(bag, out, *options, *modes) == 0
     first = files(out)
     assert replay(bag, out, *options, *modes) == 0
     assert files(out) == first
+    assert results(out)["reference"]["ms"] is None, "it ran outside of simulated time"
 
 
 def test_a_dropped_frame_has_no_mask_and_is_scored_by_the_one_before(
