@@ -80,7 +80,8 @@ def merge(bags: Sequence[BagResult], manifest: Manifest, rules: Sequence[Rule]) 
     done = [(bag, bag.results, bag.counts) for bag in bags if bag.results and bag.counts]
     modes, reference = _pooled([counts for _, _, counts in done], len(manifest.classes))
     devices = list(dict.fromkeys(results["device"] for _, results, _ in done))
-    data, device = _count(len(bags), "recording"), "; ".join(devices)
+    of = f"{len(done)} of " if len(done) < len(bags) else ""
+    data, device = of + _count(len(bags), "recording"), "; ".join(devices)
     interrupted = any(bag.end.state == "interrupted" for bag in bags)
     content: dict[str, Any] = {
         "command": COMMAND,
@@ -88,7 +89,7 @@ def merge(bags: Sequence[BagResult], manifest: Manifest, rules: Sequence[Rule]) 
         "interrupted": interrupted,
         **make_results(data, manifest, device, request.config, modes),
         **{name: done[0][1][name] for name in ("machine", "versions")},  # of the workers
-        "reference": reference.summary() if reference else None,
+        "reference": reference.untimed_summary() if reference else None,
         "source": _source([results["source"] for _, results, _ in done]),
         "notes": _notes(bags, devices),
         "over_recordings": [

@@ -12,7 +12,8 @@ import numpy as np
 from seg_node.eval.advice import find_choices
 from seg_node.eval.compare import quantity
 from seg_node.eval.report import mode_table, REPORT, write_report
-from seg_node.eval.results import NS_PER_MS
+from seg_node.eval.results import DENSE, NS_PER_MS
+from seg_node.eval.tables import three_digits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ class FleetPart:
         times: times of all steps in milliseconds, float64 [n], by mode.
         failures: `name` and `error` of the recordings that do not count.
         tables: by mode, `columns` and `rows` as of `mode_table`, each row with its `page`.
+        shown: the mode whose table is open.
         intervals: `mode`, `title`, `value`, `range` and `recordings` of pooled figures.
 
     """
@@ -42,6 +44,7 @@ class FleetPart:
     times: Mapping[str, NDArray[np.float64]]
     failures: Sequence[Mapping[str, str]]
     tables: Sequence[tuple[str, dict[str, Any]]]
+    shown: str
     intervals: Sequence[dict[str, Any]]
 
 
@@ -76,6 +79,7 @@ def _part(results: dict[str, Any], bags: Sequence[BagResult]) -> FleetPart:
         parts=parts,
         times=_times(bags),
         failures=[x for x in results["recordings"] if x["state"] == "failed"],
+        shown=next((mode for mode in results["modes"] if mode != DENSE), DENSE),
         tables=[(mode, _table(mode, parts, pages)) for mode in results["modes"]],
         intervals=[_interval_row(row) for row in results["over_recordings"]],
     )
@@ -107,5 +111,9 @@ def _table(
 
 
 def _interval_row(row: dict[str, Any]) -> dict[str, Any]:
-    low, high = (quantity(row[end], row["unit"]) for end in ("low", "high"))
-    return {**row, "value": quantity(row["value"], row["unit"]), "range": f"{low} .. {high}"}
+    """Return an interval for people, its unit told once."""
+    low, high = (
+        f"{row[end]:.4f}" if not row["unit"] else three_digits(row[end]) for end in ("low", "high")
+    )
+    text = f"{low} .. {high} {row['unit']}".rstrip()
+    return {**row, "value": quantity(row["value"], row["unit"]), "range": text}

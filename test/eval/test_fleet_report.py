@@ -86,6 +86,7 @@ def test_the_page_has_pooled_figures_failures_and_every_recording(
         assert browser.ask("document.documentElement.scrollWidth") <= width
         assert browser.trouble == []
     text = page.read_text()
+    assert "<h1>5 of 6 recordings</h1>" in text
     assert "1 of 6 recordings failed. All figures are of the others." in text
     assert "bag &lt;x&gt; is cut off" in text
     assert "passed warp: p95_ms&lt;=20, measured 8." in text
