@@ -10,6 +10,7 @@ Every frame goes through all ways at once, so all points see the same frames. Wa
 - `shallower`: residual blocks whose skip connection is their input are left out everywhere, the
   last ones first, and their input is passed on: a static network of fewer layers;
 - `copy`: untrained gates whose memory does not move, with results that are shown as they were;
+- `stride^E`: untrained gates whose tolerance grows with the stride of the stage to the power E;
 - `no age limit`: untrained gates with `max_age_ms` of a minute, to see whether errors grow.
 """
 
@@ -27,7 +28,7 @@ import torch
 
 from seg_node.core.config import Config, Value
 from seg_node.core.costs import MacCounter
-from seg_node.core.gate import Gated, GateScore, LearnedGate
+from seg_node.core.gate import DistortionGate, Gated, GateScore, LearnedGate, TOLERANCE
 from seg_node.core.masks import decide
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import UNTRAINED
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
     Result = tuple[NDArray[np.uint8], float]
 
-THRESHOLDS = (0.3, 0.5, 0.7)
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
 SHOWN = 0.5
 """The threshold whose agreement with dense is drawn, and measured without limit of age, too."""
 LONG_MS = 60000.0
@@ -110,12 +111,14 @@ def shallower(
 
 
 def ways(
-    model: Model, thresholds: Sequence[float], block_size: int
+    model: Model, thresholds: Sequence[float], powers: Sequence[float], block_size: int
 ) -> dict[str, Callable[[Sample], Result]]:
     """Return all ways, by name and point."""
     blocks = find_residual_blocks(model.net)
     able = sum(block.passes_input for block in blocks)
     copied = [replace(block, join=None) for block in blocks]
+    strides = np.array([stage[0].stride for stage in stages_of(blocks)], np.float64)
+    strides /= np.exp(np.log(strides).mean())
     found = {f"shallower {count}": shallower(model, blocks, count) for count in range(1, able + 1)}
     for t in thresholds:
         values: dict[str, Value] = {"gate.threshold": t, "block_size": block_size}
@@ -125,6 +128,9 @@ def ways(
         found[f"distortion {t}"] = stepped(model, Gated(blocks), values)
         found[f"random {t}"] = stepped(model, Gated(blocks, RandomGate()), values)
         found[f"copy {t}"] = stepped(model, Gated(copied), values | {"motion.source": "none"})
+        for power in powers:
+            score = DistortionGate(TOLERANCE * strides[:, None, None] ** power)
+            found[f"stride^{power} {t}"] = stepped(model, Gated(blocks, score), values)
         if t == SHOWN:
             old = values | {"max_age_ms": LONG_MS}
             found[f"no_age_limit {t}"] = stepped(model, Gated(blocks), old)
@@ -138,7 +144,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     classes = len(model.manifest.classes)
     running = {
         name: way
-        for name, way in ways(model, args.thresholds, args.block_size).items()
+        for name, way in ways(model, args.thresholds, args.powers, args.block_size).items()
         if not args.ways or name.partition(" ")[0] in {"dense", *args.ways.split(",")}
     }
     counts = {name: ConfusionMatrix(classes) for name in running}
@@ -200,6 +206,11 @@ def draw(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    """Read a comma list."""
+    return tuple(map(float, text.split(",")))
+
+
 def main() -> None:
     """Measure, write and draw."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -211,10 +222,11 @@ def main() -> None:
     parser.add_argument("--block-size", type=int, default=side, help="side of a bin, in pixels")
     parser.add_argument(
         "--thresholds",
-        type=lambda text: tuple(map(float, text.split(","))),
+        type=numbers,
         default=THRESHOLDS,
         help="of the gates, comma list",
     )
+    parser.add_argument("--powers", type=numbers, default=(), help="of the stride, comma list")
     parser.add_argument("--ways", default="", help="comma list (default: all)")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--out", type=Path, help="picture, *.png")

@@ -199,6 +199,7 @@ class BlockLayout:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     _rows: dict[tuple[Action, Window], Rows] = field(default_factory=dict, repr=False)
     _beyond: dict[tuple[Action, Window], Beyond | None] = field(default_factory=dict, repr=False)
+    _pixels: dict[tuple[Action, Window], Tensor] = field(default_factory=dict, repr=False)
     _around: dict[tuple[Action, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = field(
         default_factory=dict, repr=False
     )
@@ -273,6 +274,28 @@ class BlockLayout:
         if key not in self._rows:
             self._rows[key] = self._make_rows(action, window)
         return self._rows[key]
+
+    def pixels(self, action: Action, window: Window) -> Tensor:
+        """Return which pixels of a whole plane the windows of a set cover, block after block.
+
+        Returns:
+            int64 [K * span * span], counted row by row through all images; in place of those
+            outside the image the nearest inside.
+
+        """
+        key = (action, window)
+        if key not in self._pixels:
+            b = self.block_side(action, window.stride)
+            size = scaled(window.size, scale_of(action))
+            image, *start = self._places[action].T * np.array([[1], [b], [b]])
+            span = np.arange(-window.before, b + window.after)
+            y, x = (
+                (at[:, None] + span).clip(0, side - 1)
+                for at, side in zip(start, size, strict=True)
+            )
+            rows = image[:, None] * size[0] + y
+            self._pixels[key] = self._indices((rows[:, :, None] * size[1] + x[:, None]).ravel())
+        return self._pixels[key]
 
     def beyond(self, action: Action, window: Window) -> Beyond | None:
         """Return which pixels of the windows of a set lie outside the image; None if none do."""

@@ -27,12 +27,11 @@ if TYPE_CHECKING:
     from seg_node.core.residual import ResidualBlock
     from seg_node.core.types import StepReport
 
-TOLERANCE = 0.1
-"""Distortion x doubt at which an untrained gate is undecided, in grey levels per pixel of stride.
+TOLERANCE = 0.8
+"""Distortion x doubt at which an untrained gate is undecided, in grey levels; in all stages.
 
-Late blocks, of large strides, stand more: with both blocks of a stride reused for eight frames,
-those of stride 32 cost 0.9 points of mIoU, of 16 1.6, of 8 3.1, of 4 4.5
-(benchmarks/results/gate_transform.json).
+At a threshold of 0.5 they save about 40 % of the MACs on CamVid. More tolerance of late stages
+agrees less with dense at equal MACs (benchmarks/results/gates_curve_swiftnet18-half.json).
 """
 
 DOUBT_FLOOR = 0.02
@@ -58,20 +57,19 @@ class GateScore(Protocol):
 
 
 class DistortionGate:
-    """Scores by distortion x doubt: 0.5 at `TOLERANCE` times the stride; needs no training.
+    """Scores by distortion x doubt: 0.5 at `TOLERANCE`; needs no training.
 
     Their product ranks bins far more like the harm of reuse than distortion alone does
     (benchmarks/results/gate_distortion.json).
 
     Args:
-        blocks: the residual blocks.
+        tolerance: see `TOLERANCE`; one for each stage, [G, 1, 1], or one for all.
 
     """
 
-    def __init__(self, blocks: Sequence[ResidualBlock]) -> None:
+    def __init__(self, tolerance: float | NDArray[np.floating] = TOLERANCE) -> None:
         """Set what each stage stands."""
-        strides = np.array([stage[0].stride for stage in stages_of(blocks)], np.float64)
-        self._tolerance = TOLERANCE * strides[:, None, None]
+        self._tolerance = tolerance
 
     def __call__(self, past: GatePast, config: Config) -> NDArray[np.floating]:  # noqa: ARG002 - it has no other input
         """Return scores 0..1, float [G, gh, gw]."""
@@ -141,7 +139,7 @@ class Gated:
             msg = "the network has no residual block that can be gated; use another mode"
             raise ConfigError(msg)
         self.blocks, self._gates = blocks, len(stages_of(blocks))
-        self.score = score or DistortionGate(blocks)
+        self.score = score or DistortionGate()
         self._scored = False
 
     def plan(self, image: Tensor, config: Config, past: Past = NOTHING) -> Plan:

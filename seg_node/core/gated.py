@@ -21,12 +21,12 @@ import torch
 
 from seg_node.core.bins import compute_bins
 from seg_node.core.blocks import block_mean, BlockLayout, grid_shape
-from seg_node.core.gate_memory import StageMemory, steps_for
+from seg_node.core.gate_memory import Content, StageMemory
 from seg_node.core.motion import StepTracker
 from seg_node.core.policy import GatePast, Past, Remembers
 from seg_node.core.residual import branch, computed, in_place_of, joined, stages_of
 from seg_node.core.types import Action, Motion, Reason
-from seg_node.core.warp import pull
+from seg_node.core.warp import pull, rescale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +75,9 @@ class GatedHistory:
         self._doubt = np.zeros((0, 0), np.float32)
         self._tracker: StepTracker | None = None
         self._memories: list[StageMemory] = []
-        self._greys: dict[tuple[int, int], Tensor] = {}
+        self._contents: list[Content] = []  # of each stage
+        self._stamps: list[NDArray[np.int64]] = []  # of what each stage made in this frame
+        self._grey = torch.zeros(0)
         self._size = (0, 0)
         self._content_ns = np.zeros((0, 0), np.int64)
         self._layouts: dict[bytes, BlockLayout] = {}
@@ -104,10 +106,7 @@ class GatedHistory:
             lost = Reason.FIRST
         if lost is not None:
             self._forget((frame.image.shape[0], frame.image.shape[1]))
-        self._greys = {
-            memory.size: _grey(frame.image, memory.size).to(self._device)
-            for memory in self._memories
-        }
+        self._grey = _grey(frame.image, self._contents[0].size).to(self._device)
         if lost is not None or isinstance(found, Reason):
             self._tracker.start(frame)
             return Past(lost)
@@ -115,21 +114,27 @@ class GatedHistory:
 
     def _forget(self, size: tuple[int, int]) -> None:
         self._size, self._asked = size, False
+        self._contents = [Content(size, self._side)] * len(self._stages)
         self._memories = [
             StageMemory(stage, size, self._side, self._device) for stage in self._stages
         ]
 
     def _follow(self, step: Motion, now_ns: int) -> GatePast:
-        size = self._doubt.shape[0], self._doubt.shape[1]
-        steps = steps_for(step, {size, *self._greys})
-        doubt = pull(self._doubt, steps[size])
-        distortion, oldest_ms = [], []
-        for memory in self._memories:
-            memory.follow(steps)
-            distortion.append(memory.distortion(self._greys[memory.size], step.valid))
-            oldest_ms.append((now_ns - memory.oldest_ns()) / _NS_PER_MS)
+        flow = torch.from_numpy(step.flow)[None]
+        doubt_size = self._doubt.shape[0], self._doubt.shape[1]
+        doubt = pull(self._doubt, rescale(flow, doubt_size)[0].numpy())
+        own_step = rescale(flow, self._contents[0].size)[0].numpy()
+        seen: dict[Content, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+        for content in dict.fromkeys(self._contents):
+            content.follow(own_step)
+            age_ms = (now_ns - content.oldest_ns()) / _NS_PER_MS
+            seen[content] = content.distortion(self._grey, step.valid), age_ms
+        distortion, oldest_ms = (
+            np.stack(parts)
+            for parts in zip(*(seen[content] for content in self._contents), strict=True)
+        )
         doubts = block_mean(doubt, self._side // self._doubt_stride)
-        return GatePast(np.stack(distortion), np.stack(oldest_ms), doubts)
+        return GatePast(distortion, oldest_ms, doubts)
 
     # ---- the network -----------------------------------------------------------------------
 
@@ -147,15 +152,31 @@ class GatedHistory:
         grid = grid_shape(*self._size, self._side)
         self._content_ns = np.full(grid, frame.stamp_ns, np.int64)
         self._layouts.clear()
+        self._stamps.clear()
         forwards = [
             partial(self._run, stage, number, kept=kept)
             for stage, kept in enumerate(plan.gates)
             for number in range(len(self._stages[stage]))
         ]
+        self._share(plan.gates)
         with in_place_of(self._blocks, forwards):
             logits: Tensor = net(image)
+        # What stages share is as old as in the last of them: age never falls from one to the next.
+        renewed = dict(zip(self._contents, range(len(self._stages)), strict=True))
+        for content, stage in renewed.items():
+            content.renew(plan.gates[stage], self._grey, self._stamps[stage])
         self._doubt = _doubt(logits, self._every)
         return logits
+
+    def _share(self, gates: NDArray[np.bool_]) -> None:
+        """Have stages share a content where they shared one, and keep the same bins."""
+        groups: dict[tuple[int, bytes], Content] = {}
+        for stage, kept in enumerate(gates):
+            own = self._contents[stage]
+            key = 0 if kept.all() else id(own), kept.tobytes()
+            if key not in groups:
+                groups[key] = own.copy() if own in groups.values() else own
+            self._contents[stage] = groups[key]
 
     def _run(self, stage: int, number: int, x: Tensor, *, kept: NDArray[np.bool_]) -> Tensor:
         """Return the output of a residual block whose branch is computed where it is kept.
@@ -169,26 +190,25 @@ class GatedHistory:
         """
         block, memory = self._stages[stage][number], self._memories[stage]
         if number == 0:
-            self._start(memory, kept)
+            self._start(stage, kept)
         if kept.all():
             out: Tensor
             out, made = computed(block, x)
             memory.keep_all(number, made)
-        else:
-            tiles = None
-            if kept.any():
-                tiles = compute_bins(branch(block), x, self._layout(kept), block.stride_in)
-            out = joined(block, x, memory.mixed(number, tiles))
-        if number == len(self._stages[stage]) - 1:
-            memory.finish(self._greys[memory.size])
-        return out
+            return out
+        tiles = None
+        if kept.any():
+            tiles = compute_bins(branch(block), x, self._layout(kept), block.stride_in)
+        return joined(block, x, memory.mixed(number, tiles))
 
-    def _start(self, memory: StageMemory, kept: NDArray[np.bool_]) -> None:
-        """Begin a stage: its content is as old as the oldest that it rests on."""
+    def _start(self, stage: int, kept: NDArray[np.bool_]) -> None:
+        """Begin a stage: what it makes is as old as the oldest that it rests on."""
+        content = self._contents[stage]
         if not kept.all():
-            oldest = np.minimum(self._content_ns, memory.oldest_ns())
+            oldest = np.minimum(self._content_ns, content.oldest_ns())
             self._content_ns = np.where(kept, self._content_ns, oldest)
-        memory.start(kept, self._content_ns)
+            self._memories[stage].start(kept, content)
+        self._stamps.append(self._content_ns)
 
     def _layout(self, kept: NDArray[np.bool_]) -> BlockLayout:
         """Return where kept bins lie, the same for all stages that keep the same."""

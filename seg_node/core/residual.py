@@ -20,7 +20,7 @@ the input through modules none of which looks around, if through any; the branch
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -145,8 +145,17 @@ def computed(block: ResidualBlock, x: Any) -> tuple[Any, Any]:
 
 
 def branch(block: ResidualBlock) -> Callable[[Any], Any]:
-    """Return what computes that of a residual block which is worth remembering."""
-    return lambda x: computed(block, x)[1]
+    """Return what computes that of a residual block which is worth remembering, and no more."""
+    join = block.join
+    if join is None:
+        return plain(block)
+
+    def run(x: Any) -> Any:
+        with _Taken(join, last=True) as taken, suppress(_TakenError):
+            plain(block)(x)
+        return taken.branch
+
+    return run
 
 
 def joined(block: ResidualBlock, x: Tensor, made: Tensor) -> Tensor:
@@ -169,13 +178,23 @@ def joined(block: ResidualBlock, x: Tensor, made: Tensor) -> Tensor:
     return out
 
 
-class _Taken(TorchFunctionMode):
-    """Takes note of what is added to the skip connection while a block runs inside `with`."""
+class _TakenError(Exception):
+    """Ends the pass of a block: its branch is known, and what follows is of no use."""
 
-    def __init__(self, join: Join) -> None:
+
+class _Taken(TorchFunctionMode):
+    """Takes note of what is added to the skip connection while a block runs inside `with`.
+
+    Args:
+        join: which addition, and which operand of it.
+        last: whether the pass ends there, with a `_TakenError`.
+
+    """
+
+    def __init__(self, join: Join, *, last: bool = False) -> None:
         """Wait for the addition."""
         super().__init__()
-        self._join, self._count = join, 0
+        self._join, self._last, self._count = join, last, 0
         self.branch: Any = None
 
     def __torch_function__(
@@ -189,6 +208,9 @@ class _Taken(TorchFunctionMode):
         if func in _ADDITIONS:
             if self._count == self._join.number:
                 operand = args[self._join.operand]
+                if self._last:
+                    self.branch = operand
+                    raise _TakenError
                 gone = func in _IN_PLACE and self._join.operand == 0
                 self.branch = operand.clone() if gone else operand
             self._count += 1

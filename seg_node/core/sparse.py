@@ -268,17 +268,9 @@ class BlockTensor:
         plane, layout = self.of(action), self.layout
         if not layout.count(action):
             return self._done(none_like(plane))
-        b = layout.block_side(action, window.stride)
-        beyond = [
-            grid * b - side
-            for grid, side in zip(layout.grids.shape[1:], plane.shape[-2:], strict=True)
-        ]
-        pad = (window.before, beyond[1] + window.after, window.before, beyond[0] + window.after)
-        span = window.before + b + window.after
-        image, row, column = layout.places(action)
-        cut = functional.pad(plane, pad).unfold(2, span, b).unfold(3, span, b)
-        tiles = cut[image, :, row, column].contiguous(memory_format=torch.channels_last)
-        done = self._done(tiles)
+        span = window.before + layout.block_side(action, window.stride) + window.after
+        rows = as_rows(plane).index_select(0, layout.pixels(action, window))
+        done = self._done(rows.view(layout.count(action), span, span, -1).permute(0, 3, 1, 2))
         if done.requires_grad:  # a step may need its result for its gradient
             done = done.clone()
         return bounded(done, layout.beyond(action, window), outside)

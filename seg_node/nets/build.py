@@ -142,7 +142,7 @@ def load_model(name: str, *, fold: bool = True) -> Model:
 
 def build_gate(net: nn.Module) -> GateNet:
     """Build fresh gates for the stages of residual blocks of a network in eval mode."""
-    return GateNet([stage[0].stride for stage in stages_of(find_residual_blocks(net))])
+    return GateNet(len(stages_of(find_residual_blocks(net))))
 
 
 def _fresh(manifest: Manifest) -> nn.Module:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
-from seg_node.core.gate import DOUBT_FLOOR
+from seg_node.core.gate import DOUBT_FLOOR, TOLERANCE
 from seg_node.nets.resnet import conv_bn, Normalise
 
 if TYPE_CHECKING:
@@ -76,22 +77,21 @@ class GateNet(nn.Module):
     bin, of all stages, and of the bins around.
 
     Args:
-        strides: of the stages, in image pixels; a fresh net gives 0 to a distortion of as
-            many grey levels, in a bin of middling doubt.
+        gates: number of stages.
 
     """
 
-    def __init__(self, strides: Sequence[int]) -> None:
-        """Build it so that it scores by distortion x doubt at first."""
+    def __init__(self, gates: int) -> None:
+        """Build it so that it scores by distortion x doubt at first, as untrained gates do."""
         super().__init__()
-        gates = len(strides)
         self.own = nn.Parameter(torch.full((gates,), STEEP))
         self.doubt = nn.Parameter(torch.full((gates,), STEEP))
         self.around = nn.Parameter(torch.full((HIDDEN, gates, 3, 3), FAINT))
         self.mix = nn.Parameter(torch.full((gates, HIDDEN, 1, 1), FAINT))
         self.limits = nn.Parameter(torch.linspace(0.0, 1.0, HIDDEN))
-        undecided = torch.log(torch.tensor(strides, dtype=torch.float32) + 1)
-        self.bias = nn.Parameter(-functional.softplus(torch.tensor(STEEP)) * undecided)
+        undecided = math.log1p(TOLERANCE / (DOUBT_USUAL + DOUBT_FLOOR))
+        steep = float(functional.softplus(torch.tensor(STEEP)))
+        self.bias = nn.Parameter(torch.full((gates,), -steep * undecided))
 
     def forward(self, distortion: Tensor, doubt: Tensor) -> Tensor:
         """Return logits [N, G, gh, gw].

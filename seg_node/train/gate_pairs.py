@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from seg_node.core.gate_memory import FINEST
+from seg_node.core.gate_memory import STRIDE
 from seg_node.core.gated import DOUBT_STRIDE
 from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.residual import branch, computed, in_place_of, joined, stages_of
@@ -88,15 +88,14 @@ class GatedPairs:
             side: side of a bin, in image pixels.
 
         """
-        strides = [min(stage[0].stride, FINEST) for stage in self._stages]
-        by_stride = {stride: self._distortion(images, stride, side) for stride in set(strides)}
+        distortion = self._distortion(images, STRIDE, side)
         stride = images.shape[-1] // self.key_logits.shape[-1]
         every = max(1, DOUBT_STRIDE // stride)
         logits = self.key_logits[..., ::every, ::every].float()
         doubt = 1 - logits.softmax(1).amax(1, keepdim=True)
         doubt, _ = move(doubt, self._flow, self._valid)
         return Seen(
-            torch.cat([by_stride[stride] for stride in strides], 1),
+            distortion.expand(-1, len(self._stages), -1, -1),
             _bin_means(doubt, side // (stride * every)),
         )
 

@@ -20,7 +20,7 @@ CONFIG = Config(mode="stmg", block_size=32)
 GRID = (3, 4)
 DOUBT = 0.48
 UNDECIDED = TOLERANCE / (DOUBT + DOUBT_FLOOR)
-"""Distortion per pixel of stride at which a gate is undecided, in a bin of that doubt."""
+"""Distortion at which a gate is undecided, in a bin of that doubt."""
 
 
 def block(stride: int) -> ResidualBlock:
@@ -44,17 +44,19 @@ def past(distortion: np.ndarray | float, oldest_ms: np.ndarray | float = 66.0) -
 
 
 def test_untrained_gates_are_undecided_at_their_tolerance() -> None:
-    score = DistortionGate(BLOCKS)
-    gates = past(np.array([4.0, 16.0])[:, None, None] * UNDECIDED).gates
+    """One for all stages, or one each."""
+    gates = past(UNDECIDED).gates
     assert gates is not None
-    np.testing.assert_allclose(score(gates, CONFIG), 0.5)
+    np.testing.assert_allclose(DistortionGate()(gates, CONFIG), 0.5)
+    score = DistortionGate(TOLERANCE * np.array([1.0, 3.0])[:, None, None])
+    np.testing.assert_allclose(score(gates, CONFIG)[:, 0, 0], [0.5, 0.25])
 
 
 def test_more_doubt_scores_more() -> None:
     gates = past(3.0).gates
     assert gates is not None
     less, more = (
-        DistortionGate(BLOCKS)(replace(gates, doubt=np.full(GRID, doubt)), CONFIG)
+        DistortionGate()(replace(gates, doubt=np.full(GRID, doubt)), CONFIG)
         for doubt in (0.1, 0.2)
     )
     assert (more > less).all()
@@ -78,8 +80,8 @@ def test_more_distortion_never_drops_more() -> None:
 def test_blocks_are_kept_from_the_threshold_on() -> None:
     """Each on its own; the grid tells where at least half of them are."""
     distortion = np.full((2, *GRID), 0.1 * UNDECIDED)
-    distortion[0, 0, 0], distortion[:, 1, 1] = 4.001 * UNDECIDED, 20 * UNDECIDED
-    distortion[0, 2, 2] = 3.999 * UNDECIDED
+    distortion[0, 0, 0], distortion[:, 1, 1] = 1.001 * UNDECIDED, 20 * UNDECIDED
+    distortion[0, 2, 2] = 0.999 * UNDECIDED
     plan = Gated(BLOCKS).plan(IMAGE, CONFIG, past(distortion))
     assert plan.gates is not None
     assert plan.reason is Reason.GATED
@@ -102,7 +104,7 @@ def test_only_scores_that_were_needed_are_in_the_account() -> None:
         def macs(self, grid: tuple[int, int]) -> int:
             return 100 * grid[0] * grid[1]
 
-    policy = Gated(BLOCKS, Costly(BLOCKS))
+    policy = Gated(BLOCKS, Costly())
     found = []
     for threshold, known in ((0.5, Past(Reason.FIRST)), (0.5, past(1.0)), (0.0, past(1.0))):
         policy.plan(IMAGE, CONFIG.updated({"gate.threshold": threshold}), known)

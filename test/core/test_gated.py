@@ -15,6 +15,7 @@ from seg_node.core.blocks import grid_shape
 from seg_node.core.config import Config, Value
 from seg_node.core.gate import Gated
 from seg_node.core.gate_memory import StageMemory
+from seg_node.core.gated import GatedHistory
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import NOTHING, UNTRAINED
 from seg_node.core.residual import find_residual_blocks, stages_of
@@ -206,6 +207,33 @@ def test_ages_are_those_of_what_a_bin_was_computed_from(net: nn.Module) -> None:
     assert ages[2][0, 0] == 0
     assert ages[2].max() == 132
     assert (ages[3][0, 0], ages[3].max()) == (66, 198)
+
+
+def test_stages_that_share_where_content_is_are_as_if_each_had_its_own(
+    net: nn.Module, street: list[Frame]
+) -> None:
+    """They part where their gates differ, and meet where all of both are computed."""
+    rng = np.random.default_rng(0)
+    gates = rng.random((4, 4, 3, 4)) < 0.5
+    gates[:, 1], gates[2, 2:] = gates[:, 0], True
+    runs, shared = [], []
+    for alone in (False, True):
+        policy = Chosen(find_residual_blocks(net)).choose(list(gates))
+        pipeline, results = stmg(net, policy), []
+        for frame in street[:5]:
+            results.append(pipeline.step(frame))
+            history = pipeline._histories["front"]
+            assert isinstance(history, GatedHistory)
+            if alone:
+                history._contents = [content.copy() for content in history._contents]
+            else:
+                shared.append([history._contents.index(content) for content in history._contents])
+        runs.append(results)
+    assert shared == [[0] * 4, [0, 0, 2, 3], [0, 0, 2, 3], [0, 0, 2, 2], [0, 0, 2, 3]]
+    for one, other in zip(*runs, strict=True):
+        assert_same(one, other)
+        np.testing.assert_array_equal(one.age_ms, other.age_ms)
+        assert one.report.macs == other.report.macs
 
 
 def test_law_6_two_runs_are_bit_identical(net: nn.Module, street: list[Frame]) -> None:
