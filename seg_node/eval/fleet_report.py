@@ -36,7 +36,7 @@ class FleetPart:
         failures: `name` and `error` of the recordings that do not count.
         tables: by mode, `columns` and `rows` as of `mode_table`, each row with its `page`.
         shown: the mode whose table is open.
-        intervals: `mode`, `title`, `value`, `range` and `recordings` of pooled figures.
+        intervals: `mode`, `title`, `value` and `range` of pooled figures.
 
     """
 

@@ -61,7 +61,7 @@ def open_client(scheduler: str | None, workers: int) -> Iterator[Client]:
     from distributed import Client, LocalCluster  # noqa: PLC0415 - it may be missing
 
     if scheduler is not None:
-        with _connected(scheduler) as client:
+        with _hushed("distributed"), _connected(scheduler) as client:
             yield client
         return
     # A worker that dies is told at once, so that attempts are counted here, and holds one task.
@@ -85,10 +85,10 @@ def open_client(scheduler: str | None, workers: int) -> Iterator[Client]:
 
 @contextmanager
 def _hushed(name: str) -> Iterator[None]:
-    """Have a library tell errors alone: it calls for attention whenever something starts."""
+    """Keep a library quiet: whatever it would tell of workers that come and go is told here."""
     talker = logging.getLogger(name)
     before = talker.level
-    talker.setLevel(logging.ERROR)
+    talker.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import json
 import logging
 import os
+import shutil
 import signal
 from threading import Event, Thread
 from typing import cast, TYPE_CHECKING
@@ -24,10 +25,11 @@ from seg_node.data.bag_writer import BagWriter
 from seg_node.data.clips import StreetClip
 from seg_node.data.image_conversion import encode_png
 from seg_node.eval import fleet_run
-from seg_node.eval.fleet_task import ATTEMPTS, BagTask
+from seg_node.eval.fleet_task import ATTEMPTS, BagTask, replay_bag
 from seg_node.eval.frames import read_frames
 from seg_node.eval.metrics import mean_of_seen
 from seg_node.eval.progress import EXIT_INTERRUPTED
+from seg_node.eval.replay import Extent
 from seg_node.eval.replay_command import Request
 
 if TYPE_CHECKING:
@@ -259,7 +261,10 @@ def test_ctrl_c_keeps_what_is_done_and_resume_adds_the_rest(
     assert results(out)["recordings"][0]["state"] == "interrupted"
     part = results(out / "bags" / "long")["modes"]["warp"]["frames"]
     assert 3 <= part < FRAMES["long"]
+    begun = (out / "bags" / "long" / "frames.csv").read_bytes()
     assert main([*command, "--resume"]) == 0
+    table = (out / "bags" / "long" / "frames.csv").read_bytes()
+    assert table.startswith(begun), "its times are those of then"
     found, wanted = (results(folder)["modes"][MODE] for folder in (out, whole))
     for figure in ("miou", "class_iou", "ece", "gmac_per_frame", "frames", "age_ms"):
         assert found[figure] == wanted[figure], figure
@@ -286,6 +291,35 @@ def test_a_broken_recording_is_told_and_the_others_are_counted(
     assert 'href="bags/short/report.html"' in page
     assert (out / "bags" / "short" / "report.html").exists()
     assert not (out / "bags" / "half").exists()
+
+
+def test_what_is_done_is_done_until_data_or_options_change(
+    tmp_path: Path, bags: Path, random_models: Path
+) -> None:
+    """As a worker sees it, without Dask."""
+    bag = shutil.copytree(bags / "other", tmp_path / "bag")
+    model = str(random_models / "swiftnet18-half.json")
+    config = Config(model=model, device="cpu", block_size=64, mode=MODE, threads=1)
+    extent = Extent(samples=0, pictures=False)
+    request = Request(str(bag), config, tmp_path, topic="/image", extent=extent)
+
+    def run(key: str) -> bool:
+        """Return whether it was replayed."""
+        file = tmp_path / "out" / "bags" / "one" / "results.json"
+        before = file.stat().st_mtime_ns if file.exists() else 0
+        end = replay_bag(BagTask("one", request, tmp_path / "out", key, "token"))
+        assert (end.state, end.error) == ("done", None)
+        return file.stat().st_mtime_ns != before
+
+    assert run("a")
+    assert not run("a")
+    assert run("b")
+    with (bag / "other.mcap").open("r+b") as file:
+        first = file.read().index(b"/truth")
+        file.seek(first)
+        file.write(b"/trutx")
+    assert run("b"), "the data have changed"
+    assert not run("b")
 
 
 # Refusals -----------------------------------------------------------------------------------
