@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TYPE_CHECKING
 
 from seg_node.eval.intervals import Difference, difference, MIOU
-from seg_node.eval.require import VERDICTS, why_broken
+from seg_node.eval.require import ACCURACY, VERDICTS, why_broken
 from seg_node.eval.results import DENSE
 from seg_node.eval.tables import three_digits
 
@@ -156,8 +156,8 @@ def advise(choices: Sequence[Choice], frames: Mapping[str, ModeFrames]) -> Advic
     """Choose the fastest of what loses at most a point against dense, and say why.
 
     Without mode `dense` the most accurate choice takes its place. Where rules were given, only
-    what keeps all of them is chosen, and if all of that loses more, the most accurate of what is
-    faster.
+    what keeps all of them is chosen: the fastest if a rule says what may be lost; else, if all of
+    it loses more than a point, the most accurate of what is faster.
 
     Args:
         choices: everything that was tried, see `find_choices`.
@@ -199,7 +199,9 @@ def _best(allowed: Sequence[Choice], reference: Choice, *, ruled: bool) -> Choic
     if ruled and reference.p95_ms is not None and not reference.keeps:
         # Nobody judges what the others are compared with, but it limits what is worth a loss.
         allowed = [c for c in allowed if _time_of(c) < _time_of(reference)]
-    fine = [c for c in allowed if _score_of(c) >= _score_of(reference) - TOLERANCE]
+    told = any(verdict["figure"] in ACCURACY for c in allowed for verdict in c.verdicts)
+    least = 0.0 if told else _score_of(reference) - TOLERANCE
+    fine = [c for c in allowed if _score_of(c) >= least]
     otherwise = max(allowed, key=_score_of, default=reference) if ruled else reference
     return min(fine, key=_time_of, default=otherwise)
 

@@ -152,6 +152,7 @@ def follow(  # noqa: PLR0913 - the options of a replay
         **make_results(source.spec, shared.manifest, shared.device, shared.config, books.records),
         "reference": books.reference.untimed_summary() if books.reference else None,
         "source": describe_source(source, stamps.counts, rate_hz),
+        "pictures": extent.pictures,
         "samples": [str(path.relative_to(out)) for path in books.samples],
     }
     verdicts = [] if ended else judge(rules, content)

@@ -69,7 +69,7 @@ BESIDE = {
     "(masks and pictures at the stamps of the data, for Foxglove and rviz)",
     "sweep": "sweep.json (all figures), points (every point with a page of its own)",
 }
-"""What lies in the folder of the page, by command."""
+"""What lies in the folder of the page, by command; a replay without pictures has no bag."""
 ABSENT = "-"
 
 
@@ -166,7 +166,7 @@ def render_report(  # noqa: PLR0913, PLR0917 - the parts of the page
         worst_note=_worst_note(results),
         facts=_facts(results),
         has_frames=bool(data["timeline"]),
-        beside=BESIDE[results["command"]],
+        beside=_beside(results),
         data=data,
         style=_file("report.css"),
         # Its last line names a map for debuggers, which lies nowhere here.
@@ -198,6 +198,11 @@ def mode_table(choices: Sequence[Choice], colors: Mapping[str, str]) -> dict[str
     for row in rows:
         row["cells"] = [row["cells"][column] for column in filled]
     return {"columns": [COLUMNS[column] for column in filled], "rows": rows}
+
+
+def _beside(results: dict[str, Any]) -> str:
+    bare = results["command"] == "replay" and not results.get("pictures", True)
+    return BESIDE["evaluate" if bare else results["command"]]
 
 
 def _mode_row(choice: Choice, colors: Mapping[str, str]) -> dict[str, Any]:

@@ -79,6 +79,9 @@ FIGURES: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any] | None], float
 }
 """What a rule may name; docs/replay.md says what each is."""
 
+ACCURACY = frozenset({"miou", "miou_drop", "pixel_accuracy", "agreement_pixel", "agreement_miou"})
+"""Figures whose rule says what may be lost."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -139,6 +142,7 @@ class Verdict:
         return {
             "mode": self.mode,
             "rule": str(self.rule),
+            "figure": self.rule.figure,
             "value": self.value,
             "passed": self.passed,
             "text": str(self),

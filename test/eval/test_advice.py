@@ -133,7 +133,13 @@ def ruled(
     """Return the advice for modes of (name, mIoU, p95, what a rule says)."""
     modes = {mode: entry(miou, p95) for mode, miou, p95, _ in found}
     verdicts = [
-        {"mode": mode, "rule": rule, "value": told[0], "passed": told[1]}
+        {
+            "mode": mode,
+            "rule": rule,
+            "figure": rule.rstrip("<>=.0123456789"),
+            "value": told[0],
+            "passed": told[1],
+        }
         for mode, _, _, told in found
         if told
     ]
@@ -172,6 +178,18 @@ def test_where_nothing_keeps_the_rules_the_nearest_is_named() -> None:
     assert found.reasons[0] == "Nothing keeps miou_drop<=1: it was not measured."
 
 
+def test_a_rule_for_accuracy_stands_in_place_of_the_point() -> None:
+    """Two points off is what this rule allows: the fastest that keeps it is enough."""
+    found = ruled(
+        ("dense", 0.70, 80.0, None),
+        ("adaptive", 0.695, 40.0, (0.5, True)),
+        ("warp", 0.68, 20.0, (2.0, True)),
+        ("arseg", 0.65, 10.0, (5.0, False)),
+        rule="miou_drop<=3",
+    )
+    assert found.headline.startswith("Choose warp: ")
+
+
 def test_what_keeps_the_rules_is_not_chosen_where_it_is_slower_than_dense() -> None:
     """Slower and within a point; faster and further off; both keep the rule."""
     slow, fast = ("adaptive", 0.695, 90.0, (90.0, True)), ("warp", 0.68, 50.0, (50.0, True))
@@ -184,7 +202,8 @@ def test_what_keeps_the_rules_is_not_chosen_where_it_is_slower_than_dense() -> N
 
 def test_each_rule_may_be_kept_and_all_by_nothing() -> None:
     def told(mode: str, rule: str, *, passed: bool) -> dict[str, Any]:
-        return {"mode": mode, "rule": rule, "value": 1.0, "passed": passed}
+        figure = rule.rstrip("<>=.0123456789")
+        return {"mode": mode, "rule": rule, "figure": figure, "value": 1.0, "passed": passed}
 
     verdicts = [
         told("warp", "miou>=0.9", passed=False),

@@ -73,6 +73,7 @@ def test_a_row_of_every_point_and_mode(
         folder = out / "points" / row["point"]
         assert json.loads((folder / "results.json").read_text())["modes"]["warp"]["frames"] == 4
         assert not (folder / "modes").exists(), "points have no pictures"
+        assert "result_bag" not in (folder / "report.html").read_text()
     table = capsys.readouterr().out
     assert "keyframe_interval" in table
     assert "front by gmac" in table
