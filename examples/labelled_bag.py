@@ -52,11 +52,12 @@ def write_bag(data: str, out: Path, split: str, frames: int | None) -> int:
     count = 0
     with BagWriter(out) as bag:
         for sample in islice(source, frames):
-            frame = sample.frame
-            times = {"stamp_ns": START_NS + frame.stamp_ns, "frame_id": frame.frame_id}
-            bag.write_image("/camera/image", frame.image, **times)
+            frame, stamp_ns = sample.frame, START_NS + sample.frame.stamp_ns
+            frame_id = frame.frame_id
+            bag.write_image("/camera/image", frame.image, stamp_ns=stamp_ns, frame_id=frame_id)
             if sample.labels is not None:
-                bag.write_image("/camera/truth", sample.labels, **times)
+                labels = sample.labels
+                bag.write_image("/camera/truth", labels, stamp_ns=stamp_ns, frame_id=frame_id)
             count += 1
     if source.classes:
         with (out / "classes.csv").open("w", encoding="utf-8", newline="") as file:

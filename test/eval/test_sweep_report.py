@@ -15,6 +15,7 @@ from test.eval.runs import make_run
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
 
 def test_every_point_is_there(tmp_path: Path) -> None:
@@ -56,7 +57,8 @@ def test_which_points_keep_the_rules_is_told(tmp_path: Path) -> None:
         results, _ = make_run(folder, modes={"dense": (0.1, 40.0), "adaptive": (wrong, limit)})
         results["reference"] = None
         (folder / "results.json").write_text(json.dumps(results))
-        row = {"point": key, "settings": {"budget.latency_ms": limit}, "pareto": []}
+        row: dict[str, Any] = {"point": key, "pareto": []}
+        row["settings"] = {"budget.latency_ms": limit}
         verdicts = [verdict.entry() for verdict in judge(rules, results)]
         rows += [{**row, "mode": "dense", "verdicts": []}]
         rows += [{**row, "mode": "adaptive", "verdicts": verdicts}]
