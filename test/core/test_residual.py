@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from seg_node.core.costs import MacCounter
 from seg_node.core.residual import (
+    branch,
     computed,
     find_residual_blocks,
     in_place_of,
@@ -265,6 +266,26 @@ def test_a_skip_that_cannot_be_told_is_not_guessed(block: Callable[[], nn.Module
         out, made = computed(found, x)
         assert torch.equal(made, out)
         assert torch.equal(joined(found, x, made), out)
+
+
+def test_a_branch_ends_where_it_is_added() -> None:
+    """Nothing after the sum runs where the branch alone is of use."""
+    sums = []
+
+    class Loud(Bottleneck):
+        def forward(self, x: Tensor) -> Tensor:
+            total = super().forward(x)
+            sums.append(total)
+            return total
+
+    torch.manual_seed(0)
+    (found,) = find_residual_blocks(Chain(awake(Loud())).eval())
+    x = torch.randn(1, 8, 9, 14)
+    with torch.inference_mode():
+        _, made = computed(found, x)
+        sums.clear()
+        assert torch.equal(branch(found)(x), made)
+    assert not sums
 
 
 def test_running_the_skip_costs_what_its_convolution_does() -> None:
