@@ -27,6 +27,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from seg_node.core.types import DataError
+from seg_node.data import sqlite_remains
 from seg_node.data.mcap_remains import describe_remains
 
 if sys.version_info >= (3, 14):
@@ -386,7 +387,9 @@ def _check_length(path: Path) -> None:
         promised = pages * (65_536 if page_size == 1 else page_size)
         stated = change == valid_for  # else an old writer left the length out
     if stated and path.stat().st_size < promised:
-        msg = f"{path} is cut off: {path.stat().st_size} of {promised} bytes are left; {_REPAIR}"
+        left = f"{path.stat().st_size} of {promised} bytes are left"
+        whole = sqlite_remains.describe_remains(path)
+        msg = f"{path} is cut off: {left}; {_REPAIR}; {whole}"
         raise DataError(msg)
 
 
