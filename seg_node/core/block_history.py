@@ -10,10 +10,12 @@ import torch
 
 from seg_node.core.background import Recorder, Recording
 from seg_node.core.blocks import block_mean, grid_shape, scaled
+from seg_node.core.mixing import mixed
 from seg_node.core.motion import StepTracker, UNKNOWN_DISTORTION
 from seg_node.core.origins import Origins
 from seg_node.core.policy import BlockPast, Past, Remembers
 from seg_node.core.pools import FeaturePool, ResultPool
+from seg_node.core.tile_pictures import TilePictures
 from seg_node.core.types import Action, Motion, Reason
 from seg_node.core.warp import nearest, rescale
 
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from seg_node.core.types import Frame
 
 Number = TypeVar("Number", np.float64, np.int64)
+
+AROUND = 3
+"""Pixels of the results, on each axis, over which the change of the picture is averaged."""
 
 _NS_PER_MS = 1_000_000
 _MAX_MS = int(np.iinfo(np.uint16).max)
@@ -53,8 +58,10 @@ class BlockHistory:
         self._origins: Origins | None = None
         self._results = ResultPool(side // stride)
         self._features: FeaturePool | None = None
+        self._pictures: TilePictures | None = None
         self._known: Tensor | None = None  # results where things are now, and the grey image
         self._grey: Tensor | None = None
+        self._change: Tensor | None = None  # from the remembered to the present picture
         self._before_ns = 0
         self._recording = Recording()
         self._asked = False
@@ -87,20 +94,24 @@ class BlockHistory:
         if self._asked:
             return Past(Reason.ASKED, camera=camera)
         interval_ns, self._before_ns = frame.stamp_ns - self._before_ns, frame.stamp_ns
-        return Past(None, 1, self._follow(found, frame.stamp_ns, interval_ns), camera)
+        return Past(None, 1, self._follow(found, frame, interval_ns), camera)
 
-    def _follow(self, step: Motion, now_ns: int, interval_ns: int) -> BlockPast:
+    def _follow(self, step: Motion, frame: Frame, interval_ns: int) -> BlockPast:
+        assert self._tracker is not None
         assert self._origins is not None
         assert self._grey is not None
         origins = self._origins
         flow = rescale(torch.from_numpy(step.flow)[None], origins.size)[0].numpy()
         origins.move(flow)
+        if not self._tracker.stated:
+            origins.move(self._correction(frame.image))
         self._known = self._results.read(origins.places(), origins.size)
         logits, grey = self._known[:, :-1], self._known[:, -1]
         distortion = (grey - self._grey)[0].abs().float().cpu().numpy()
         distortion[~nearest(step.valid, origins.size)] = UNKNOWN_DISTORTION
+        self._change = torch.from_numpy(cv2.blur(distortion, (AROUND, AROUND)))
         doubt = (1 - torch.softmax(logits.float(), 1).amax(1))[0].cpu().numpy()
-        age_ms = (now_ns - self._results.stamps_ns[origins.slot]) / _NS_PER_MS
+        age_ms = (frame.stamp_ns - self._results.stamps_ns[origins.slot]) / _NS_PER_MS
         side = origins.side
         return BlockPast(
             block_mean(distortion, side),
@@ -109,6 +120,16 @@ class BlockHistory:
             _block_max(age_ms, side),
             interval_ns / _NS_PER_MS,
         )
+
+    def _correction(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the flow to where content is now shown, from where it should be, [h, w, 2]."""
+        assert self._tracker is not None
+        assert self._origins is not None
+        assert self._pictures is not None
+        now = self._pictures.reduced(image)
+        moved = self._pictures.moved(self._origins)[: now.shape[0], : now.shape[1]]
+        flow = self._tracker.estimator.correct(np.ascontiguousarray(moved), now)
+        return rescale(torch.from_numpy(flow)[None], self._origins.size)[0].numpy()
 
     # ---- what was computed -----------------------------------------------------------------
 
@@ -136,7 +157,11 @@ class BlockHistory:
         size = (logits.shape[-2], logits.shape[-1])
         self._origins = Origins(size, self._side // self._stride)
         self._results.restart(self._with_grey(logits), frame.stamp_ns)
-        grid = grid_shape(frame.image.shape[0], frame.image.shape[1], self._side)
+        image = frame.image
+        grid = grid_shape(image.shape[0], image.shape[1], self._side)
+        self._pictures = TilePictures((image.shape[0], image.shape[1]), self._stride, self._side)
+        every = np.argwhere(np.ones(grid, np.bool_))
+        self._pictures.add(image, every, np.arange(len(every)))
         self._features = FeaturePool(grid, self._origins, self._stride, self._side)
         self._features.restart(self._recording.tensors)
         self._before_ns, self._asked = frame.stamp_ns, False
@@ -150,20 +175,37 @@ class BlockHistory:
         self._features.claim(np.flatnonzero(grid == Action.HIGH), used)
         return self._features
 
+    def mixed(self, logits: Tensor, high: Tensor) -> Tensor:
+        """Return logits in which computed blocks are mixed with what is remembered of them.
+
+        Args:
+            logits: of the whole frame, [1, classes, h, w].
+            high: which of them were computed, bool [h, w].
+
+        """
+        assert self._change is not None
+        change = self._change.to(logits.device)
+        new, old = (plane[0].permute(1, 2, 0) for plane in (logits, self.logits()))
+        shown = new.clone(memory_format=torch.contiguous_format)
+        shown[high] = mixed(new[high], old[high], change[high])
+        return shown.permute(2, 0, 1)[None]
+
     def keep(self, frame: Frame, logits: Tensor, grid: NDArray[np.uint8]) -> None:
         """Remember the blocks that were computed of a frame.
 
         Args:
             frame: the frame that `look` saw last.
-            logits: of the whole frame, computed or remembered, [1, classes, h, w].
+            logits: of the whole frame, as it is shown, [1, classes, h, w].
             grid: `Action` of each block.
 
         """
         assert self._origins is not None
         assert self._features is not None
+        assert self._pictures is not None
         blocks = np.argwhere(grid == Action.HIGH)
         slots = self._results.add(self._with_grey(logits), blocks, frame.stamp_ns)
         self._features.name(slots)
+        self._pictures.add(frame.image, blocks, slots)
         self._origins.renew(blocks, slots)
 
     def _with_grey(self, logits: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ On CamVid they bring a point of mIoU at five frames over a quarter as many.
 _MIN_SIDE = 32
 """Smallest side in pixels; OpenCV's ultrafast preset crashes on long images with a shorter one."""
 
-_AROUND = 9
+_AROUND = 15
 """Side in pixels of the neighbourhood in which two motions of a pixel are compared."""
 
 _PIXEL_REACH = 0.5
@@ -95,7 +95,7 @@ class FlowEstimator:
         """Let every pixel keep its motion, or take an estimate that starts from it if better.
 
         Better is the flow by which the earlier image, moved, differs less from the present one,
-        on average over the 9x9 pixels around.
+        on average over the 15x15 pixels around.
 
         Args:
             before: the earlier image, grey, uint8 [h, w].
@@ -107,10 +107,22 @@ class FlowEstimator:
 
         """
         found = self._flow(before, image, motion)
-        was, now = (_around(cv2.absdiff(image, pull(before, x))) for x in (motion.flow, found))
-        flow = motion.flow.copy()
-        cv2.copyTo(found, (now < was).view(np.uint8), flow)
-        return replace(motion, flow=flow)
+        return replace(motion, flow=_better(before, image, motion.flow, found))
+
+    def correct(self, moved: NDArray[np.uint8], image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return what is left of motion after an earlier image has been moved along with it.
+
+        Args:
+            moved: the earlier image, moved, grey, uint8 [h, w].
+            image: the present one, likewise.
+
+        Returns:
+            flow [h, w, 2]; 0 where the moved image explains the present one as well, on average
+            over the 15x15 pixels around.
+
+        """
+        found = self._flow(moved, image, None)
+        return _better(moved, image, np.zeros_like(found), found)
 
     def _flow(
         self, before: NDArray[np.uint8], image: NDArray[np.uint8], start: Motion | None
@@ -123,6 +135,19 @@ class FlowEstimator:
             # The estimator writes into the flow that it starts from.
             flow = self._started.calc(new, old, _enlarged(start.flow).copy())
         return np.ascontiguousarray(flow[:height, :width], np.float32)
+
+
+def _better(
+    before: NDArray[np.uint8],
+    image: NDArray[np.uint8],
+    flow: NDArray[np.float32],
+    other: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Return a flow [h, w, 2], or another where it makes the earlier image more like this one."""
+    was, now = (_around(cv2.absdiff(image, pull(before, x))) for x in (flow, other))
+    best = flow.copy()
+    cv2.copyTo(other, (now < was).view(np.uint8), best)
+    return best
 
 
 def _within(place: NDArray[np.float32], length: int) -> NDArray[np.bool_]:

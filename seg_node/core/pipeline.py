@@ -326,6 +326,8 @@ class Segmenter:
         background = history.background(plan.grid)
         computed: BlockTensor = self._net(self._cut(image, layout, background))
         logits = computed.combined(base=history.logits())
+        high = layout.where(Action.HIGH, self._face.stride, (logits.shape[-2], logits.shape[-1]))
+        logits = history.mixed(logits, high[0, 0])
         history.keep(frame, logits, plan.grid)
         return logits
 

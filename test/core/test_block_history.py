@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -294,3 +295,28 @@ def test_what_is_remembered_stays_sharp_for_hundreds_of_frames() -> None:
     once, late = seen[1][..., 4:160].var(), seen[11][..., 4:160].var()
     assert float(late) == pytest.approx(float(once), rel=0.05)
     assert float(sharp.var()) > float(once)
+
+
+def test_errors_of_motion_do_not_add_up_where_it_is_estimated() -> None:
+    """Frames are panned by three quarters of a pixel; what is left is far below a pixel."""
+    wide = picture(3, (80, 140))
+    shown = []
+    for index in range(12):
+        there = np.float32([[1, 0, -0.75 * index - 8], [0, 1, -8]])
+        panned = cv2.warpAffine(wide, there, SIZE[::-1], flags=cv2.INTER_CUBIC)
+        shown.append(frame(index, np.asarray(panned, np.uint8)))
+    history, free = started(shown[0], FLOW), started(shown[0], FLOW)
+    free._correction = lambda _: np.zeros((*SIZE, 2), np.float32)  # type: ignore[method-assign]  # to compare
+    for each in shown[1:]:
+        corrected, drifted = (follow(h, each, FLOW).distortion for h in (history, free))
+    inner = np.s_[:, :2]  # new content comes in at the right
+    assert corrected[inner].mean() < 0.8 * drifted[inner].mean()
+
+
+def test_stated_motion_is_not_corrected() -> None:
+    """Vectors of a codec cost nothing, and `none` is what the operator asked for."""
+    history = started(frame(0))
+    other = frame(1, np.roll(picture(0, SIZE), 1, 1))
+    follow(history, other)
+    assert history._origins is not None
+    np.testing.assert_array_equal(history._origins.place, np.indices(SIZE))

@@ -1,0 +1,49 @@
+"""What is computed counts in full where the picture changed, and half where it did not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from seg_node.core.mixing import CHANGE, mixed, SHARE
+
+SURE, UNSURE = torch.tensor([[0.0, 4.0, 0.0]]), torch.tensor([[1.5, 0.0, 0.0]])
+
+
+def test_where_nothing_changed_both_count_the_same() -> None:
+    shown = mixed(SURE, UNSURE, torch.zeros(1)).softmax(1)
+    torch.testing.assert_close(shown, (SURE.softmax(1) + UNSURE.softmax(1)) / 2)
+
+
+def test_equal_results_stay_what_they_are() -> None:
+    logits = 5 * torch.randn(20, 3, generator=torch.manual_seed(0), dtype=torch.float64)
+    change = torch.linspace(0.0, 300.0, 20)
+    torch.testing.assert_close(mixed(logits, logits + 7, change), logits, atol=1e-12, rtol=0)
+
+
+def test_where_the_picture_changed_the_remembered_result_counts_less_and_less() -> None:
+    shares = []
+    for change in (0.0, CHANGE, 2 * CHANGE, 3 * CHANGE, 255.0):
+        shown = mixed(SURE, UNSURE, torch.full((1,), change)).softmax(1)
+        way = (SURE.softmax(1) - shown) / (SURE.softmax(1) - UNSURE.softmax(1))
+        shares.append(float(way[0, 0]))
+    expected = [(torch.e**-x - torch.e**-3) / (1 - torch.e**-3) * SHARE for x in range(4)]
+    assert shares == pytest.approx([*expected, 0.0], abs=1e-4)
+
+
+def test_a_class_that_is_sure_now_is_shown_whatever_was_remembered() -> None:
+    """Also where the picture hardly changed, and the remembered logits are far larger."""
+    was = torch.tensor([[200.0, 0.0, 0.0]])
+    assert mixed(torch.tensor([[0.0, 20.0, 0.0]]), was, torch.full((1,), 0.5)).argmax() == 1
+
+
+def test_pixels_do_not_mingle_and_the_number_format_stays() -> None:
+    new, old = torch.randn(7, 3, generator=torch.manual_seed(0)), torch.randn(7, 3)
+    change = torch.linspace(0.0, 30.0, 7)
+    whole = mixed(new, old, change)
+    for i in range(7):
+        torch.testing.assert_close(
+            whole[i], mixed(new[i : i + 1], old[i : i + 1], change[i : i + 1])[0]
+        )
+    assert mixed(new.bfloat16(), old.bfloat16(), change).dtype == torch.bfloat16
+    assert torch.isfinite(mixed(1e4 * new, old, change)).all()
