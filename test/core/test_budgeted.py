@@ -262,12 +262,12 @@ COMPUTE, LATENCY = "budget.compute", "budget.latency_ms"
 def test_another_budget_holds_from_the_next_frame_on(first: str) -> None:
     """Costs are known already: turning a budget never makes a frame that computes everything."""
     policy, blocks = Budgeted(), 12
-    turns = [(COMPUTE, 0.5, 6), (COMPUTE, 0.25, 3), (COMPUTE, 0.75, 9), (LATENCY, 65.0, 5)]
-    turns += [(LATENCY, 35.0, 2), (COMPUTE, 0.5, 6), (LATENCY, 65.0, 5), (LATENCY, 35.0, 2)]
+    turns = [(COMPUTE, 0.5, 6), (COMPUTE, 0.25, 3), (COMPUTE, 0.75, 9), (LATENCY, 65.0, 4)]
+    turns += [(LATENCY, 35.0, 1), (COMPUTE, 0.5, 6), (LATENCY, 65.0, 4), (LATENCY, 35.0, 1)]
     turns = [turn for turn in turns if turn[0] == first][:1] + turns
     policy.plan(IMAGE, config().updated(dict([turns[0][:2]])))
     for name, value, count in turns:
-        told(policy, blocks, seconds=0.12 if blocks == 12 else 0.012 + 0.009 * blocks)
+        told(policy, blocks, seconds=0.12 if blocks == 12 else 0.024 + 0.010 * blocks)
         blocks = int(chosen(policy, known(9.0), config().updated({name: value})).sum())
         assert abs(blocks - count) <= 1
 
