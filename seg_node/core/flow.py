@@ -145,7 +145,7 @@ def _better(
 ) -> NDArray[np.float32]:
     """Return a flow [h, w, 2], or another where it makes the earlier image more like this one."""
     was, now = (_around(cv2.absdiff(image, pull(before, x))) for x in (flow, other))
-    best = flow.copy()
+    best: NDArray[np.float32] = flow.copy()
     cv2.copyTo(other, (now < was).view(np.uint8), best)
     return best
 

@@ -302,11 +302,12 @@ def test_errors_of_motion_do_not_add_up_where_it_is_estimated() -> None:
     wide = picture(3, (80, 140))
     shown = []
     for index in range(12):
-        there = np.float32([[1, 0, -0.75 * index - 8], [0, 1, -8]])
+        there = np.array([[1, 0, -0.75 * index - 8], [0, 1, -8]], np.float32)
         panned = cv2.warpAffine(wide, there, SIZE[::-1], flags=cv2.INTER_CUBIC)
         shown.append(frame(index, np.asarray(panned, np.uint8)))
     history, free = started(shown[0], FLOW), started(shown[0], FLOW)
-    free._correction = lambda _: np.zeros((*SIZE, 2), np.float32)  # type: ignore[method-assign]  # to compare
+    nothing = np.zeros((*SIZE, 2), np.float32)
+    free._correction = lambda image: nothing  # type: ignore[method-assign]  # noqa: ARG005 - its name is that of the method
     for each in shown[1:]:
         corrected, drifted = (follow(h, each, FLOW).distortion for h in (history, free))
     inner = np.s_[:, :2]  # new content comes in at the right
