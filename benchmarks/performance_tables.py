@@ -295,6 +295,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "half": lambda: bench_table("bench_modes_swiftnet18-half.json"),
     "half-stages": lambda: stage_table("bench_modes_swiftnet18-half.json"),
     "stmg": lambda: bench_table("bench_stmg_swiftnet18-half.json"),
+    "stmg-large": lambda: bench_table("bench_stmg_swiftnet18.json"),
     "scores": lambda: score_table(
         "evaluate_camvid_val_adaptive_swiftnet18-half.json",
         "evaluate_camvid_val_adaptive_swiftnet18.json",
