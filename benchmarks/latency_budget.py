@@ -26,9 +26,10 @@ import torch
 
 from seg_node.core.config import Config
 from seg_node.core.types import Action, Frame
+from seg_node.data.core_use import LinuxCores
 from seg_node.data.datasets import open_source
 from seg_node.eval.bench import parse_size
-from seg_node.eval.session import open_session
+from seg_node.eval.session import build_session, open_model
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt  # after the choice of backend
@@ -114,7 +115,8 @@ def play(
     images: list[NDArray[np.uint8]], config: Config, rate_hz: float, seconds: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Play images in real time; return when frames began (s), durations (ms), shares of HIGH."""
-    segmenter = open_session(config).segmenter
+    cores = LinuxCores() if LinuxCores.known() else None
+    segmenter = build_session(open_model(config), config, cores=cores).segmenter
     segmenter.warm_up(*images[0].shape[:2])
     period_ns = round(NS_PER_S / rate_hz)
     begin = time.perf_counter_ns()

@@ -31,6 +31,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "nets.build",
         "nets.manifest",
         "data.codec",
+        "data.core_use",
         "data.image_conversion",
         "data.video",
     ),

@@ -22,6 +22,7 @@ from seg_node.core.history import History
 from seg_node.core.masks import decide, resize_result
 from seg_node.core.policy import NOTHING, Remembers
 from seg_node.core.sparse import split
+from seg_node.core.threads import FollowedThreads
 from seg_node.core.tiles import halved
 from seg_node.core.timing import StageTimer
 from seg_node.core.types import Action, ConfigError, Frame, StepReport, StepResult, WARM_UP_CAMERA
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from seg_node.core.background import Background
     from seg_node.core.policy import BlockPolicy
     from seg_node.core.sparse import BlockTensor
+    from seg_node.core.threads import Cores
     from seg_node.core.types import Plan
 
 LACKS = {
@@ -133,6 +135,8 @@ class Segmenter:
         clock: nanoseconds that never go back.
         kernels: what computes blocks and decides masks; None for plain torch
             (`seg_node.nets.build.build_kernels`).
+        cores: where given, steps on the CPU under a latency budget compute with fewer threads
+            while other processes take cores. Masks of other budgets are the same in every run.
 
     Raises:
         ConfigError: the config asks for a device or precision that this machine lacks, or a mode
@@ -149,6 +153,7 @@ class Segmenter:
         clock: Callable[[], int] = time.perf_counter_ns,
         *,
         kernels: BlockKernels | None = None,
+        cores: Cores | None = None,
     ) -> None:
         """Move the network to its device."""
         self._kernels = kernels
@@ -163,6 +168,8 @@ class Segmenter:
         self._face = cast("SegmentationNetwork", self._net)
         self._macs: dict[tuple[int, int], int] = {}
         self._ended_ns = clock()
+        on_cpu = self.compute.device.type == "cpu"
+        self._threads = FollowedThreads(cores, clock) if cores and on_cpu else None
         self._histories: dict[str, AnyHistory] = {}
 
     def _placed(self, net: nn.Module) -> nn.Module:
@@ -210,6 +217,15 @@ class Segmenter:
             labels and confidence at the image's own size, the plan and its cost.
 
         """
+        if self._threads is None:
+            return self._step(frame)
+        if not self.config.budget.latency_ms:
+            self._threads.release()
+            return self._step(frame)
+        with self._threads:
+            return self._step(frame)
+
+    def _step(self, frame: Frame) -> StepResult:
         timer = StageTimer(self._clock)
         size = frame.image.shape[:2]
         with timer.stage("prepare"):

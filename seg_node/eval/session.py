@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from seg_node.core.config import Config
     from seg_node.core.policy import BlockPolicy
+    from seg_node.core.threads import Cores
     from seg_node.core.types import Frame, StepResult
     from seg_node.data.datasets import Sample
     from seg_node.eval.energy import Meter
@@ -165,6 +166,7 @@ def build_session(
     config: Config,
     policies: Mapping[str, BlockPolicy] | None = None,
     clock: Callable[[], int] = time.perf_counter_ns,
+    cores: Cores | None = None,
 ) -> Session:
     """Build a pipeline around a loaded model.
 
@@ -173,6 +175,7 @@ def build_session(
         config: settings.
         policies: what chooses the plans, by mode; None for those of the model.
         clock: nanoseconds that never go back, by which steps are timed.
+        cores: see `Segmenter`; None where results are to be the same in every run.
 
     Raises:
         ConfigError: the model cannot run the mode, or the device or precision is not to be had
@@ -181,7 +184,9 @@ def build_session(
     """
     policies = build_policies(model, config) if policies is None else policies
     kernels = build_kernels(model, config)
-    segmenter = Segmenter(model.net, policies, config, model.low, clock, kernels=kernels)
+    segmenter = Segmenter(
+        model.net, policies, config, model.low, clock, kernels=kernels, cores=cores
+    )
     dtype = str(segmenter.compute.dtype).removeprefix("torch.")
     device = f"{segmenter.compute.device} {dtype}"
     if segmenter.compute.device.type == "cpu":

@@ -26,6 +26,7 @@ import torch
 
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.types import SegNodeError
+from seg_node.data.core_use import LinuxCores
 from seg_node.data.image_conversion import choose_converter
 from seg_node.nets.build import build_kernels, build_policies, load_model
 from seg_node.ros import diagnostics, image_topics
@@ -131,6 +132,7 @@ class SegmentationNode(LifecycleNode):
             config,
             self._model.low,
             kernels=build_kernels(self._model, config),
+            cores=LinuxCores() if LinuxCores.known() else None,
         )
         width, height = manifest.training_size
         self._segmenter.warm_up(height, width)

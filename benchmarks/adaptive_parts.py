@@ -1,0 +1,155 @@
+"""What the parts of mode adaptive are worth on a labelled clip, each left out.
+
+    python benchmarks/adaptive_parts.py camvid:DIR --json benchmarks/results/adaptive_parts.json
+
+- `adaptive`: as it is;
+- `not corrected`: pointers follow the motion from frame to frame alone;
+- `not mixed`: computed blocks show their new result alone;
+- `neither`: both;
+- `blocks of dense`: computed blocks have the result of the whole frame, computed: no halos;
+- `warp`: keyframes at an interval, all else moved.
+
+mIoU is pooled over clips that start at several frames; the first frames do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import contextmanager, ExitStack
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from seg_node.core.block_history import BlockHistory
+from seg_node.core.config import Config
+from seg_node.core.pipeline import Segmenter
+from seg_node.data.datasets import open_source
+from seg_node.eval.metrics import ConfusionMatrix
+from seg_node.eval.progress import progress
+from seg_node.eval.results import versions, write_json
+from seg_node.nets.build import build_policies, load_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from seg_node.data.sources import Sample
+    from seg_node.nets.build import Model
+
+STARTS = (0, 3, 6, 9)
+FROM = 12
+"""First frame that counts, so that all starts are scored on the same ones."""
+
+
+@contextmanager
+def not_corrected() -> Iterator[None]:
+    """Leave pointers where the motion from frame to frame leads."""
+
+    def nothing(history: BlockHistory, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        del image
+        assert history._origins is not None  # noqa: SLF001 - what is measured is inside
+        return np.zeros((*history._origins.size, 2), np.float32)  # noqa: SLF001 - likewise
+
+    with patch.object(BlockHistory, "_correction", nothing):
+        yield
+
+
+@contextmanager
+def not_mixed() -> Iterator[None]:
+    """Show the new results of computed blocks alone."""
+
+    def unmixed(_history: BlockHistory, logits: Tensor, _high: Tensor) -> Tensor:
+        return logits
+
+    with patch.object(BlockHistory, "mixed", unmixed):
+        yield
+
+
+@contextmanager
+def blocks_of_dense() -> Iterator[None]:
+    """Give computed blocks what a dense network makes of the whole frame."""
+    mixed, latest = BlockHistory.mixed, BlockHistory.look
+    shown: dict[str, Any] = {}
+
+    def look(history: BlockHistory, frame: Any, config: Any) -> Any:
+        shown["image"] = torch.from_numpy(frame.image).permute(2, 0, 1)[None]
+        return latest(history, frame, config)
+
+    def pasted(history: BlockHistory, logits: Tensor, high: Tensor) -> Tensor:
+        return mixed(history, torch.where(high, NET["net"](shown["image"]), logits), high)
+
+    with patch.object(BlockHistory, "look", look), patch.object(BlockHistory, "mixed", pasted):
+        yield
+
+
+NET: dict[str, Any] = {}
+"""The network under test, for `blocks_of_dense`."""
+
+WAYS: dict[str, tuple[Callable[[], Any], ...]] = {
+    "adaptive": (),
+    "not corrected": (not_corrected,),
+    "not mixed": (not_mixed,),
+    "neither": (not_corrected, not_mixed),
+    "blocks of dense": (blocks_of_dense,),
+}
+
+
+def score(model: Model, samples: list[Sample], config: Config) -> dict[str, Any]:
+    """Return mIoU, pooled and by start, and the share of the MACs that is saved."""
+    pooled, each, macs, dense = ConfusionMatrix(len(model.manifest.classes)), [], 0, 0
+    for start in STARTS:
+        segmenter = Segmenter(model.net, build_policies(model, config), config, model.low)
+        NET["net"] = segmenter._net  # noqa: SLF001 - the network as it runs
+        own = ConfusionMatrix(len(model.manifest.classes))
+        for index, sample in enumerate(samples[start:], start):
+            result = segmenter.step(sample.frame)
+            if index < FROM or sample.labels is None:
+                continue
+            pooled.update(sample.labels, result.labels)
+            own.update(sample.labels, result.labels)
+            macs, dense = macs + result.report.macs, dense + result.report.dense_macs
+        each.append(own.dataset_miou())
+    return {"miou": pooled.dataset_miou(), "saved": 1 - macs / dense, "miou_of_starts": each}
+
+
+def main() -> None:
+    """Score, print and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("data")
+    parser.add_argument("--model", default=Config().model)
+    parser.add_argument("--compute", type=float, default=0.15)
+    parser.add_argument("--interval", type=int, default=6)
+    parser.add_argument("--json", type=Path, required=True)
+    args = parser.parse_args()
+    model = load_model(args.model)
+    samples = list(open_source(args.data, split="val"))
+    usual = Config(device="cpu").updated({"budget.compute": args.compute})
+    warp = usual.updated({"mode": "warp", "keyframe_interval": args.interval})
+    content: dict[str, Any] = {
+        "command": f"python benchmarks/adaptive_parts.py camvid:DIR --model {args.model} "
+        f"--compute {args.compute} --interval {args.interval}",
+        "model": args.model,
+        "block_side": usual.block_side,
+        "versions": versions(),
+        "scores": {},
+    }
+    plans = {name: (usual, parts) for name, parts in WAYS.items()}
+    plans |= {"warp": (warp, ()), "dense": (usual.updated({"mode": "dense"}), ())}
+    with progress("adaptive_parts", len(plans), "variants") as tick:
+        for done, (name, (config, parts)) in enumerate(plans.items(), start=1):
+            with ExitStack() as stack:
+                for part in parts:
+                    stack.enter_context(part())
+                content["scores"][name] = score(model, samples, config)
+            print(name, content["scores"][name], flush=True)
+            tick(done)
+    write_json(content, args.json)
+
+
+if __name__ == "__main__":
+    main()
