@@ -45,6 +45,9 @@ SHARES = (0.35, 0.5, 0.65, 0.8)
 LOADED = 0.65
 """The budget, of `SHARES`, under which a load comes."""
 
+MAX_AGE_MS = 10_000.0
+"""Long, so that it is the budget that says how many blocks are computed, not their age."""
+
 WARM_UP = 10
 LOAD_FROM_S, LOAD_TO_S, LOADED_S = 15.0, 25.0, 40.0
 NS_PER_S = 1_000_000_000
@@ -191,6 +194,7 @@ def main() -> None:
             "mode": "adaptive",
             "budget.latency_ms": budget_ms,
             "reuse.threshold": 0.0,  # still parts of the clip shall fill the budget, too
+            "max_age_ms": MAX_AGE_MS,
         }
         return Run(*play(images, config.updated(settings), rate_hz, seconds), budget_ms)
 

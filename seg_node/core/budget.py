@@ -49,7 +49,8 @@ AIM = 0.97
 """Part of the target that frames are planned for; rare slow frames take the rest."""
 
 CEILING = 1.08
-"""Part of the target that no frame is planned above: blocks too coarse for that stay under it."""
+"""Part of the target that no frame with several blocks is planned above: where blocks are too
+coarse for that, it stays under it."""
 
 DEBT = 1 / 16
 """Most of the grid that is paid back when more was computed than allowed."""
@@ -258,19 +259,24 @@ class LatencyBudget:
         self._total = self._allowed = total
         if not self.model.known:
             return total
-        aim_s, most_s = AIM * self.target_s, CEILING * self.target_s
-        self._allowed = min(total, self._fitting(min(aim_s + self._carry_s, most_s)))
+        aim_s = AIM * self.target_s
+        self._allowed = min(total, self._fitting(aim_s + self._carry_s))
         left_s = self._carry_s + aim_s - self._predict(self._allowed)
         saved_s = self._predict(1) - self._predict(0)  # what the frames between blocks save up
         self._carry_s = max(self._least_s(), min(saved_s, left_s))
         return self._allowed
 
     def _fitting(self, seconds: float) -> int:
-        """Return how many blocks are predicted to take a time at most."""
+        """Return how many blocks are predicted to take a time at most.
+
+        A single block may take more than `CEILING`, once that was saved up: without any, content
+        would only become older, and nobody would learn what a block takes now.
+        """
         first = self._predict(1)
         if seconds < first:
             return 0
-        return 1 + math.floor((seconds - first) / (self._predict(2) - first))
+        left = min(seconds, CEILING * self.target_s) - first
+        return 1 + max(0, math.floor(left / (self._predict(2) - first)))
 
     def _predict(self, high: int) -> float:
         return self.model.predict(Work(high, self._low))
