@@ -182,6 +182,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, required=True)
     args = parser.parse_args()
     images = read(args.video, args.size)
+    threads = torch.get_num_threads()  # where none is taken; steps may compute with fewer
     config = Config(model=args.model, device="cpu")
     _, dense_ms, _ = play(images[:30], config.updated({"mode": "dense"}), 1000.0, 0.03)
     dense = float(np.median(dense_ms))
@@ -209,7 +210,7 @@ def main() -> None:
         "model": args.model,
         "clip": Path(args.video).stem,
         "size": f"{width}x{height}",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, float32",
+        "machine": f"{platform.machine()}, {threads} threads, float32",
         "dense_ms": dense,
         "rate_hz": rate_hz,
         "budgets": [each.figures() for each in runs],
