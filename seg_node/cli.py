@@ -36,6 +36,7 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells report it."""
 REFERENCE = "dense"
 """Mode of evaluate and bench where none is named: what all others are compared with."""
+ONE_MODEL = "name of a shipped model, or path of a manifest"
 ONE_MODE = "how compute is chosen (default: adaptive)"
 MODES = "how compute is chosen (default: {}); several are compared frame by frame: dense,MODE"
 
@@ -94,12 +95,17 @@ def replay(args: argparse.Namespace) -> int:
 
 
 def bench(args: argparse.Namespace) -> int:
-    """Measure how long a step takes in several modes, side by side on the same frames."""
+    """Measure how long a step takes in several modes and models, on the same frames."""
     from seg_node.eval.bench import parse_size, run_bench, Workload
 
+    models = [name.strip() for name in (args.model or "").split(",")]
+    args.model = models[0] or None
     config, modes = _modes(args, REFERENCE)
     workload = Workload(args.frames, None if args.size is None else parse_size(args.size))
-    return run_bench(config, modes, data=args.data, workload=workload, json_path=args.json)
+    own = models if len(models) > 1 else ()
+    return run_bench(
+        config, modes, data=args.data, workload=workload, json_path=args.json, models=own
+    )
 
 
 def demo(args: argparse.Namespace) -> int:
@@ -291,11 +297,14 @@ def _parse(name: str, text: str, like: Value) -> Value:
 
 
 def _add_settings(
-    parser: argparse.ArgumentParser, out: str | None = None, mode: str = ONE_MODE
+    parser: argparse.ArgumentParser,
+    out: str | None = None,
+    mode: str = ONE_MODE,
+    model: str = ONE_MODEL,
 ) -> None:
-    """Add the options that evaluate, replay, bench and demo share; `mode` explains --mode."""
+    """Add the options that evaluate, replay, bench and demo share, with their explanations."""
     parser.add_argument("--mode", help=mode)
-    parser.add_argument("--model", help="name of a shipped model, or path of a manifest")
+    parser.add_argument("--model", help=model)
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
         "--set",
@@ -379,7 +388,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--frames", type=int, default=100, help="frames to measure (default: 100)")
     verb.add_argument("--json", type=Path, help="also write the results to this file")
-    _add_settings(verb, mode=MODES.format(REFERENCE))
+    several = f"{ONE_MODEL}; several, separated by commas, are measured side by side"
+    _add_settings(verb, mode=MODES.format(REFERENCE), model=several)
 
     verb = verbs.add_parser("train", help="Train on labelled data.")
     tasks = verb.add_subparsers(required=True, metavar="TASK")

@@ -1,9 +1,10 @@
-"""Wall clock of modes on one input: `seg_node bench`.
+"""Wall clock of modes and models on one input: `seg_node bench`.
 
-Each frame goes through every mode before the next one comes, in one process, so that clocks,
-caches and other work on the machine hit all alike; ratios are taken frame by frame as well. The
-frames are a clip, never one image again and again: a mode with a memory would have nothing to do.
-Nothing is scored but agreement with dense, because a speed-up means little without it.
+Each frame goes through every mode of every model before the next one comes, in one process, so
+that clocks, caches and other work on the machine hit all alike; ratios are taken frame by frame
+as well. The frames are a clip, never one image again and again: a mode with a memory would have
+nothing to do. Nothing is scored but agreement with dense, because a speed-up means little
+without it.
 """
 
 from __future__ import annotations
@@ -91,13 +92,14 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def run_bench(
+def run_bench(  # noqa: PLR0913 - what the command takes
     config: Config,
     modes: Sequence[str] = (),
     *,
     data: str = STREET,
     workload: Workload,
     json_path: Path | None = None,
+    models: Sequence[str] = (),
 ) -> int:
     """Do `seg_node bench`: measure, write, and show the tables.
 
@@ -106,7 +108,9 @@ def run_bench(
         modes: modes to compare; none for the config's own alone.
         data: named data, or a path whose kind is guessed.
         workload: how many frames, and of which size.
-        json_path: file that gets the results; None for none.
+        json_path: file that gets the results; None for none. Those of several models stand under
+            the names of these.
+        models: models to run side by side; none for the config's own alone.
 
     Returns:
         Exit status: 0, or 130 after Ctrl-C.
@@ -114,15 +118,28 @@ def run_bench(
     Raises:
         DataError: the data cannot be used, are too short, or are of several sizes.
         ModelError: the model cannot be loaded.
-        ConfigError: there is no such mode, or the device or precision is not to be had here.
+        ConfigError: there is no such mode, a model is named twice, or the device or precision is
+            not to be had here.
 
     """
+    names = models or (config.model,)
+    if len(set(names)) < len(names):
+        msg = f"the models are {', '.join(names)}; name each once"
+        raise ConfigError(msg)
     source = open_input(data, workload)
-    results = bench(source, open_sessions(config, modes), workload)
+    sessions = [open_sessions(config.updated({"model": name}), modes) for name in names]
+    found = bench_models(source, sessions, workload)
+    interrupted = found[0]["interrupted"]
     if json_path:
-        write_json(results, json_path)
-    show(results, cost_tables(results), notes_of(results, workload))
-    return EXIT_INTERRUPTED if results["interrupted"] else 0
+        several = {"command": COMMAND, "interrupted": interrupted, "models": _by_model(found)}
+        write_json(several if models[1:] else found[0], json_path)
+    for results in found:
+        show(results, cost_tables(results), notes_of(results, workload))
+    return EXIT_INTERRUPTED if interrupted else 0
+
+
+def _by_model(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {results["model"]["name"]: results for results in found}
 
 
 def open_input(data: str, workload: Workload) -> Source:
@@ -141,32 +158,43 @@ def open_input(data: str, workload: Workload) -> Source:
 
 
 def bench(source: Source, sessions: Mapping[str, Session], workload: Workload) -> dict[str, Any]:
-    """Measure every mode on the first frames of a source, interleaved.
+    """Measure every mode of one model on the first frames of a source; see `bench_models`."""
+    return bench_models(source, [sessions], workload)[0]
+
+
+def bench_models(
+    source: Source, models: Sequence[Mapping[str, Session]], workload: Workload
+) -> list[dict[str, Any]]:
+    """Measure every mode of every model on the first frames of a source, interleaved.
 
     The first Ctrl-C ends it after the frame in work.
 
     Args:
         source: frames in time order; labels do not matter.
-        sessions: model and settings by mode; one model for all.
+        models: of each, model and settings by mode.
         workload: how many frames, and of which size.
 
     Returns:
-        The results, in the form of `results.json`.
+        The results of each model, in the form of `results.json`.
 
     Raises:
         DataError: the data end before the first frame that counts, or are of several sizes.
 
     """
-    shared = common(sessions)
     load_before = load()
     rate_hz = estimate_rate(source)
-    records = {mode: ModeRecord(len(shared.manifest.classes)) for mode in sessions}
+    every = {_key(i, mode): one for i, own in enumerate(models) for mode, one in own.items()}
+    records = [
+        {mode: ModeRecord(len(common(own).manifest.classes)) for mode in own} for own in models
+    ]
     size = (0, 0)
     done = 0
     with noted_interrupt() as interrupt, progress(COMMAND, WARM_UP + workload.frames) as bar:
-        for sample, results in steps(_inputs(source, workload), sessions):
+        for sample, results in steps(_inputs(source, workload), every):
             if done >= WARM_UP:
-                count_frame(records, source.spec, sample, results)
+                for i, own in enumerate(records):
+                    results_of_one = {mode: results[_key(i, mode)] for mode in own}
+                    count_frame(own, source.spec, sample, results_of_one)
             done += 1
             size = _size(sample)
             bar(done)
@@ -175,14 +203,29 @@ def bench(source: Source, sessions: Mapping[str, Session], workload: Workload) -
     if done <= WARM_UP and not interrupt:
         msg = f"{source.spec} has {done} frames; bench needs more than {WARM_UP}, which warm up"
         raise DataError(msg)
-    return {
-        "command": COMMAND,
-        "interrupted": bool(interrupt),
-        **make_results(source.spec, shared.manifest, shared.device, shared.config, records),
-        "input": {"width": size[0], "height": size[1], "warm_up": WARM_UP},
-        "load_before": load_before,
-        "source": describe_source(source, Counter(), rate_hz),
-    }
+    return [
+        {
+            "command": COMMAND,
+            "interrupted": bool(interrupt),
+            **_results(source, own, sessions),
+            "input": {"width": size[0], "height": size[1], "warm_up": WARM_UP},
+            "load_before": load_before,
+            "source": describe_source(source, Counter(), rate_hz),
+        }
+        for own, sessions in zip(records, models, strict=True)
+    ]
+
+
+def _key(model: int, mode: str) -> str:
+    """Return what stands for a mode of one of several models."""
+    return f"{model} {mode}"
+
+
+def _results(
+    source: Source, records: Mapping[str, ModeRecord], sessions: Mapping[str, Session]
+) -> dict[str, Any]:
+    shared = common(sessions)
+    return make_results(source.spec, shared.manifest, shared.device, shared.config, records)
 
 
 def _inputs(source: Source, workload: Workload) -> Iterator[Sample]:

@@ -227,3 +227,28 @@ def test_the_command_prints_times_and_writes_its_file(
     assert "the data ended before the 3 frames that were asked for" in text
     assert main([*arguments, "--size", "64"]) == 1
     assert "size is '64'; expected WIDTHxHEIGHT" in capsys.readouterr().err
+
+
+def test_several_models_are_measured_side_by_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["swiftnet18-half", "swiftnet18"]
+    file = tmp_path / "bench.json"
+    arguments = ["bench", "--device", "cpu", "--frames", "3", "--size", "64x48"]
+    arguments += ["--mode", "dense,warp", "--json", str(file)]
+    assert main([*arguments, "--model", ",".join(names)]) == 0
+    found = json.loads(file.read_text())["models"]
+    assert list(found) == names
+    half, full = (found[name]["modes"] for name in names)
+    for entries in (half, full):
+        assert {mode: entry["frames"] for mode, entry in entries.items()} == {
+            "dense": 3,
+            "warp": 3,
+        }
+        assert entries["dense"]["gmac_saving"] == 0
+        assert entries["warp"]["agreement"]["miou"] > 0
+    assert full["dense"]["gmac_per_frame"] > 3 * half["dense"]["gmac_per_frame"]
+    text = capsys.readouterr().out
+    assert all(f"  {name}  " in text for name in names)
+    assert main([*arguments, "--model", f"{names[0]},{names[0]}"]) == 1
+    assert "name each once" in capsys.readouterr().err
