@@ -222,7 +222,7 @@ def _key(model: int, mode: str) -> str:
 
 
 def _results(
-    source: Source, records: Mapping[str, ModeRecord], sessions: Mapping[str, Session]
+    source: Source, records: dict[str, ModeRecord], sessions: Mapping[str, Session]
 ) -> dict[str, Any]:
     shared = common(sessions)
     return make_results(source.spec, shared.manifest, shared.device, shared.config, records)
