@@ -82,7 +82,9 @@ def test_bag_counts_refused_images_by_reason(tmp_path: Path) -> None:
 def test_bag_with_two_cameras_asks(tmp_path: Path) -> None:
     """Without a topic the candidates are listed; with one, that camera is read."""
     bag = make_bag(tmp_path / "bag", {"/left/image": 2, "/right/image": 3})
-    with pytest.raises(DataError, match=r"choose one \(--topic\); .*/left/image .*2 messages.*/right/image"):
+    with pytest.raises(
+        DataError, match=r"choose one \(--topic\); .*/left/image .*2 messages.*/right/image"
+    ):
         open_source(f"bag:{bag}")
     assert len(list(open_source(f"bag:{bag}", topic="right/image"))) == 3
     with pytest.raises(DataError, match="no image topic '/rear'"):
