@@ -1,8 +1,8 @@
 """How many threads a step on the CPU computes with: fewer while other processes take cores.
 
 Threads of one operation wait for each other, awake. Where another process takes a core, one of
-them waits for its turn on it and all the others for that one: a step on two threads of two cores
-then takes four times as long as on one thread.
+them waits for its turn on it and all the others for that one: a step on all cores then takes
+longer than on one thread.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 EVERY_S = 0.15
-"""Time from one step that is looked at to the next: looking takes half a millisecond."""
+"""Time from one step that is looked at to the next: looking takes time, too."""
 
 LOOKED_S = 0.05
 """Least time of steps that anything is concluded from; what is idle comes in steps of 10 ms."""

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from seg_node.core.origins import Origins
 
 MOST_PIXELS = 2 * WORK_PIXELS
-"""Most pixels of the pictures, where the stride of the results allows so few. On CamVid at
-480x360, half the resolution costs half of what correcting gains."""
+"""Most pixels of the pictures, where the stride of the results allows so few."""
 
 _COLUMNS = 16
 """Tiles beside each other in the atlas; OpenCV reads from images of up to 32767 pixels a side."""
