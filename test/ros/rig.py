@@ -203,11 +203,14 @@ class Client:
 
     def ask(self, kind: Any, name: str, request: Any) -> Any:
         """Call a service and return the future of its response."""
+        self.wait_for(lambda: self.offers(kind, name), f"service {name}")
+        return self._clients[name].call_async(request)
+
+    def offers(self, kind: Any, name: str) -> bool:
+        """Return whether a service is there."""
         if name not in self._clients:
             self._clients[name] = self.node.create_client(kind, name)
-        client = self._clients[name]
-        self.wait_for(client.service_is_ready, f"service {name}")
-        return client.call_async(request)
+        return bool(self._clients[name].service_is_ready())
 
 
 def stamp_of(message: Any) -> int:
@@ -277,10 +280,12 @@ class Rig:
     # ---- lifecycle -----------------------------------------------------------------------------
 
     def state(self) -> str:
-        """Return the lifecycle state."""
+        """Return the lifecycle state; a process that has ended is not waited for."""
         from lifecycle_msgs.srv import GetState  # noqa: PLC0415
 
-        answer = self.client.call(GetState, f"{self.name}/get_state", GetState.Request())
+        service = f"{self.name}/get_state"
+        self._wait_until(lambda: self.client.offers(GetState, service), f"service {service}")
+        answer = self.client.call(GetState, service, GetState.Request())
         return str(answer.current_state.label)
 
     def change(self, transition: str) -> bool:
@@ -316,10 +321,18 @@ class Rig:
 
     def _settled(self) -> str:
         """Return the state, empty while the node is between two."""
-        if not (self.process and self.process.running):
-            pytest.fail("the node has ended")
         state = self.state()
         return state if state in STATES else ""
+
+    def _wait_until(self, ready: Callable[[], bool], what: str) -> None:
+        """Wait as the client does, but not for a process that has ended."""
+
+        def ready_or_ended() -> bool:
+            if self.process is not None and not self.process.running:
+                pytest.fail(f"the node has ended; waited for {what}")
+            return ready()
+
+        self.client.wait_for(ready_or_ended, what)
 
     # ---- parameters ----------------------------------------------------------------------------
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from seg_node.core.config import Value
     from test.ros.rig import Client, NodeProcess
 
-CONFIG = Path(__file__).resolve().parents[2] / "config"
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "config"
 PRESETS = sorted(CONFIG.glob("*.yaml"))
 NODE_ONLY = {"autostart", "use_sim_time"}
 """Parameters of the node that are not settings of the pipeline."""
@@ -92,12 +93,13 @@ def test_preset_is_explained(path: Path) -> None:
 def test_node_starts_with_the_preset(
     path: Path, client: Client, start_node: Callable[..., NodeProcess]
 ) -> None:
-    """A fresh node process takes the file and has its values; without a GPU it says so."""
+    """A node with the shipped models takes the file and its values; without a GPU it says so."""
     import torch  # noqa: PLC0415 - collecting loads no torch
 
     given = settings(path)
     name = f"/preset_{path.stem}"
-    process = start_node("--params-file", str(path), "-r", f"__ns:={name}")
+    arguments = ("--params-file", str(path), "-r", f"__ns:={name}")
+    process = start_node(*arguments, SEG_NODE_MODELS=str(ROOT / "models"))
     if given.get("device") == "cuda" and not torch.cuda.is_available():
         assert process.wait() == 1
         assert "torch sees 0 GPUs; use cpu" in process.text
