@@ -16,16 +16,17 @@ from triton import language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from seg_node.kernels import attention, convolution, frames, pooling
+from seg_node.core.matching import CELL, FLATNESS, REACH, STEPS
+from seg_node.kernels import attention, convolution, frames, matching, pooling
 
 FEATURES = ("table", "more", "weight", "bias", "residual", "base", "queries", "keys", "values")
 POINTERS = {
     **dict.fromkeys(FEATURES, "*fp16"),
     **dict.fromkeys(("out", "full", "half", "logits"), "*fp16"),
     **dict.fromkeys(("rows", "places"), "*i32"),
-    **dict.fromkeys(("scale", "shift", "flow"), "*fp32"),
+    **dict.fromkeys(("scale", "shift", "flow", "before", "guesses", "cells"), "*fp32"),
     **dict.fromkeys(("image", "labels", "confidence", "valid"), "*u8"),
-    "fill": "fp32",
+    **dict.fromkeys(("fill", "margin"), "fp32"),
 }
 CONVOLVED = {
     "SIDE": 8,
@@ -48,6 +49,13 @@ ATTENDED = {
     "LOWEST": torch.finfo(torch.float32).min / 2,
     "CHANNELS": 128,
 }
+MATCHED = {
+    "FLAT": FLATNESS,
+    "STEPS": STEPS,
+    "CELL": CELL,
+    "REACH": REACH,
+    "SPAN": CELL + 2 * REACH,
+}
 KERNELS: tuple[tuple[Any, dict[str, Any]], ...] = (
     (convolution.convolve_kernel, CONVOLVED),
     (convolution.convolve_kernel, {**CONVOLVED, "SPAN": 16, "STEP": 2, "KERNEL": 1}),
@@ -58,6 +66,9 @@ KERNELS: tuple[tuple[Any, dict[str, Any]], ...] = (
     (attention.attend_kernel, {**ATTENDED, "HAS_FLOW": False, "HAS_VALID": False}),
     (frames.prepare_kernel, {"REVERSED": True}),
     (frames.decide_kernel, {"STRIDE": 4, "CLASSES": 32, "MOST": 255}),
+    (matching.match_kernel, MATCHED),
+    (matching.match_kernel, {**MATCHED, "STEPS": 0}),
+    (matching.spread_kernel, {"CELL": CELL}),
 )
 
 
@@ -66,13 +77,16 @@ def compiled(kernel: Any, constants: dict[str, Any], capability: int, form: Any)
     constants = {**constants, **form.kwargs}
     names = kernel.fn.arg_names
     kinds = {name: POINTERS.get(name, "i32") for name in names}
-    if kernel is frames.decide_kernel:
+    if kernel in {frames.decide_kernel, matching.spread_kernel}:
         kinds["rows"] = "i32"  # the height of the plane
+    if kernel in {matching.match_kernel, matching.spread_kernel}:
+        kinds.update(image="*fp32", out="*fp32")
     signature = {name: "constexpr" if name in constants else kinds[name] for name in names}
     aligned = {
         (place,): [["tt.divisibility", 16]]
         for place, name in enumerate(names)
-        if name not in constants and name not in {"count", "held", "fill", "classes"}
+        if name not in constants
+        and name not in {"count", "held", "fill", "margin", "classes", "tried"}
     }
     source = ASTSource(kernel.fn, signature, constants, aligned)
     options = {"num_warps": form.num_warps, "num_stages": form.num_stages}

@@ -42,4 +42,6 @@ def test_every_kernel_compiles(tmp_path: Path) -> None:
         "attend_kernel",
         "prepare_kernel",
         "decide_kernel",
+        "match_kernel",
+        "spread_kernel",
     }
