@@ -20,6 +20,8 @@ from seg_node.core.types import Action, Motion, Reason
 from seg_node.core.warp import nearest, rescale
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -69,6 +71,14 @@ class BlockHistory:
     def ask(self) -> None:
         """Have the next frame computed in full."""
         self._asked = True
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield what is held on the device."""
+        yield from self._results.tensors()
+        if self._features is not None:
+            yield from self._features.tensors()
+        yield from (x for x in (self._known, self._grey) if x is not None)
+        yield from self._recording.tensors
 
     # ---- before the plan -------------------------------------------------------------------
 
@@ -164,6 +174,7 @@ class BlockHistory:
         self._pictures.add(image, every, np.arange(len(every)))
         self._features = FeaturePool(grid, self._origins, self._stride, self._side)
         self._features.restart(self._recording.tensors)
+        self._recording = Recording()  # the pool cuts the planes up, and then lets go of them
         self._before_ns, self._asked = frame.stamp_ns, False
 
     def background(self, grid: NDArray[np.uint8]) -> Background:

@@ -262,6 +262,17 @@ class Config:
         0,
         Limits("CPU threads of the network; 0 = as torch chooses.", low=0, high=1024, live=False),
     )
+    memory_limit_mb: float = _setting(
+        0.0,
+        Limits(
+            "Most memory of the device, in 10^6 bytes: on a GPU all that torch takes there, on a "
+            "CPU what is remembered of earlier frames. Where it is short, less is computed and "
+            "remembered, as diagnostics tell. 0: what there is.",
+            "MB",
+            0.0,
+            1e6,
+        ),
+    )
     block_size: int = _setting(
         0,
         Limits(

@@ -20,7 +20,7 @@ from seg_node.core.tiles import as_rows
 from seg_node.core.warp import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -52,6 +52,10 @@ class Content:
         self.size = scaled(size, STRIDE)
         self.origins = Origins(self.size, side // STRIDE)
         self._greys = ResultPool(side // STRIDE)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield what is held on the device."""
+        yield from self._greys.tensors()
 
     def follow(self, flow: NDArray[np.float32]) -> None:
         """Follow the content to the next frame.
@@ -138,6 +142,11 @@ class StageMemory:
         self._size, self._scale = scaled(size, stride), stride / STRIDE
         self._side, self._device = side // stride, device
         self._pools = [ResultPool(self._side) for _ in stage]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield what is held on the device."""
+        for pool in self._pools:
+            yield from pool.tensors()
 
     def start(self, kept: NDArray[np.bool_], content: Content) -> None:
         """Begin a frame in which some bins are reused.

@@ -29,7 +29,7 @@ from seg_node.core.types import Action, Motion, Reason
 from seg_node.core.warp import pull, rescale
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import nn, Tensor
@@ -86,6 +86,14 @@ class GatedHistory:
     def ask(self) -> None:
         """Have the next frame computed in full."""
         self._asked = True
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield what is held on the device."""
+        for memory in self._memories:
+            yield from memory.tensors()
+        for content in dict.fromkeys(self._contents):
+            yield from content.tensors()
+        yield self._grey
 
     # ---- before the plan -------------------------------------------------------------------
 

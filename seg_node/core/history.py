@@ -12,6 +12,8 @@ from seg_node.core.policy import Past, Remembers
 from seg_node.core.types import Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -42,6 +44,13 @@ class History:
     def ask(self) -> None:
         """Have the next frame computed in full."""
         self._asked = True
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield what is held on the device."""
+        if self._memory.kept is not None:
+            yield self._memory.kept.features
+        if self._logits is not None:
+            yield self._logits
 
     def look(self, frame: Frame, config: Config) -> Past:
         """Follow the motion to this frame, and return what of the memory can be used for it.

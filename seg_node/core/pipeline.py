@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 import time
 from typing import cast, Protocol, TYPE_CHECKING
 
@@ -14,18 +15,27 @@ from seg_node.core.block_history import BlockHistory
 from seg_node.core.blocks import BlockLayout, scaled
 from seg_node.core.config import Config
 from seg_node.core.costs import dense_macs, MacCounter
+from seg_node.core.device_memory import DeviceMemory, eased, Form
 from seg_node.core.fused import on_kernels
 from seg_node.core.fusion import enlarge
 from seg_node.core.gate import Gated
 from seg_node.core.gated import GatedHistory
 from seg_node.core.history import History
 from seg_node.core.masks import decide, resize_result
-from seg_node.core.policy import NOTHING, Remembers
+from seg_node.core.policy import AllLow, NOTHING, Remembers
 from seg_node.core.sparse import split
 from seg_node.core.threads import FollowedThreads
 from seg_node.core.tiles import halved
 from seg_node.core.timing import StageTimer
-from seg_node.core.types import Action, ConfigError, Frame, StepReport, StepResult, WARM_UP_CAMERA
+from seg_node.core.types import (
+    Action,
+    ConfigError,
+    Frame,
+    Reason,
+    StepReport,
+    StepResult,
+    WARM_UP_CAMERA,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,6 +57,9 @@ LACKS = {
     "stmg": "no residual block that can be gated (docs/gates.md); choose another mode",
 }
 """What a model lacks that cannot run a mode, and what to do about it."""
+
+LEAST = AllLow(Reason.MEMORY)
+"""Plans frames where memory of the device is short."""
 
 AnyHistory = History | BlockHistory | GatedHistory
 """What is remembered of a camera."""
@@ -171,6 +184,7 @@ class Segmenter:
         on_cpu = self.compute.device.type == "cpu"
         self._threads = FollowedThreads(cores, clock) if cores and on_cpu else None
         self._histories: dict[str, AnyHistory] = {}
+        self._memory = DeviceMemory(self.compute.device, self._histories)
 
     def _placed(self, net: nn.Module) -> nn.Module:
         net = net.to(self.compute.device, self.compute.dtype).eval()
@@ -216,23 +230,30 @@ class Segmenter:
         Returns:
             labels and confidence at the image's own size, the plan and its cost.
 
+        Raises:
+            DeviceMemoryError: the memory of the device does not suffice for any form of it.
+
         """
         if self._threads is None:
-            return self._step(frame)
+            return self._bounded(frame)
         if not self.config.budget.latency_ms:
             self._threads.release()
-            return self._step(frame)
+            return self._bounded(frame)
         with self._threads:
-            return self._step(frame)
+            return self._bounded(frame)
 
-    def _step(self, frame: Frame) -> StepResult:
-        timer = StageTimer(self._clock)
+    def _bounded(self, frame: Frame) -> StepResult:
+        """Segment a frame in the form for which there is memory."""
+        config, timer = self.config, StageTimer(self._clock)
+        return self._memory.step(frame.camera, config, partial(self._step, frame, config, timer))
+
+    def _step(self, frame: Frame, config: Config, timer: StageTimer, form: Form) -> StepResult:
         size = frame.image.shape[:2]
         with timer.stage("prepare"):
             frame = self._scaled(frame)
             image = self._uploaded(frame.image)
-        config = self.config
-        policy = self.policies[config.mode]
+        config = eased(config) if form is Form.FEWER else config
+        policy = LEAST if form is Form.LOW else self.policies[config.mode]
         history = self._history(frame.camera, policy)
         with timer.stage("motion"):
             past = history.look(frame, config) if history else NOTHING

@@ -164,13 +164,22 @@ class AllHigh(_Free):
 
 
 class AllLow(_Free):
-    """Computes every block at half resolution."""
+    """Computes every block at half resolution.
+
+    Args:
+        reason: why.
+
+    """
 
     remembers = Remembers.NOTHING
 
+    def __init__(self, reason: Reason = Reason.BLOCKS) -> None:
+        """Take the reason."""
+        self.reason = reason
+
     def plan(self, image: Tensor, config: Config, past: Past = NOTHING) -> Plan:  # noqa: ARG002 - there is no choice
         """Return a grid of LOW."""
-        return Plan(filled(image, config, Action.LOW), Reason.BLOCKS)
+        return Plan(filled(image, config, Action.LOW), self.reason)
 
 
 class Interval(_Free):

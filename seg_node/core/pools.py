@@ -48,6 +48,11 @@ class ResultPool:
         self.stamps_ns = np.zeros(0, np.int64)
         self._free: list[int] = []
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield what is held on the device."""
+        if self._table is not None:
+            yield self._table
+
     def restart(self, plane: Tensor, stamp_ns: int) -> None:
         """Forget all tiles and keep a plane as tiles, numbered row by row.
 
@@ -238,6 +243,13 @@ class FeaturePool:
         # that no other tensor can be taken for them.
         self._rows: dict[int, tuple[Tensor, Reads]] = {}
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield what is held on the device."""
+        for table in self._tables:
+            yield from table.tensors()
+        for pixels, reads in self._rows.values():
+            yield from (pixels, *reads)
+
     def restart(self, planes: Sequence[Tensor]) -> None:
         """Keep the planes that a dense network's operations have read, in order."""
         self._tables = [_Table(self, plane) for plane in planes]
@@ -342,6 +354,10 @@ class _Table:
         self._pool = pool
         self._plane: Tensor | None = plane
         self._table: Tensor | None = None  # [capacity * span * span, C]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield what is held on the device."""
+        yield from (x for x in (self._plane, self._table) if x is not None)
 
     def rows(self, pixels: Tensor, window: Window, *, halve: bool) -> Tensor:
         """Return some pixels, [k, C].

@@ -10,13 +10,15 @@ if TYPE_CHECKING:
     from seg_node.core.types import StepResult
 
 NS_PER_MS = 1e6
+BYTES_PER_MB = 1e6
 
 
 def frame_values(result: StepResult) -> dict[str, object]:
     """Return what was planned for a frame, and what it cost.
 
     Times are in ms, of `predicted_ms` what the plan was expected to take; `distortion` is in grey
-    levels. Both are left out where the mode does not know them. The rest is of no unit.
+    levels. Both are left out where the mode does not know them. Memory of the device is in MB. The
+    rest is of no unit.
     """
     plan, report = result.plan, result.report
     values: dict[str, object] = {
@@ -34,4 +36,10 @@ def frame_values(result: StepResult) -> dict[str, object]:
         values["predicted_ms"] = plan.predicted_ns / NS_PER_MS
     if plan.distortion is not None:
         values["distortion"] = plan.distortion
+    if report.memory is not None:
+        values["memory_peak_mb"] = report.memory.peak_bytes / BYTES_PER_MB
+        values["memory_held_mb"] = report.memory.held_bytes / BYTES_PER_MB
+        values["memory_short"] = report.memory.short
+        values["memory_lost_frames"] = report.memory.lost
+        values["memory_left_out"] = report.memory.left_out
     return values

@@ -38,6 +38,10 @@ class DataError(SegNodeError):
     """A dataset, bag, video or label file cannot be used as asked."""
 
 
+class DeviceMemoryError(SegNodeError):
+    """A frame does not fit into the memory of the device; it has no mask, the stream goes on."""
+
+
 class ImageError(DataError):
     """One image cannot be used; its frame is dropped and counted, the stream goes on.
 
@@ -88,6 +92,7 @@ class Reason(Enum):
     NO_VECTORS = "the stream carries no motion vectors for this frame"
     INTRA = "the codec coded the whole frame anew"
     DROPPED = "the motion vectors refer to a frame that was dropped"
+    MEMORY = "memory of the device is short: half resolution, nothing remembered"
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,27 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class MemoryUse:
+    """What a step took of the memory of its device.
+
+    Attributes:
+        peak_bytes: the most that was allocated there during the step; on a CPU, which does not
+            tell, the most that was remembered.
+        held_bytes: what is remembered after it of earlier frames, of all cameras.
+        short: times since the start that memory was short.
+        lost: frames since the start that got no mask because of it.
+        left_out: what is left out for now because of it; empty for nothing.
+
+    """
+
+    peak_bytes: int
+    held_bytes: int
+    short: int = 0
+    lost: int = 0
+    left_out: str = ""
+
+
+@dataclass(frozen=True)
 class StepReport:
     """What one step cost.
 
@@ -187,6 +213,7 @@ class StepReport:
         macs: multiply-accumulates executed.
         dense_macs: multiply-accumulates of the dense network on the same frame.
         joules: energy that the machine has used meanwhile; None where nobody measures it.
+        memory: what it took of the memory of its device; None where nobody looks.
 
     """
 
@@ -195,6 +222,7 @@ class StepReport:
     macs: int
     dense_macs: int
     joules: float | None = None
+    memory: MemoryUse | None = None
 
 
 @dataclass(frozen=True)

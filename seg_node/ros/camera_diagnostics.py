@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     Watched = tuple[Situation, Health]
 
-COUNTS = ("received", "published", "refused", "jumps", "resizes")
-COMPUTE_VALUES = ("dropped", "latency_p50_ms", "latency_p95_ms", "overtaken_share")
+COUNTS = ("received", "published", "refused", "lost", "jumps", "resizes")
+COMPUTE_VALUES = ("dropped", "lost", "latency_p50_ms", "latency_p95_ms", "overtaken_share")
 
 
 def report_cameras(watched: Sequence[Watched]) -> list[Any]:
@@ -82,6 +82,7 @@ def together(watched: Sequence[Watched]) -> Watched:
         with health.lock:
             arrivals += health.arrivals
             processed += health.processed
+            whole.loss = whole.loss or health.loss
         for name in COUNTS:
             setattr(whole, name, getattr(whole, name) + getattr(health, name))
     whole.arrivals.extend(sorted(arrivals))

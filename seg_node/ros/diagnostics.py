@@ -15,12 +15,13 @@ from typing import Any, TYPE_CHECKING
 from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
 
-from seg_node.core.stats import NS_PER_MS
+from seg_node.core.stats import BYTES_PER_MB, NS_PER_MS
 from seg_node.ros.image_topics import TYPES
 from seg_node.ros.messages import make_status
 
 if TYPE_CHECKING:
     from seg_node.core.config import Config
+    from seg_node.core.types import MemoryUse
     from seg_node.nets.manifest import Manifest
     from seg_node.ros.inputs import VideoInput
 
@@ -47,6 +48,7 @@ class Processed:
         latency_ns: from arrival of the message to publishing.
         stamp_lag_ns: node clock minus header stamp, at publishing.
         fits: whether its plan kept the budget.
+        memory: what it took of the memory of the device.
 
     """
 
@@ -55,6 +57,7 @@ class Processed:
     latency_ns: int
     stamp_lag_ns: int
     fits: bool = True
+    memory: MemoryUse | None = None
 
 
 @dataclass
@@ -67,9 +70,11 @@ class Health:
         received: images received since activation.
         published: masks published since activation.
         refused: images that could not be used, since activation.
+        lost: frames that did not fit into the memory of the device, since activation.
         jumps: times that the stamp went back, since activation.
         resizes: times that the image size changed, since activation.
         refusal: text of the newest refusal, empty after a good frame.
+        loss: text of the newest frame that was lost, likewise.
         video: decoder of the video messages, None where pictures come one by one.
 
     """
@@ -79,9 +84,11 @@ class Health:
     received: int = 0
     published: int = 0
     refused: int = 0
+    lost: int = 0
     jumps: int = 0
     resizes: int = 0
     refusal: str = ""
+    loss: str = ""
     video: VideoInput | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -99,11 +106,17 @@ class Health:
             self.refused += 1
             self.refusal = reason
 
+    def lose(self, reason: str) -> None:
+        """Count one frame that did not fit into the memory of the device."""
+        with self.lock:
+            self.lost += 1
+            self.loss = reason
+
     def done(self, item: Processed) -> None:
         """Count one published frame."""
         with self.lock:
             self.published += 1
-            self.refusal = ""
+            self.refusal = self.loss = ""
             self.processed.append(item)
             while item.done_ns - self.processed[0].done_ns > WINDOW_NS:
                 self.processed.popleft()
@@ -224,7 +237,10 @@ def compute_status(situation: Situation, health: Health) -> Status:
         "mode": situation.config.mode,
         "input_scale": situation.config.input.scale,
         "dropped": situation.dropped,
+        "lost": health.lost,
     }
+    if health.loss:
+        return ERROR, f"frame lost: {health.loss}", values
     if not processed:
         return OK, "no frame in the last 5 s", values
     step_ms = np.array([p.step_ns for p in processed]) / NS_PER_MS
@@ -240,6 +256,7 @@ def compute_status(situation: Situation, health: Health) -> Status:
     }
     share = max(0.0, 1.0 - len(processed) / max(1, len(arrivals)))
     values["overtaken_share"] = share
+    values |= _memory_values(processed)
     mean_ms = float(step_ms.mean())
     if mean_ms > period_ms and share > DROP_SHARE_WARN:
         text = (
@@ -247,11 +264,26 @@ def compute_status(situation: Situation, health: Health) -> Status:
             f"{share:.0%} overtaken; lower input.scale or the camera's rate"
         )
         return WARN, text, values
+    if values.get("memory_left_out"):
+        return WARN, f"memory of the device is short: {values['memory_left_out']}", values
     unkept = sum(not p.fits for p in processed) / len(processed)
     values["budget_kept_share"] = 1.0 - unkept
     if unkept > UNKEPT_SHARE_WARN:
         return WARN, _beyond_budget(situation.config), values
     return OK, f"{mean_ms:.1f} ms a frame of {period_ms:.1f} ms", values
+
+
+def _memory_values(processed: list[Processed]) -> dict[str, object]:
+    """Return what recent frames took of the memory of the device."""
+    uses = [p.memory for p in processed if p.memory is not None]
+    if not uses:
+        return {}
+    return {
+        "memory_peak_mb": max(use.peak_bytes for use in uses) / BYTES_PER_MB,
+        "memory_held_mb": uses[-1].held_bytes / BYTES_PER_MB,
+        "memory_short": uses[-1].short,
+        "memory_left_out": uses[-1].left_out,
+    }
 
 
 def _beyond_budget(config: Config) -> str:

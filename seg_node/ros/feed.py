@@ -122,6 +122,11 @@ class Feed:
             self._watch(frame)
         return frames
 
+    def lose(self, reason: str) -> None:
+        """Tell and count a frame that did not fit into the memory of the device."""
+        self.health.lose(reason)
+        self._warn("memory", f"frame lost: {reason}")
+
     def _decoded(self, arrived: Arrived, *, motion: bool) -> list[tuple[Frame, int]]:
         """Return the frames of a message; none, told and counted, if it cannot be used."""
         message, now_ns = arrived

@@ -10,6 +10,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
+from seg_node.core.types import DeviceMemoryError
 from seg_node.ros.diagnostics import Processed
 
 if TYPE_CHECKING:
@@ -81,7 +82,11 @@ class Worker:
             self.failure = traceback.format_exc()
 
     def _process(self, feed: Feed, frame: Frame, arrived_ns: int) -> None:
-        result = self._segmenter.step(frame)
+        try:
+            result = self._segmenter.step(frame)
+        except DeviceMemoryError as err:
+            feed.lose(str(err))
+            return
         if self._abandoned.is_set():
             return
         extra = {"dropped": feed.dropped, "refused": feed.health.refused}
@@ -89,5 +94,9 @@ class Worker:
         feed.outputs.publish(frame, result, config, extra, feed.camera_info)
         done_ns = time.monotonic_ns()
         lag_ns = self._now_ns() - frame.stamp_ns
-        step_ns, latency_ns = result.report.total_ns, done_ns - arrived_ns
-        feed.health.done(Processed(done_ns, step_ns, latency_ns, lag_ns, result.plan.fits))
+        latency_ns, report = done_ns - arrived_ns, result.report
+        feed.health.done(
+            Processed(
+                done_ns, report.total_ns, latency_ns, lag_ns, result.plan.fits, report.memory
+            )
+        )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from seg_node.core.stats import frame_values
-from seg_node.core.types import Action, Plan, Reason, StepReport, StepResult
+from seg_node.core.types import Action, MemoryUse, Plan, Reason, StepReport, StepResult
 
 
 def result(plan: Plan) -> StepResult:
@@ -41,3 +43,16 @@ def test_everything_of_a_frame_is_told() -> None:
 def test_what_is_not_known_is_left_out() -> None:
     values = frame_values(result(Plan(GRID, Reason.DENSE)))
     assert not {"predicted_ms", "distortion"} & set(values)
+
+
+def test_memory_is_told_in_mb() -> None:
+    use = MemoryUse(2_500_000, 1_500_000, 3, 1, "half of it")
+    frame = result(Plan(GRID, Reason.DENSE))
+    values = frame_values(replace(frame, report=replace(frame.report, memory=use)))
+    assert {name: value for name, value in values.items() if name.startswith("memory")} == {
+        "memory_peak_mb": 2.5,
+        "memory_held_mb": 1.5,
+        "memory_short": 3,
+        "memory_lost_frames": 1,
+        "memory_left_out": "half of it",
+    }

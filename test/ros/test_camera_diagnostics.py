@@ -105,6 +105,14 @@ def test_overload_is_judged_over_all_cameras() -> None:
     )
 
 
+def test_a_frame_that_one_camera_lost_is_told_of_the_node() -> None:
+    lossy = health(TEN_HZ)
+    lossy.lose("it does not fit")
+    statuses = report((of("left"), health(TEN_HZ)), (of("right"), lossy))
+    assert statuses["compute"].message == "frame lost: it does not fit"
+    assert [values(statuses[f"camera {name}"])["lost"] for name in ("left", "right")] == ["0", "1"]
+
+
 def test_the_fix_names_the_topic_to_remap() -> None:
     level, text, _ = camera_status(of("left", publishers=("my_msgs/msg/Radar",)), Health())
     assert (level, text.rpartition("; ")[2]) == (ERROR, "remap left/image")

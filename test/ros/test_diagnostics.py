@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from seg_node.core.config import Config
+from seg_node.core.types import MemoryUse
 from seg_node.nets.manifest import Manifest
 from seg_node.ros import diagnostics
 from seg_node.ros.diagnostics import (
@@ -237,3 +238,28 @@ def test_window_is_five_seconds() -> None:
     assert len(inside.recent(NOW_NS)[1]) == 1
     assert outside.recent(NOW_NS) == ([], [])
     assert diagnostics.WINDOW_NS == 5000 * MS
+
+
+def with_memory(use: MemoryUse) -> Health:
+    made = health(TEN_HZ)
+    made.done(Processed(NOW_NS, 10 * MS, 20 * MS, 20 * MS, memory=use))
+    return made
+
+
+def test_memory_that_is_short_is_told_with_what_is_left_out() -> None:
+    level, _, values = compute_status(situation(), with_memory(MemoryUse(12_500_000, 5_000_000)))
+    assert level == OK
+    assert (values["memory_peak_mb"], values["memory_held_mb"]) == (12.5, 5.0)
+    short = MemoryUse(12_500_000, 0, 2, 1, "50% of the blocks")
+    level, text, values = compute_status(situation(), with_memory(short))
+    assert (level, text) == (WARN, "memory of the device is short: 50% of the blocks")
+    assert values["memory_short"] == 2
+
+
+def test_a_frame_lost_for_lack_of_memory_is_an_error_until_the_next_mask() -> None:
+    made = health(TEN_HZ)
+    made.lose("it does not fit")
+    level, text, values = compute_status(situation(), made)
+    assert (level, text, values["lost"]) == (ERROR, "frame lost: it does not fit", 1)
+    made.done(Processed(NOW_NS, 10 * MS, 20 * MS, 20 * MS))
+    assert compute_status(situation(), made)[0] == OK

@@ -8,10 +8,15 @@ from typing import Any, TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
+from torch import nn, Tensor
 
 pytest.importorskip("rclpy")
 
+from seg_node.core import pipeline
+from seg_node.core.config import Config
 from seg_node.core.intake import Intake, Turns
+from seg_node.core.policy import UNTRAINED
 from seg_node.data.encode import encode_packets, Encoding
 from seg_node.data.image_conversion import choose_converter
 from seg_node.data.street import Street
@@ -210,6 +215,57 @@ def published_by_turns(
 def done(benches: dict[str, Bench]) -> int:
     """Return how many messages were published or refused."""
     return sum(bench.health.published + bench.health.refused for bench in benches.values())
+
+
+class Crowded(nn.Module):
+    """A network on a device whose memory suffices for every second frame only."""
+
+    classes, stride, feature_channels = 2, 1, 3
+
+    def __init__(self) -> None:
+        """Have room for the first frame."""
+        super().__init__()
+        self.head = nn.Conv2d(3, 2, 1)
+        self.tries = 0
+
+    def features(self, image: Tensor) -> Tensor:
+        """Return the image.
+
+        Raises:
+            OutOfMemoryError: it is the second frame, or its second try.
+
+        """
+        self.tries += 1
+        if self.tries in {2, 3}:
+            msg = "CUDA out of memory."
+            raise torch.cuda.OutOfMemoryError(msg)
+        return image.float()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map RGB to logits."""
+        logits: Tensor = self.head(self.features(image))
+        return logits
+
+
+def test_a_frame_for_which_there_is_no_memory_is_lost_and_the_next_is_published() -> None:
+    net = Crowded()
+    steps = pipeline.Segmenter(net, UNTRAINED, Config(mode="dense", device="cpu"))
+    turns: Turns[Arrived] = Turns(["front"])
+    bench = Bench("/front", turns["front"])
+    bench.feed.keep("every")
+    steps._dense_macs(torch.zeros(1, 3, 64, 64))
+    net.tries = 0
+    for i in range(3):
+        bench.feed.put(picture(1000 + i))
+    worker = Worker(segmenter=steps, turns=turns, feeds={"front": bench.feed}, now_ns=lambda: 0)
+    worker.start()
+    deadline_s = time.monotonic() + 60
+    while done({"front": bench}) + bench.health.lost < 3 and time.monotonic() < deadline_s:
+        time.sleep(0.005)
+    assert worker.stop(60)
+    assert worker.failure == ""
+    assert [frame.stamp_ns for frame in bench.outputs.log] == [1000 * MS, 1002 * MS]
+    assert (bench.health.lost, bench.warnings) == (1, ["memory"])
 
 
 COUNTS = {"front": 4, "broken": 4, "silent": 0, "rear": 2}
