@@ -62,9 +62,9 @@ def by_matching(matcher: Matcher, device: str) -> Estimate:
     """Return an estimate by matching, on a device."""
 
     def estimate(before: Grey, image: Grey, start: Flow | None) -> Flow:
-        planes = (torch.from_numpy(plane).to(device).float() for plane in (before, image))
+        old, new = (torch.from_numpy(plane).to(device).float() for plane in (before, image))
         known = None if start is None else torch.from_numpy(start).to(device)
-        flow: Flow = estimate_flow(*planes, matcher, known).cpu().numpy()
+        flow: Flow = estimate_flow(old, new, matcher, known).cpu().numpy()
         return flow
 
     return estimate

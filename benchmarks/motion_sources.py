@@ -32,7 +32,8 @@ import torch
 
 from seg_node.core.flow import FlowEstimator, work_image
 from seg_node.core.masks import decide
-from seg_node.core.motion import compose, MotionTracker, still, unlike
+from seg_node.core.motion import compose, still, unlike
+from seg_node.core.tracking import MotionTracker, OnHost
 from seg_node.core.types import Motion
 from seg_node.core.warp import nearest, origin, pull, rescale, warp
 from seg_node.data.camvid import CamVid
@@ -257,9 +258,9 @@ def measure_ms() -> dict[str, Any]:
         name = f"{width}x{height}"
         old, new = (work_image(f.image) for f in frames[:2])
         found[f"work_image {name}"] = timed(40, lambda f=frames[1]: work_image(f.image))  # type: ignore[misc]  # lambda binds now
-        tracker = MotionTracker("flow")
+        tracker = MotionTracker("flow", OnHost())
 
-        def track(tracker: MotionTracker = tracker, pair: Any = tuple(frames)) -> None:
+        def track(tracker: MotionTracker[Any, Any] = tracker, pair: Any = tuple(frames)) -> None:
             tracker.start(pair[0])
             for frame in pair[1:]:
                 tracker.track(frame)

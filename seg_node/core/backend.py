@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from seg_node.core.attention import local_attention
 from seg_node.core.masks import decide
+from seg_node.core.matching import Matcher, TorchMatcher
 from seg_node.core.tiles import as_rows, enlarged
 
 if TYPE_CHECKING:
@@ -87,8 +88,8 @@ class Layer:
         return (span - 2 * self.reach) // self.step
 
 
-class BlockKernels(Protocol):
-    """Operations on blocks, and those before and after a network.
+class BlockKernels(Matcher, Protocol):
+    """Operations on blocks, and those before and after a network, motion among them.
 
     Attributes:
         name: as in the setting `kernels`.
@@ -170,7 +171,7 @@ class BlockKernels(Protocol):
         ...
 
 
-class TorchKernels:
+class TorchKernels(TorchMatcher):
     """The operations in plain torch, on any device: what every backend has to equal."""
 
     name = "torch"

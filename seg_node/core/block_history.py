@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TYPE_CHECKING, TypeVar
 
-import cv2
 import numpy as np
 import torch
+from torch.nn import functional
 
 from seg_node.core.background import Recorder, Recording
-from seg_node.core.blocks import block_mean, grid_shape, scaled
+from seg_node.core.blocks import block_mean, grid_shape, plane_means, scaled
 from seg_node.core.mixing import mixed
-from seg_node.core.motion import StepTracker, UNKNOWN_DISTORTION
+from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.origins import Origins
 from seg_node.core.policy import BlockPast, Past, Remembers
 from seg_node.core.pools import FeaturePool, ResultPool
 from seg_node.core.tile_pictures import TilePictures
-from seg_node.core.types import Action, Motion, Reason
-from seg_node.core.warp import nearest, rescale
+from seg_node.core.tracking import OnHost, StepTracker
+from seg_node.core.types import Action, Reason
+from seg_node.core.warp import rescale
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from seg_node.core.background import Background
     from seg_node.core.config import Config
+    from seg_node.core.device_motion import AnyMotion
+    from seg_node.core.tracking import AnyMethod
     from seg_node.core.types import Frame
 
 Number = TypeVar("Number", np.float64, np.int64)
@@ -48,15 +51,19 @@ class BlockHistory:
         stride: image pixels per feature pixel of the network's results.
         side: side of a block, in image pixels.
         device: where the network runs.
+        method: how motion is measured; None for the CPU's.
 
     """
 
     remembers = Remembers.BLOCKS
 
-    def __init__(self, stride: int, side: int, device: torch.device) -> None:
+    def __init__(
+        self, stride: int, side: int, device: torch.device, method: AnyMethod | None = None
+    ) -> None:
         """Remember nothing."""
+        self._method: AnyMethod = method or OnHost()
         self._stride, self._side, self._device = stride, side, device
-        self._tracker: StepTracker | None = None
+        self._tracker: StepTracker[Any, Any] | None = None
         self._origins: Origins | None = None
         self._results = ResultPool(side // stride)
         self._features: FeaturePool | None = None
@@ -91,10 +98,10 @@ class BlockHistory:
 
         """
         if self._tracker is None or self._tracker.source != config.motion.source:
-            self._tracker = StepTracker(config.motion.source)
+            self._tracker = StepTracker(config.motion.source, self._method)
             self._origins = None
         size = scaled((frame.image.shape[0], frame.image.shape[1]), self._stride)
-        self._grey = _grey(frame.image, size).to(self._device)
+        self._grey = self._method.grey(frame, size).to(self._device)
         found = self._tracker.track(frame)
         camera = frame.camera
         if isinstance(found, Reason):
@@ -106,26 +113,28 @@ class BlockHistory:
         interval_ns, self._before_ns = frame.stamp_ns - self._before_ns, frame.stamp_ns
         return Past(None, 1, self._follow(found, frame, interval_ns), camera)
 
-    def _follow(self, step: Motion, frame: Frame, interval_ns: int) -> BlockPast:
+    def _follow(self, step: AnyMotion, frame: Frame, interval_ns: int) -> BlockPast:
         assert self._tracker is not None
         assert self._origins is not None
         assert self._grey is not None
         origins = self._origins
-        flow = rescale(torch.from_numpy(step.flow)[None], origins.size)[0].numpy()
+        flow, valid = self._method.step_at(step, origins.size)
         origins.move(flow)
         if not self._tracker.stated:
             origins.move(self._correction(frame.image))
         self._known = self._results.read(origins.places(), origins.size)
         logits, grey = self._known[:, :-1], self._known[:, -1]
-        distortion = (grey - self._grey)[0].abs().float().cpu().numpy()
-        distortion[~nearest(step.valid, origins.size)] = UNKNOWN_DISTORTION
-        self._change = torch.from_numpy(cv2.blur(distortion, (AROUND, AROUND)))
-        doubt = (1 - torch.softmax(logits.float(), 1).amax(1))[0].cpu().numpy()
+        difference = (grey - self._grey)[0].abs().float()
+        distortion = torch.where(valid.to(self._device), difference, UNKNOWN_DISTORTION)
+        self._change = _around(distortion)
+        doubt = 1 - torch.softmax(logits.float(), 1).amax(1)[0]
         age_ms = (frame.stamp_ns - self._results.stamps_ns[origins.slot]) / _NS_PER_MS
         side = origins.side
+        # One answer for both: the host waits for it.
+        means = plane_means(torch.stack((distortion, doubt)), side).cpu().numpy()
         return BlockPast(
-            block_mean(distortion, side),
-            block_mean(doubt, side),
+            means[0],
+            means[1],
             block_mean(age_ms, side),
             _block_max(age_ms, side),
             interval_ns / _NS_PER_MS,
@@ -138,7 +147,7 @@ class BlockHistory:
         assert self._pictures is not None
         now = self._pictures.reduced(image)
         moved = self._pictures.moved(self._origins)[: now.shape[0], : now.shape[1]]
-        flow = self._tracker.estimator.correct(np.ascontiguousarray(moved), now)
+        flow = self._method.correct(np.ascontiguousarray(moved), now)
         return rescale(torch.from_numpy(flow)[None], self._origins.size)[0].numpy()
 
     # ---- what was computed -----------------------------------------------------------------
@@ -195,7 +204,7 @@ class BlockHistory:
 
         """
         assert self._change is not None
-        change = self._change.to(logits.device)
+        change = self._change
         new, old = (plane[0].permute(1, 2, 0) for plane in (logits, self.logits()))
         shown = new.clone(memory_format=torch.contiguous_format)
         shown[high] = mixed(new[high], old[high], change[high])
@@ -231,11 +240,13 @@ class BlockHistory:
         return np.asarray(np.clip(oldest, 0, _MAX_MS), np.uint16)
 
 
-def _grey(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
-    """Return an RGB image in grey at the size of the results, float32 [h, w]."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(grey, size[::-1], interpolation=cv2.INTER_AREA)
-    return torch.from_numpy(np.asarray(small, np.float32))
+def _around(plane: Tensor) -> Tensor:
+    """Average a plane [h, w] over the pixels around each; it is mirrored at its border."""
+    for axis, length in enumerate(plane.shape):
+        at = torch.arange(-(AROUND // 2), length + AROUND // 2, device=plane.device)
+        at = (length - 1 - (length - 1 - at.abs()).abs()).clamp(min=0)
+        plane = plane.index_select(axis, at)
+    return functional.avg_pool2d(plane[None], AROUND, 1)[0]
 
 
 def _block_max(values: NDArray[Number], side: int) -> NDArray[Number]:

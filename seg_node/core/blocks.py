@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from seg_node.core.types import Action, ConfigError
 
@@ -53,6 +54,14 @@ def block_mean(pixels: NDArray[np.floating], side: int) -> NDArray[np.float64]:
     )
     mean: NDArray[np.float64] = sums / np.outer(rows, columns)
     return mean
+
+
+def plane_means(planes: Tensor, side: int) -> Tensor:
+    """Average planes [n, h, w] over each block, where they lie, float64 [n, gh, gw].
+
+    As `block_mean` does.
+    """
+    return functional.avg_pool2d(planes.double(), side, ceil_mode=True, count_include_pad=False)
 
 
 def dilate(wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -186,6 +195,8 @@ class BlockLayout:
         size: height and width of the image, in pixels.
         background: image pixels per pixel of what REUSE blocks show, at stride 1: 1 or 2.
         device: where the lists of row numbers lie.
+        buckets: the number of blocks of a set is one of so many, for which the last is repeated:
+            so few shapes occur; 0 for any number.
 
     Raises:
         ConfigError: the grid does not fit the image.
@@ -197,6 +208,7 @@ class BlockLayout:
     size: tuple[int, int]
     background: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    buckets: int = 0
     _rows: dict[tuple[Action, Window], Rows] = field(default_factory=dict, repr=False)
     _beyond: dict[tuple[Action, Window], Beyond | None] = field(default_factory=dict, repr=False)
     _pixels: dict[tuple[Action, Window], Tensor] = field(default_factory=dict, repr=False)
@@ -218,10 +230,19 @@ class BlockLayout:
             raise ConfigError(msg)
         # Each set's blocks, [K, 3] as (image, row, column); and back to their number, [N, gh, gw].
         self._places = {action: np.argwhere(self.grids == action) for action in Action}
+        self._places |= {action: self._bucket(self._places[action]) for action in SETS}
         self._slots = {
             action: np.cumsum(self.grids == action).reshape(self.grids.shape) - 1
             for action in Action
         }
+
+    def _bucket(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Repeat the last place until there are as many as in one of the buckets."""
+        if not self.buckets or not len(places):
+            return places
+        step = -(-self.grids.size // self.buckets)
+        count = min(self.grids.size, -(-len(places) // step) * step)
+        return np.concatenate((places, places[-1:].repeat(count - len(places), 0)))
 
     @property
     def images(self) -> int:
@@ -229,7 +250,7 @@ class BlockLayout:
         return int(self.grids.shape[0])
 
     def count(self, action: Action) -> int:
-        """Return how many blocks have an action."""
+        """Return how many blocks have an action; with those that are repeated."""
         return len(self._places[action])
 
     @property
@@ -242,7 +263,10 @@ class BlockLayout:
         return 1 if self.count(Action.HIGH) or not self.count(Action.LOW) else 2
 
     def places(self, action: Action) -> tuple[Tensor, Tensor, Tensor]:
-        """Return image, row and column of each block of a set, int64 [K] each."""
+        """Return image, row and column of each block of a set, int64 [K] each.
+
+        Repeated ones are at the end.
+        """
         image, row, column = (self._indices(part) for part in self._places[action].T)
         return image, row, column
 

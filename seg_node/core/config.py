@@ -149,6 +149,15 @@ class MotionConfig:
             choices=MOTION_SOURCES,
         ),
     )
+    estimator: str = _setting(
+        "auto",
+        Limits(
+            "What estimates motion from images: dis (OpenCV on the CPU), matching (where frames "
+            "are computed), or auto (matching on a CUDA device with kernels triton, else dis).",
+            choices=("auto", "dis", "matching"),
+            live=False,
+        ),
+    )
 
 
 @dataclass(frozen=True)

@@ -23,21 +23,28 @@ On CamVid they bring a point of mIoU at five frames over a quarter as many.
 _MIN_SIDE = 32
 """Smallest side in pixels; OpenCV's ultrafast preset crashes on long images with a shorter one."""
 
-_AROUND = 15
+AROUND = 15
 """Side in pixels of the neighbourhood in which two motions of a pixel are compared."""
 
-_PIXEL_REACH = 0.5
+PIXEL_REACH = 0.5
 """How far a pixel reaches, in pixels."""
 
 
 def work_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return an RGB image [H, W, 3] in grey, reduced to at most `WORK_PIXELS`, uint8 [h, w]."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    scale = (WORK_PIXELS / grey.size) ** 0.5
-    if scale < 1:
-        height, width = (max(1, round(scale * length)) for length in grey.shape)
-        grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
+    size = work_size((grey.shape[0], grey.shape[1]))
+    if size != grey.shape:
+        grey = cv2.resize(grey, size[::-1], interpolation=cv2.INTER_AREA)
     return np.asarray(grey, np.uint8)
+
+
+def work_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return a size (h, w), reduced to at most `WORK_PIXELS`."""
+    scale = (WORK_PIXELS / (size[0] * size[1])) ** 0.5
+    if scale >= 1:
+        return size
+    return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
 
 
 class FlowEstimator:
@@ -153,16 +160,16 @@ def _better(
 def _within(place: NDArray[np.float32], length: int) -> NDArray[np.bool_]:
     """Return which places are on the image, along one axis.
 
-    The outermost pixels reach `_PIXEL_REACH` beyond their centres: noise alone moves half of the
+    The outermost pixels reach `PIXEL_REACH` beyond their centres: noise alone moves half of the
     pixels at a border outwards, by a little.
     """
-    on: NDArray[np.bool_] = (place >= -_PIXEL_REACH) & (place <= length - 1 + _PIXEL_REACH)
+    on: NDArray[np.bool_] = (place >= -PIXEL_REACH) & (place <= length - 1 + PIXEL_REACH)
     return on
 
 
 def _around(difference: NDArray[Any]) -> NDArray[np.float32]:
     """Average a difference of images over the neighbourhood of each pixel."""
-    return np.asarray(cv2.boxFilter(difference, cv2.CV_32F, (_AROUND, _AROUND)), np.float32)
+    return np.asarray(cv2.boxFilter(difference, cv2.CV_32F, (AROUND, AROUND)), np.float32)
 
 
 def _enlarged(plane: NDArray[Any]) -> NDArray[Any]:

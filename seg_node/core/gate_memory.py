@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from seg_node.core.blocks import block_mean, scaled, to_pixels
+from seg_node.core.blocks import plane_means, scaled, to_pixels
 from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.origins import Origins
 from seg_node.core.pools import MARGIN, ResultPool
 from seg_node.core.tiles import as_rows
-from seg_node.core.warp import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,21 +65,23 @@ class Content:
         """
         self.origins.move(flow)
 
-    def distortion(self, grey: Tensor, valid: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def distortion(self, grey: Tensor, valid: Tensor) -> NDArray[np.float64]:
         """Return how far the image is from that in which each bin's content was computed.
 
         Args:
             grey: the present image, float32 [h, w].
-            valid: where the motion is known, bool [h, w] of any size.
+            valid: where the motion is known, bool [h, w], on the same device.
 
         Returns:
             mean absolute difference in grey levels, float [gh, gw].
 
         """
         known = self._greys.read(self.origins.places(), self.size)[0, 0]
-        difference = (known - grey).abs().cpu().numpy()
-        difference[~nearest(valid, self.size)] = UNKNOWN_DISTORTION
-        return block_mean(difference, self.origins.side)
+        difference = torch.where(valid, (known - grey).abs(), UNKNOWN_DISTORTION)
+        mean: NDArray[np.float64] = (
+            plane_means(difference[None], self.origins.side)[0].cpu().numpy()
+        )
+        return mean
 
     def oldest_ns(self) -> NDArray[np.int64]:
         """Return the stamp of the oldest computation behind each bin, int64 [gh, gw]."""

@@ -13,20 +13,19 @@ Where the input is the same the output is the same, too, bit for bit.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
-import cv2
 import numpy as np
 import torch
 
 from seg_node.core.bins import compute_bins
 from seg_node.core.blocks import block_mean, BlockLayout, grid_shape
 from seg_node.core.gate_memory import Content, StageMemory
-from seg_node.core.motion import StepTracker
 from seg_node.core.policy import GatePast, Past, Remembers
 from seg_node.core.residual import branch, computed, in_place_of, joined, stages_of
-from seg_node.core.types import Action, Motion, Reason
-from seg_node.core.warp import pull, rescale
+from seg_node.core.tracking import OnHost, StepTracker
+from seg_node.core.types import Action, Reason
+from seg_node.core.warp import pull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,7 +34,9 @@ if TYPE_CHECKING:
     from torch import nn, Tensor
 
     from seg_node.core.config import Config
+    from seg_node.core.device_motion import AnyMotion
     from seg_node.core.residual import ResidualBlock
+    from seg_node.core.tracking import AnyMethod
     from seg_node.core.types import Frame, Plan
 
 DOUBT_STRIDE = 8
@@ -66,14 +67,16 @@ class GatedHistory:
         stride: int,
         side: int,
         device: torch.device,
+        method: AnyMethod | None = None,
     ) -> None:
         """Remember nothing."""
+        self._method: AnyMethod = method or OnHost()
         self._blocks, self._stages = blocks, stages_of(blocks)
         self._side, self._device = side, device
         self._every = max(1, DOUBT_STRIDE // stride)
         self._doubt_stride = self._every * stride
         self._doubt = np.zeros((0, 0), np.float32)
-        self._tracker: StepTracker | None = None
+        self._tracker: StepTracker[Any, Any] | None = None
         self._memories: list[StageMemory] = []
         self._contents: list[Content] = []  # of each stage
         self._stamps: list[NDArray[np.int64]] = []  # of what each stage made in this frame
@@ -106,7 +109,7 @@ class GatedHistory:
 
         """
         if self._tracker is None or self._tracker.source != config.motion.source:
-            self._tracker = StepTracker(config.motion.source)
+            self._tracker = StepTracker(config.motion.source, self._method)
             self._memories = []
         found = self._tracker.track(frame)
         lost = found if isinstance(found, Reason) else Reason.ASKED if self._asked else None
@@ -114,7 +117,7 @@ class GatedHistory:
             lost = Reason.FIRST
         if lost is not None:
             self._forget((frame.image.shape[0], frame.image.shape[1]))
-        self._grey = _grey(frame.image, self._contents[0].size).to(self._device)
+        self._grey = self._method.grey(frame, self._contents[0].size).to(self._device)
         if lost is not None or isinstance(found, Reason):
             self._tracker.start(frame)
             return Past(lost)
@@ -127,16 +130,16 @@ class GatedHistory:
             StageMemory(stage, size, self._side, self._device) for stage in self._stages
         ]
 
-    def _follow(self, step: Motion, now_ns: int) -> GatePast:
-        flow = torch.from_numpy(step.flow)[None]
+    def _follow(self, step: AnyMotion, now_ns: int) -> GatePast:
         doubt_size = self._doubt.shape[0], self._doubt.shape[1]
-        doubt = pull(self._doubt, rescale(flow, doubt_size)[0].numpy())
-        own_step = rescale(flow, self._contents[0].size)[0].numpy()
+        doubt = pull(self._doubt, self._method.step_at(step, doubt_size)[0])
+        own_step, valid = self._method.step_at(step, self._contents[0].size)
+        valid = valid.to(self._device)
         seen: dict[Content, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
         for content in dict.fromkeys(self._contents):
             content.follow(own_step)
             age_ms = (now_ns - content.oldest_ns()) / _NS_PER_MS
-            seen[content] = content.distortion(self._grey, step.valid), age_ms
+            seen[content] = content.distortion(self._grey, valid), age_ms
         distortion, oldest_ms = (
             np.stack(parts)
             for parts in zip(*(seen[content] for content in self._contents), strict=True)
@@ -237,10 +240,3 @@ def _doubt(logits: Tensor, every: int) -> NDArray[np.float32]:
     """Return how uncertain results are, 0..1, at every n-th pixel, float32 [h, w]."""
     probability = torch.softmax(logits[0, :, ::every, ::every].float(), 0).amax(0)
     return np.asarray((1 - probability).cpu().numpy(), np.float32)
-
-
-def _grey(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
-    """Return an RGB image in grey at a size, float32 [h, w]."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(grey, size[::-1], interpolation=cv2.INTER_AREA)
-    return torch.from_numpy(np.asarray(small, np.float32))

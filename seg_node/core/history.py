@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
 from seg_node.core.memory import Memory, moved
-from seg_node.core.motion import MotionTracker
 from seg_node.core.policy import Past, Remembers
+from seg_node.core.tracking import MotionTracker, OnHost
 from seg_node.core.types import Reason
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from seg_node.core.config import Config
-    from seg_node.core.types import Frame, Motion
+    from seg_node.core.device_motion import AnyMotion
+    from seg_node.core.tracking import AnyMethod
+    from seg_node.core.types import Frame
 
 _NS_PER_MS = 1e6
 
@@ -28,16 +30,21 @@ class History:
 
     For every frame, in the order of their stamps: `look` first; then `keep` if it was computed in
     full, or `features` or `logits` if it was not.
+
+    Args:
+        method: how motion is measured; None for the CPU's.
+
     """
 
     remembers = Remembers.FRAME
 
-    def __init__(self) -> None:
+    def __init__(self, method: AnyMethod | None = None) -> None:
         """Remember nothing."""
+        self._method: AnyMethod = method or OnHost()
         self._memory = Memory()
-        self._tracker: MotionTracker | None = None
+        self._tracker: MotionTracker[Any, Any] | None = None
         self._logits: Tensor | None = None
-        self._motion: Motion | None = None
+        self._motion: AnyMotion | None = None
         self._frames = 0
         self._asked = False
 
@@ -61,13 +68,13 @@ class History:
 
         """
         if self._tracker is None or self._tracker.source != config.motion.source:
-            self._tracker = MotionTracker(config.motion.source)
+            self._tracker = MotionTracker(config.motion.source, self._method)
         self._frames += 1
         found = self._tracker.track(frame)
         self._motion = None if isinstance(found, Reason) else found
         return Past(self._lost(frame, found, config), self._frames)
 
-    def _lost(self, frame: Frame, found: Motion | Reason, config: Config) -> Reason | None:
+    def _lost(self, frame: Frame, found: AnyMotion | Reason, config: Config) -> Reason | None:
         if isinstance(found, Reason):
             return found
         if self._asked:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from seg_node.core.types import Frame, Motion
+    from seg_node.core.device_motion import AnyMotion
+    from seg_node.core.types import Frame
 
 _NS_PER_MS = 1_000_000
 _MAX_MS = int(np.iinfo(np.uint16).max)
@@ -99,7 +100,7 @@ class Memory:
         """Return whether something of the same camera, frame_id and image size is remembered."""
         return self.kept is not None and same_view(self.kept.frame, frame)
 
-    def warped(self, motion: Motion) -> tuple[Tensor, Tensor]:
+    def warped(self, motion: AnyMotion) -> tuple[Tensor, Tensor]:
         """Return the features where things are now, and where that is known.
 
         Args:
@@ -114,7 +115,7 @@ class Memory:
         """
         return moved(self._kept().features, motion)
 
-    def age_ms(self, now_ns: int, motion: Motion) -> NDArray[np.uint16]:
+    def age_ms(self, now_ns: int, motion: AnyMotion) -> NDArray[np.uint16]:
         """Return the age of the oldest full computation behind each block of the present frame.
 
         Args:
@@ -130,21 +131,28 @@ class Memory:
 
         """
         kept = self._kept()
+        if kept.stamps_ns.min() == kept.stamps_ns.max():  # then it does not matter what moved
+            return np.full_like(kept.stamps_ns, _age_ms(now_ns, kept.stamps_ns.max()), np.uint16)
         size = (kept.frame.image.shape[0], kept.frame.image.shape[1])
         starts = block_starts(size, kept.side, kept.size)
-        flow = rescale(torch.from_numpy(motion.flow)[None], kept.size)[0].numpy()
+        flow = rescale(torch.as_tensor(motion.flow)[None], kept.size)[0].cpu().numpy()
         stamps_ns = np.minimum.reduce(
             [kept.stamps_ns[blocks] for blocks in _blocks_read(flow, starts)]
         )
         oldest = np.minimum.reduceat(np.minimum.reduceat(stamps_ns, starts[0], 0), starts[1], 1)
-        age = -(-(now_ns - oldest) // _NS_PER_MS)
-        return np.asarray(np.clip(age, 0, _MAX_MS), np.uint16)
+        return np.asarray(_age_ms(now_ns, oldest), np.uint16)
 
     def _kept(self) -> Kept:
         if self.kept is None:
             msg = "nothing is remembered: store the features of a full computation first"
             raise DataError(msg)
         return self.kept
+
+
+def _age_ms(now_ns: int, stamps_ns: NDArray[np.int64] | np.int64) -> NDArray[np.int64]:
+    """Return ages in ms, rounded up, as far as uint16 holds them."""
+    age: NDArray[np.int64] = np.clip(-(-(now_ns - stamps_ns) // _NS_PER_MS), 0, _MAX_MS)
+    return age
 
 
 def _blocks_read(
@@ -162,7 +170,7 @@ def _blocks_read(
             yield rows, block_of[1][np.clip(round_x(x), 0, flow.shape[1] - 1).astype(np.intp)]
 
 
-def moved(features: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
+def moved(features: Tensor, motion: AnyMotion) -> tuple[Tensor, Tensor]:
     """Return features where things are now, and where that is known; see `Memory.warped`."""
-    flow, valid = (torch.from_numpy(x)[None] for x in (motion.flow, motion.valid))
+    flow, valid = (torch.as_tensor(x)[None] for x in (motion.flow, motion.valid))
     return move(features, flow.to(features.device), valid.to(features.device))

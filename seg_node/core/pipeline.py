@@ -27,6 +27,7 @@ from seg_node.core.sparse import split
 from seg_node.core.threads import FollowedThreads
 from seg_node.core.tiles import halved
 from seg_node.core.timing import StageTimer
+from seg_node.core.tracking import choose_method
 from seg_node.core.types import (
     Action,
     ConfigError,
@@ -183,6 +184,7 @@ class Segmenter:
         self._ended_ns = clock()
         on_cpu = self.compute.device.type == "cpu"
         self._threads = FollowedThreads(cores, clock) if cores and on_cpu else None
+        self._motion = choose_method(self.config.motion.estimator, self.compute.device, kernels)
         self._histories: dict[str, AnyHistory] = {}
         self._memory = DeviceMemory(self.compute.device, self._histories)
 
@@ -252,6 +254,7 @@ class Segmenter:
         with timer.stage("prepare"):
             frame = self._scaled(frame)
             image = self._uploaded(frame.image)
+            self._motion.take(frame, image)
         config = eased(config) if form is Form.FEWER else config
         policy = LEAST if form is Form.LOW else self.policies[config.mode]
         history = self._history(frame.camera, policy)
@@ -307,14 +310,15 @@ class Segmenter:
             self._histories.pop(camera, None)
             history = None
         if history is None and remembers is Remembers.FRAME:
-            history = self._histories[camera] = History()
+            history = self._histories[camera] = History(self._motion)
         if history is None and remembers is Remembers.BLOCKS:
             side, device = self.config.block_side, self.compute.device
-            history = self._histories[camera] = BlockHistory(self._face.stride, side, device)
+            history = BlockHistory(self._face.stride, side, device, self._motion)
+            self._histories[camera] = history
         if history is None and isinstance(policy, Gated):
             side, device = self.config.block_side, self.compute.device
             stride = self._face.stride
-            history = GatedHistory(policy.blocks, stride, side, device)
+            history = GatedHistory(policy.blocks, stride, side, device, self._motion)
             self._histories[camera] = history
         return history
 

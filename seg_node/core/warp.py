@@ -84,10 +84,7 @@ def move(features: Tensor, flow: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]
 
     """
     size = (features.shape[-2], features.shape[-1])
-    rows, columns = (
-        torch.from_numpy(place).to(valid.device)
-        for place in _places((valid.shape[1], valid.shape[2]), size)
-    )
+    rows, columns = nearest_places((valid.shape[1], valid.shape[2]), size, valid.device)
     return warp(features, rescale(flow, size)), valid[:, None, rows[:, None], columns]
 
 
@@ -108,22 +105,26 @@ def rescale(flow: Tensor, size: tuple[int, int]) -> Tensor:
     resized = functional.interpolate(
         flow.permute(0, 3, 1, 2), size, mode="bilinear", align_corners=True
     )
-    scale = [(size[1] - 1) / max(w - 1, 1), (size[0] - 1) / max(h - 1, 1)]
-    return resized.permute(0, 2, 3, 1) * flow.new_tensor(scale)
+    # Numbers, not a tensor, for which a GPU would have to wait.
+    along, down = (size[1] - 1) / max(w - 1, 1), (size[0] - 1) / max(h - 1, 1)
+    return torch.stack((resized[:, 0] * along, resized[:, 1] * down), -1)
 
 
 def nearest(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Bring values [h, w] to another pixel grid, [h2, w2]: each pixel takes the nearest value."""
-    rows, columns = _places((values.shape[0], values.shape[1]), size)
-    return np.asarray(values[rows[:, None], columns])
+    rows, columns = nearest_places((values.shape[0], values.shape[1]), size, torch.device("cpu"))
+    return np.asarray(values[rows.numpy()[:, None], columns.numpy()])
 
 
-def _places(
-    old: tuple[int, int], new: tuple[int, int]
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return, for the pixels of a new grid, the nearest row and column of an old one."""
+def nearest_places(
+    old: tuple[int, int], new: tuple[int, int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return, for the pixels of a new grid, the nearest row and column of an old one, int64."""
     rows, columns = (
-        np.linspace(0, before - 1, after).round().astype(np.intp)
+        torch.arange(after, dtype=torch.float64, device=device)
+        .mul_((before - 1) / max(after - 1, 1))
+        .round_()
+        .long()
         for before, after in zip(old, new, strict=True)
     )
     return rows, columns

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from seg_node.core.types import ConfigError
 from seg_node.kernels import attention, convolution, frames, pooling
+from seg_node.kernels.matching import TritonMatcher
 from seg_node.kernels.tuning import INTERPRETED
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from seg_node.core.masks import Mask
 
 
-class TritonKernels:
+class TritonKernels(TritonMatcher):
     """The operations as Triton kernels; see `core.backend.BlockKernels` for each.
 
     Args:

@@ -218,12 +218,7 @@ def spread(before: Tensor, image: Tensor, cells: Tensor) -> Tensor:
 
 
 class TritonMatcher:
-    """The inner loops of `core.matching` as kernels.
-
-    Args:
-        device: where they will run.
-
-    """
+    """The inner loops of `core.matching` as kernels."""
 
     def match(
         self, before: Tensor, image: Tensor, guesses: Tensor, margin: float, steps: int

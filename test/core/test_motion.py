@@ -17,12 +17,12 @@ from seg_node.core.motion import (
     compose,
     fit,
     MAX_GAP_NS,
-    MotionTracker,
     same_view,
     still,
     UNKNOWN_DISTORTION,
     unlike,
 )
+from seg_node.core.tracking import MotionTracker, OnHost
 from seg_node.core.types import ConfigError, DataError, Frame, Motion, Reason
 from seg_node.data.camvid import CamVid
 from seg_node.data.street import Street, StreetFrame
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    Grey = NDArray[np.uint8]
+
 RATE_HZ = 15.0
 S = 1_000_000_000
 
@@ -44,6 +46,10 @@ def _one_thread() -> Iterator[None]:
     cv2.setNumThreads(1)
     yield
     cv2.setNumThreads(before)
+
+
+def host_tracker(source: str = "auto") -> MotionTracker[Grey, Motion]:
+    return MotionTracker(source, OnHost())
 
 
 def exact(shot: StreetFrame) -> Motion:
@@ -184,7 +190,7 @@ def test_starts_repeat_where_the_plane_is_coarser_than_the_blocks() -> None:
 # ---- tracking --------------------------------------------------------------------------------
 
 
-def track(tracker: MotionTracker, frames: Iterable[Frame]) -> list[Motion | Reason]:
+def track(tracker: MotionTracker[Grey, Motion], frames: Iterable[Frame]) -> list[Motion | Reason]:
     """Start with the first frame and track the others."""
     first, *rest = frames
     tracker.start(first)
@@ -197,7 +203,7 @@ def test_estimated_motion_follows_the_street() -> None:
     truth = exact(shots[1])
     for shot in shots[2:]:
         truth = compose(exact(shot), truth)
-    motion = track(MotionTracker("flow"), [shot.frame for shot in shots])[-1]
+    motion = track(host_tracker("flow"), [shot.frame for shot in shots])[-1]
     assert isinstance(motion, Motion)
     assert motion.since_ns == shots[0].frame.stamp_ns
     clear = truth.valid & textured(shots[-1].frame.image)
@@ -212,7 +218,7 @@ def test_estimated_motion_follows_the_street() -> None:
 def test_the_whole_way_is_refined_against_the_keyframe() -> None:
     street = Street(4, 240, 180)
     frames = [street.render(i).frame for i in range(20, 27)]
-    motion = track(MotionTracker("flow"), frames)[-1]
+    motion = track(host_tracker("flow"), frames)[-1]
     assert isinstance(motion, Motion)
     estimator, greys = FlowEstimator(), [work_image(frame.image) for frame in frames]
     plain = estimator.estimate(greys[0], greys[1])
@@ -231,7 +237,7 @@ def test_each_step_goes_on_from_the_one_before_until_the_scene_is_another() -> N
     greys = [work_image(frame.image) for frame in frames]
     estimator = FlowEstimator()
     first = estimator.estimate(greys[0], greys[1])
-    tracker = MotionTracker("flow")
+    tracker = host_tracker("flow")
     track(tracker, frames[:2])
     tracker.start(frames[1])  # a keyframe that was followed
     motion = tracker.track(frames[2])
@@ -248,7 +254,7 @@ def test_each_step_goes_on_from_the_one_before_until_the_scene_is_another() -> N
 def test_without_a_source_nothing_moves() -> None:
     first, *rest = coded(3)
     frames = [first, *(replace(frame, image=first.image) for frame in rest)]
-    for motion in track(MotionTracker("none"), frames):
+    for motion in track(host_tracker("none"), frames):
         assert isinstance(motion, Motion)
         assert not motion.flow.any()
         assert motion.valid.all()
@@ -269,7 +275,7 @@ def coded(count: int, size: tuple[int, int] = SIZE) -> list[Frame]:
 
 @pytest.mark.parametrize("source", ["codec", "auto"])
 def test_vectors_of_the_codec_add_up(source: str) -> None:
-    motion = track(MotionTracker(source), coded(4))[-1]
+    motion = track(host_tracker(source), coded(4))[-1]
     assert isinstance(motion, Motion)
     np.testing.assert_array_equal(motion.flow, moved(12.0, 0.0).flow)
     assert motion.intra is not None
@@ -277,13 +283,13 @@ def test_vectors_of_the_codec_add_up(source: str) -> None:
 
 def test_flow_ignores_vectors() -> None:
     frames = [replace(x, motion=moved(9.0, 9.0, i * S // 10)) for i, x in enumerate(coded(2), -1)]
-    motion = track(MotionTracker("flow"), frames)[-1]
+    motion = track(host_tracker("flow"), frames)[-1]
     assert isinstance(motion, Motion)
     assert np.median(motion.flow.reshape(-1, 2), axis=0) == pytest.approx([4, 0], abs=0.3)
 
 
 def test_vectors_are_used_at_the_size_of_the_work_image() -> None:
-    motion = track(MotionTracker("codec"), coded(3, (720, 960)))[-1]
+    motion = track(host_tracker("codec"), coded(3, (720, 960)))[-1]
     assert isinstance(motion, Motion)
     assert motion.flow.shape == (360, 480, 2)
     np.testing.assert_allclose(motion.flow[..., 0], 8 * 479 / 959, rtol=1e-5)
@@ -297,7 +303,7 @@ def anew(frame: Frame) -> Frame:
 
 def test_codec_frames_that_cannot_be_followed_say_why() -> None:
     first, second, third = coded(3)
-    tracker = MotionTracker("codec")
+    tracker = host_tracker("codec")
     tracker.start(first)
     assert tracker.track(replace(second, motion=None)) is Reason.NO_VECTORS
     assert tracker.track(anew(second)) is Reason.INTRA
@@ -313,7 +319,7 @@ def test_blocks_coded_anew_are_unknown_and_the_rest_is_followed(source: str) -> 
     assert second.motion.intra is not None
     second.motion.intra[:30] = True
     second.motion.valid[:30] = False
-    motion = track(MotionTracker(source), [first, second])[-1]
+    motion = track(host_tracker(source), [first, second])[-1]
     assert isinstance(motion, Motion)
     assert not motion.valid[:30].any()
     assert (motion.flow == (4.0, 0.0)).all()
@@ -324,14 +330,14 @@ def test_auto_estimates_what_the_codec_does_not_state() -> None:
     frames[1] = replace(frames[1], motion=None)
     frames[2] = anew(frames[2])
     del frames[3]
-    motion = track(MotionTracker("auto"), frames)[-1]
+    motion = track(host_tracker("auto"), frames)[-1]
     assert isinstance(motion, Motion)
     flow = np.median(motion.flow.reshape(-1, 2), axis=0)
     assert flow == pytest.approx([16, 0], abs=0.2)
 
 
 def test_there_is_nothing_to_follow_before_the_start() -> None:
-    assert MotionTracker("none").track(coded(1)[0]) is Reason.FIRST
+    assert host_tracker("none").track(coded(1)[0]) is Reason.FIRST
 
 
 @pytest.mark.parametrize("source", ["flow", "none"])
@@ -341,7 +347,7 @@ def test_there_is_nothing_to_follow_before_the_start() -> None:
 )
 def test_a_jump_in_time_is_no_motion(source: str, step_ns: int, lost: Reason | None) -> None:
     frame = Frame(picture(6), 50 * S)
-    tracker = MotionTracker(source)
+    tracker = host_tracker(source)
     tracker.start(frame)
     found = tracker.track(replace(frame, stamp_ns=50 * S + step_ns))
     assert found is lost if lost else isinstance(found, Motion)
@@ -353,7 +359,7 @@ def test_a_jump_in_time_is_no_motion(source: str, step_ns: int, lost: Reason | N
 )
 def test_another_size_frame_id_or_camera_is_no_motion(change: dict[str, object]) -> None:
     frame = Frame(picture(6))
-    tracker = MotionTracker("flow")
+    tracker = host_tracker("flow")
     tracker.start(frame)
     other = replace(frame, **change)  # type: ignore[arg-type]  # a field and its value
     assert not same_view(frame, other)
@@ -365,7 +371,7 @@ def test_a_cut_between_streets_is_seen_and_the_next_scene_followed() -> None:
     last = one.render(4).frame
     cut, after = other.render(5).frame, other.render(6).frame
     for source in ("flow", "none", "auto"):
-        tracker = MotionTracker(source)
+        tracker = host_tracker(source)
         tracker.start(last)
         assert tracker.track(cut) is Reason.SCENE_CUT
         tracker.start(cut)
@@ -374,7 +380,7 @@ def test_a_cut_between_streets_is_seen_and_the_next_scene_followed() -> None:
 
 def all_followed(frames: Iterable[Frame]) -> bool:
     """Tell whether a tracker with and one without motion follow all frames."""
-    trackers = [MotionTracker("flow"), MotionTracker("none")]
+    trackers = [host_tracker("flow"), host_tracker("none")]
     first, *rest = frames
     for tracker in trackers:
         tracker.start(first)
@@ -398,8 +404,8 @@ def test_without_motion_more_difference_is_no_cut() -> None:
     image = np.asarray(cv2.addWeighted(first, 0.55, picture(2), 0.45, 0), np.uint8)
     assert 0.4 < unlike(work_image(image), work_image(first)) < 0.55
     frames = [Frame(first), Frame(image, S // 10, motion=moved(0.0, 0.0))]
-    assert isinstance(track(MotionTracker("none"), frames)[-1], Motion)
-    assert track(MotionTracker("codec"), frames)[-1] is Reason.SCENE_CUT
+    assert isinstance(track(host_tracker("none"), frames)[-1], Motion)
+    assert track(host_tracker("codec"), frames)[-1] is Reason.SCENE_CUT
 
 
 def test_noise_in_the_dark_is_no_cut() -> None:
@@ -411,4 +417,4 @@ def test_noise_in_the_dark_is_no_cut() -> None:
 
 def test_an_unknown_source_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"motion.source is 'codecs'; choose one of auto, codec"):
-        MotionTracker("codecs")
+        host_tracker("codecs")
