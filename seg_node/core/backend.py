@@ -17,14 +17,14 @@ import torch
 from torch.nn import functional
 
 from seg_node.core.attention import local_attention
-from seg_node.core.masks import decide
+from seg_node.core.masks import decide_planes
 from seg_node.core.matching import Matcher, TorchMatcher
 from seg_node.core.tiles import as_rows, enlarged
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from seg_node.core.masks import Mask
+    from seg_node.core.masks import Planes
 
 OUTSIDE = -1
 """In place of a row: the pixel lies outside the image."""
@@ -166,8 +166,8 @@ class BlockKernels(Matcher, Protocol):
         """Add what each pixel finds around it, as `attention.local_attention` does."""
         ...
 
-    def decide(self, logits: Tensor, stride: int, size: tuple[int, int]) -> Mask:
-        """Make logits a mask, as `masks.decide` does."""
+    def decide(self, logits: Tensor, stride: int, size: tuple[int, int]) -> Planes:
+        """Make logits a mask on the device, as `masks.decide_planes` does."""
         ...
 
 
@@ -228,9 +228,9 @@ class TorchKernels(TorchMatcher):
         """Add what each pixel finds around it."""
         return local_attention(base, operands, valid, window)
 
-    def decide(self, logits: Tensor, stride: int, size: tuple[int, int]) -> Mask:
+    def decide(self, logits: Tensor, stride: int, size: tuple[int, int]) -> Planes:
         """Make logits a mask."""
-        return decide(logits, stride, size)
+        return decide_planes(logits, stride, size)
 
 
 def plane_rows(

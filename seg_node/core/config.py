@@ -267,6 +267,15 @@ class Config:
             live=False,
         ),
     )
+    graphs: str = _setting(
+        "auto",
+        Limits(
+            "Whether frames that are computed as a whole run as CUDA graphs, without gaps between "
+            "launches: auto (on a CUDA device), on (refused on a CPU), or off.",
+            choices=("auto", "on", "off"),
+            live=False,
+        ),
+    )
     threads: int = _setting(
         0,
         Limits("CPU threads of the network; 0 = as torch chooses.", low=0, high=1024, live=False),
@@ -291,6 +300,16 @@ class Config:
             "px",
             0,
             512,
+            live=False,
+        ),
+    )
+    block_buckets: int = _setting(
+        0,
+        Limits(
+            "The number of blocks that a frame computes is rounded up to one of so many, by "
+            "computing its last block again, so that few shapes occur; 0: it is any number.",
+            low=0,
+            high=1024,
             live=False,
         ),
     )

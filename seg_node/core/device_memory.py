@@ -177,13 +177,20 @@ class DeviceMemory(Generic[History]):
     Args:
         device: where the network runs.
         histories: what is remembered of each camera, by its name; cameras are taken out of it.
+        release: frees what can be made again, wherever memory is short.
 
     """
 
-    def __init__(self, device: torch.device, histories: dict[str, History]) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        histories: dict[str, History],
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
         """Start with nothing left out."""
         self._device = device
         self._histories = histories
+        self._release = release
         self._ladder = Ladder()
         self._counts = _Counts()
         self._limit_mb: float | None = None  # as torch's allocator was told last
@@ -234,6 +241,7 @@ class DeviceMemory(Generic[History]):
         self._histories.pop(camera, None)
         if form is Form.LOW:
             self._histories.clear()
+        self._release()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Mask = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+    Planes = tuple[Tensor, Tensor]
 
 CONFIDENCE_MAX = 255
 _LEAST = 1e-30
@@ -32,6 +33,12 @@ def decide(logits: Tensor, stride: int, size: tuple[int, int]) -> Mask:
         class id, uint8 [H, W], and its probability times 255, uint8 [H, W].
 
     """
+    labels, confidence = decide_planes(logits, stride, size)
+    return labels.cpu().numpy(), confidence.cpu().numpy()
+
+
+def decide_planes(logits: Tensor, stride: int, size: tuple[int, int]) -> Planes:
+    """Do the same, and leave the result on the device."""
     # The largest logit of each feature pixel becomes zero: no exponential of them can overflow.
     planes = (logits - logits.amax(1, keepdim=True)).float().contiguous()
     on_cpu = logits.device.type == "cpu"
@@ -39,15 +46,15 @@ def decide(logits: Tensor, stride: int, size: tuple[int, int]) -> Mask:
     return labels[: size[0], : size[1]], confidence[: size[0], : size[1]]
 
 
-def _decide_at_once(planes: Tensor, stride: int) -> Mask:
+def _decide_at_once(planes: Tensor, stride: int) -> Planes:
     """Return class and probability of every pixel by reductions over the classes."""
     full = functional.interpolate(planes, scale_factor=stride, mode="bilinear")
     best, labels = full.max(1)
     share = torch.exp(best - full.logsumexp(1)) * CONFIDENCE_MAX
-    return labels[0].to(torch.uint8).cpu().numpy(), share[0].round().to(torch.uint8).cpu().numpy()
+    return labels[0].to(torch.uint8), share[0].round().to(torch.uint8)
 
 
-def _decide_plane_by_plane(planes: Tensor, stride: int) -> Mask:
+def _decide_plane_by_plane(planes: Tensor, stride: int) -> Planes:
     """Return class and probability of every pixel, one class after the other.
 
     Two planes of pixels are held instead of one per class, which would leave the CPU's caches:
@@ -66,7 +73,8 @@ def _decide_plane_by_plane(planes: Tensor, stride: int) -> Mask:
         best = cv2.max(full, best)
         total = cv2.add(total, cv2.exp(full))
     share = cv2.divide(cv2.exp(best), np.maximum(total, _LEAST))
-    return labels, np.asarray(cv2.convertScaleAbs(share, alpha=CONFIDENCE_MAX), np.uint8)
+    confidence = np.asarray(cv2.convertScaleAbs(share, alpha=CONFIDENCE_MAX), np.uint8)
+    return torch.from_numpy(labels), torch.from_numpy(confidence)
 
 
 def resize_result(

@@ -20,14 +20,16 @@ from seg_node.core.fused import on_kernels
 from seg_node.core.fusion import enlarge
 from seg_node.core.gate import Gated
 from seg_node.core.gated import GatedHistory
+from seg_node.core.graphs import choose_graphs
 from seg_node.core.history import History
-from seg_node.core.masks import decide, resize_result
+from seg_node.core.masks import decide_planes, resize_result
 from seg_node.core.policy import AllLow, NOTHING, Remembers
 from seg_node.core.sparse import split
 from seg_node.core.threads import FollowedThreads
 from seg_node.core.tiles import halved
 from seg_node.core.timing import StageTimer
 from seg_node.core.tracking import choose_method
+from seg_node.core.transfers import to_host, Uploads
 from seg_node.core.types import (
     Action,
     ConfigError,
@@ -41,7 +43,6 @@ from seg_node.core.types import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from numpy.typing import NDArray
     from torch import nn, Tensor
 
     from seg_node.core.backend import BlockKernels
@@ -171,7 +172,7 @@ class Segmenter:
     ) -> None:
         """Move the network to its device."""
         self._kernels = kernels
-        self._decide = decide if kernels is None else kernels.decide
+        self._decide = decide_planes if kernels is None else kernels.decide
         self.config = config or Config()
         self.compute = choose_compute(self.config)
         self.policies = policies
@@ -186,7 +187,9 @@ class Segmenter:
         self._threads = FollowedThreads(cores, clock) if cores and on_cpu else None
         self._motion = choose_method(self.config.motion.estimator, self.compute.device, kernels)
         self._histories: dict[str, AnyHistory] = {}
-        self._memory = DeviceMemory(self.compute.device, self._histories)
+        self._uploads = Uploads(self.compute.device)
+        self._graphs = choose_graphs(self.config.graphs, self.compute.device)
+        self._memory = DeviceMemory(self.compute.device, self._histories, self._forget_graphs)
 
     def _placed(self, net: nn.Module) -> nn.Module:
         net = net.to(self.compute.device, self.compute.dtype).eval()
@@ -253,7 +256,7 @@ class Segmenter:
         size = frame.image.shape[:2]
         with timer.stage("prepare"):
             frame = self._scaled(frame)
-            image = self._uploaded(frame.image)
+            image = self._uploads.send(frame.image)
             self._motion.take(frame, image)
         config = eased(config) if form is Form.FEWER else config
         policy = LEAST if form is Form.LOW else self.policies[config.mode]
@@ -266,14 +269,12 @@ class Segmenter:
             with timer.stage("execute"), MacCounter() as counter:
                 logits = self._execute(frame, image, plan, history)
             with timer.stage("decide"):
-                labels, confidence = self._decide(
-                    logits, self._face.stride, (image.shape[-2], image.shape[-1])
-                )
+                size_seen = image.shape[-2], image.shape[-1]
+                planes = self._decide(logits, self._face.stride, size_seen)
+                labels, confidence = to_host(*planes)
         with timer.stage("finish"):
             labels, confidence = resize_result(labels, confidence, (size[0], size[1]))
-            macs = counter.macs + policy.macs(
-                (image.shape[-2], image.shape[-1]), config.block_side
-            )
+            macs = counter.macs + policy.macs(size_seen, config.block_side)
             age_ms = history.age_ms(frame) if history else np.zeros_like(plan.grid, np.uint16)
         report = StepReport(timer.stages, timer.total_ns(), macs, self._dense_macs(image))
         before_ns, self._ended_ns = self._ended_ns, self._clock()
@@ -296,12 +297,6 @@ class Segmenter:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         image = cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA)
         return replace(frame, image=np.asarray(image, np.uint8))
-
-    def _uploaded(self, image: NDArray[np.uint8]) -> Tensor:
-        """Return an image [H, W, 3] as uint8 [1, 3, H, W], channels_last, on the device."""
-        # A view on a message's buffer is read-only, which torch.from_numpy only warns about.
-        pixels = image if image.flags.c_contiguous and image.flags.writeable else image.copy()
-        return torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.compute.device)
 
     def _history(self, camera: str, policy: BlockPolicy) -> AnyHistory | None:
         """Return what is remembered of a camera; nothing is, in modes without a use for it."""
@@ -332,8 +327,7 @@ class Segmenter:
         if isinstance(history, BlockHistory | GatedHistory):
             return self._refresh(frame, image, plan, history)
         if (plan.grid == Action.HIGH).all():
-            features = self._face.features(image)
-            logits = self._face.head(features)
+            features, logits = self._run("whole frames", self._whole, image)
             if history is not None:
                 history.keep(frame, features, logits, self.config.block_side)
             return logits
@@ -341,13 +335,36 @@ class Segmenter:
             return history.logits()
         if (plan.grid == Action.LOW).all():
             if history is not None and self._low is not None:
-                return self._face.head(self._low(halved(image), *history.features()))
+                operands = image, *history.features()
+                return self._run("sharpened frames", self._sharpened, *operands)[0]
             size = scaled((image.shape[-2], image.shape[-1]), self._face.stride)
             return enlarge(self._net(halved(image)), size)
         size = (image.shape[-2], image.shape[-1])
-        layout = BlockLayout(plan.grid[None], self.config.block_side, size, device=image.device)
+        layout = self._layout(plan, size, image.device)
         blocks: BlockTensor = self._net(self._cut(image, layout))
         return blocks.combined()
+
+    def _whole(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the features and logits of a whole frame."""
+        features = self._face.features(image)
+        return features, self._face.head(features)
+
+    def _sharpened(self, image: Tensor, features: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits of a frame at half resolution, sharpened by remembered features."""
+        assert self._low is not None
+        return (self._face.head(self._low(halved(image), features, valid)),)
+
+    def _run(
+        self, name: str, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Run a function that depends on nothing but tensors, as a graph where there are some."""
+        if self._graphs is None:
+            return function(*inputs)
+        return self._graphs.run(name, function, *inputs)
+
+    def _forget_graphs(self) -> None:
+        if self._graphs is not None:
+            self._graphs.clear()
 
     def _refresh(
         self, frame: Frame, image: Tensor, plan: Plan, history: BlockHistory | GatedHistory
@@ -363,7 +380,7 @@ class Segmenter:
         if (plan.grid == Action.REUSE).all():
             return history.logits()
         size = (image.shape[-2], image.shape[-1])
-        layout = BlockLayout(plan.grid[None], self.config.block_side, size, device=image.device)
+        layout = self._layout(plan, size, image.device)
         background = history.background(plan.grid)
         computed: BlockTensor = self._net(self._cut(image, layout, background))
         logits = computed.combined(base=history.logits())
@@ -371,6 +388,10 @@ class Segmenter:
         logits = history.mixed(logits, high[0, 0])
         history.keep(frame, logits, plan.grid)
         return logits
+
+    def _layout(self, plan: Plan, size: tuple[int, int], device: torch.device) -> BlockLayout:
+        side, buckets = self.config.block_side, self.config.block_buckets
+        return BlockLayout(plan.grid[None], side, size, device=device, buckets=buckets)
 
     def _cut(
         self, image: Tensor, layout: BlockLayout, background: Background | None = None

@@ -304,9 +304,12 @@ class FeaturePool:
         return table.view(-1, channels)
 
     def write(self, table: Tensor, tiles: Tensor) -> None:
-        """Write the blocks of the last claim, [K, C, span, span], into a table."""
+        """Write the blocks of the last claim, [K, C, span, span], into a table.
+
+        What comes after them are blocks that were computed again.
+        """
         places = torch.from_numpy(self._claimed).to(table.device)
-        rows = as_rows(tiles).view(len(places), -1, tiles.shape[1])
+        rows = as_rows(tiles).view(len(tiles), -1, tiles.shape[1])[: len(places)]
         table.view(self.capacity, -1, tiles.shape[1]).index_copy_(0, places, rows)
 
     def reads(self, pixels: Tensor, window: Window) -> Reads:

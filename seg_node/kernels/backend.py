@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from seg_node.core.backend import Layer, Source, Target
-    from seg_node.core.masks import Mask
+    from seg_node.core.masks import Planes
 
 
 class TritonKernels(TritonMatcher):
@@ -73,7 +73,6 @@ class TritonKernels(TritonMatcher):
         """Add what each pixel finds around it."""
         return attention.attend(base, operands, valid, window)
 
-    def decide(self, logits: Tensor, stride: int, size: tuple[int, int]) -> Mask:
-        """Make logits a mask; only its bytes leave the device."""
-        labels, confidence = frames.decide_planes(logits, stride, size)
-        return labels.cpu().numpy(), confidence.cpu().numpy()
+    def decide(self, logits: Tensor, stride: int, size: tuple[int, int]) -> Planes:
+        """Make logits a mask on the device."""
+        return frames.decide_planes(logits, stride, size)

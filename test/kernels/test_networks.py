@@ -30,7 +30,7 @@ from test.kernels.operands import plane, SINGLE
 if TYPE_CHECKING:
     from torch import nn
 
-    from seg_node.core.masks import Mask
+    from seg_node.core.masks import Planes
 
 SIZE, SIDE = (96, 70), 32
 
@@ -77,7 +77,7 @@ class Counted(TritonKernels):
         self.convolutions += 1
         return super().convolve(*args, **kwargs)
 
-    def decide(self, *args: Any) -> Mask:
+    def decide(self, *args: Any) -> Planes:
         """Count a mask and make it."""
         self.masks += 1
         return super().decide(*args)

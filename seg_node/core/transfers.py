@@ -1,0 +1,70 @@
+"""Bytes to the device and back, beside what the device and the host do meanwhile.
+
+Memory on the host is pinned and comes from torch's cache of such memory, which does not hand out
+again what a copy still reads: so the bytes of the next frame never wait for those of this one, and
+no two frames share any. On a CPU nothing is copied.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+
+class Uploads:
+    """The way of images to a device, on a stream of its own.
+
+    Args:
+        device: where they go.
+
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Open the stream where the device has some."""
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's stub
+
+    def send(self, image: NDArray[np.uint8]) -> Tensor:
+        """Return an image [H, W, 3] as uint8 [1, 3, H, W], channels_last, on the device.
+
+        The host goes on before it is there; what is launched next on the device waits for it.
+        """
+        if self._stream is None:
+            # A view on a message's buffer is read-only, which torch.from_numpy only warns about.
+            usable = image.flags.c_contiguous and image.flags.writeable
+            return _as_batch(torch.from_numpy(image if usable else image.copy()))
+        staged = torch.empty(image.shape, dtype=torch.uint8, pin_memory=True)
+        staged.numpy()[:] = image
+        with torch.cuda.stream(self._stream):
+            landed = staged.to(self._device, non_blocking=True)
+        here = torch.cuda.current_stream(self._device)
+        here.wait_stream(self._stream)
+        landed.record_stream(here)  # its memory is that stream's, and must not go back too early
+        return _as_batch(landed)
+
+
+def _as_batch(pixels: Tensor) -> Tensor:
+    return pixels.permute(2, 0, 1)[None]
+
+
+def to_host(*planes: Tensor) -> tuple[NDArray[Any], ...]:
+    """Return tensors of one device as arrays, waiting for the device once.
+
+    On a CPU they share their memory with the tensors.
+    """
+    device = planes[0].device
+    if device.type != "cuda":
+        return tuple(plane.numpy() for plane in planes)
+    landed = [torch.empty(plane.shape, dtype=plane.dtype, pin_memory=True) for plane in planes]
+    for there, plane in zip(landed, planes, strict=True):
+        there.copy_(plane, non_blocking=True)
+    torch.cuda.current_stream(device).synchronize()
+    return tuple(there.numpy() for there in landed)
