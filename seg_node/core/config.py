@@ -246,7 +246,16 @@ class Config:
     device: str = _setting(
         "auto",
         Limits(
-            "Where to compute: auto (GPU if there is one), cpu, cuda, or cuda:N.",
+            "Where to compute: auto (GPU if there is one), cpu, cuda, cuda:N, or tensorrt (modes "
+            "dense, warp and arseg on the GPU, whole frames by the engines in engines).",
+            live=False,
+        ),
+    )
+    engines: str = _setting(
+        "out/export",
+        Limits(
+            "Folder of the engines of device tensorrt, as seg_node export --formats tensorrt "
+            "writes them.",
             live=False,
         ),
     )
@@ -384,8 +393,10 @@ class Config:
             raise ConfigError(msg)
         device = self.device
         index = device.removeprefix("cuda:")
-        if device not in {"auto", "cpu", "cuda"} and not (device != index and index.isdigit()):
-            msg = f"device is {device!r}; use auto, cpu, cuda or cuda:N"
+        if device not in {"auto", "cpu", "cuda", "tensorrt"} and not (
+            device != index and index.isdigit()
+        ):
+            msg = f"device is {device!r}; use auto, cpu, cuda, cuda:N or tensorrt"
             raise ConfigError(msg)
         _check_cameras(self.cameras)
 

@@ -16,7 +16,7 @@ from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import Remembers
 from seg_node.core.types import ConfigError
 from seg_node.eval.energy import find_meter
-from seg_node.nets.build import build_kernels, build_policies, load_model, Model
+from seg_node.nets.build import build_kernels, build_policies, Model, model_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -124,12 +124,13 @@ def open_model(config: Config) -> Model:
     """Load the model of a config, to be run by as many threads as it says.
 
     Raises:
-        ModelError: the model cannot be loaded.
+        ConfigError: TensorRT is asked for where it is not to be had.
+        ModelError: the model, or an engine of it, cannot be loaded.
 
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    return load_model(config.model)
+    return model_for(config)
 
 
 def sessions_of(model: Model, config: Config, modes: Sequence[str] = ()) -> dict[str, Session]:

@@ -33,7 +33,8 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parts",
         metavar="A,B",
-        help="some of dense, high, head, low, fusion, policy (default: all that the model has)",
+        help="some of dense, high, head, low, half, fusion, policy (default: all that the model "
+        "has, but not half)",
     )
     parser.add_argument(
         "--formats",
@@ -56,6 +57,12 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         "--dynamic",
         default=defaults.dynamic,
         help=f"leave it open: {' or '.join(filter(None, DYNAMIC))} (default: fixed shapes)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=defaults.batch,
+        help=f"images of one run, where it is not left open (default: {defaults.batch})",
     )
     parser.add_argument(
         "--image",
@@ -82,4 +89,5 @@ def export_settings(args: argparse.Namespace, size: tuple[int, int] | None) -> E
         opset=args.opset,
         dynamic=args.dynamic,
         image=args.image,
+        batch=args.batch,
     )

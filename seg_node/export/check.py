@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from seg_node.core.types import ModelError
-from seg_node.export.program import STEP, typed
+from seg_node.export.program import batch_of, STEP, typed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -58,9 +58,9 @@ def compare(
 
     Args:
         part: the part.
-        images: [N, 3, H, W]; one by one, and where batch or size are open also together and at
-            another size.
-        settings: precision and which dimensions are open.
+        images: [N, 3, H, W]; one by one, or as many at once as the settings say, and where batch
+            or size are open also together and at another size.
+        settings: precision, images of one run, and which dimensions are open.
         run: computes the output of the exported part for inputs by name.
 
     Raises:
@@ -68,7 +68,7 @@ def compare(
 
     """
     pairs = []
-    for batch in _batches(images, settings.dynamic):
+    for batch in _batches(images, settings):
         inputs = part.inputs(batch)
         wanted = part.reference(*inputs.values())
         found = run(typed(inputs, settings.precision)).to(wanted.dtype)
@@ -93,11 +93,14 @@ def compare(
     return difference
 
 
-def _batches(images: Tensor, dynamic: str) -> Iterator[Tensor]:
+def _batches(images: Tensor, settings: ExportSettings) -> Iterator[Tensor]:
+    if settings.batch > 1:
+        yield batch_of(images, settings.batch)
+        return
     yield from torch.split(images, 1)
-    if dynamic:
+    if settings.dynamic:
         yield images
-    if dynamic == "size":
+    if settings.dynamic == "size":
         height, width = images.shape[-2:]
         yield images.repeat(1, 1, 2, 2)[..., : height + STEP, : width + STEP]
 

@@ -23,6 +23,7 @@ from seg_node.export.check import compare, TOLERANCES
 from seg_node.export.formats import FORMATS, Order
 from seg_node.export.parts import make_parts
 from seg_node.export.program import trace
+from seg_node.export.tensorrt_format import write_engine_manifest
 from seg_node.nets.build import load_model
 from seg_node.nets.manifest import file_sha256
 
@@ -40,6 +41,8 @@ REPORT = "export.json"
 SEED = 1
 """Street whose first frames the parts are tried on."""
 IMAGES_TRIED = 2
+ENGINES = ("high", "half")
+"""Parts whose engines `device` tensorrt runs."""
 PIXELS = {"uint8": torch.uint8, "float32": torch.float32}
 """Types of the images' numbers, by name."""
 
@@ -81,8 +84,8 @@ def run_export(settings: ExportSettings) -> Path:
             report = _report(settings, model.manifest, (width, height), files)
             text = json.dumps(report, indent=2) + "\n"
             (Path(partial) / REPORT).write_text(text, encoding="utf-8")
-            for name in (*(entry["file"] for entry in files), REPORT):
-                (Path(partial) / name).replace(settings.out / name)
+            for path in sorted(Path(partial).iterdir(), key=lambda path: path.name == REPORT):
+                path.replace(settings.out / path.name)
     except OSError as err:
         msg = f"cannot write to {settings.out}: {err.strerror or err}; choose another --out"
         raise ConfigError(msg) from err
@@ -127,8 +130,18 @@ def _write(
             kind.write(order, path)
             difference = compare(part, images, settings, kind.run(order, path))
             LOG.info("%s", _line(path, difference))
-            entries.append(_entry(order.program, name, path, difference))
+            entry = _entry(order.program, name, path, difference)
+            if name == "tensorrt" and part.name in ENGINES:
+                sha256 = _weights(part, manifest)
+                entry["manifest"] = write_engine_manifest(path, entry, manifest.name, sha256).name
+            entries.append(entry)
     return entries
+
+
+def _weights(part: Part, manifest: Manifest) -> str:
+    """Return the hash of the weights that a part is made of."""
+    low = manifest.low
+    return low.sha256 if part.name == "half" and low is not None else manifest.sha256
 
 
 def _line(path: Path, difference: Difference) -> str:
@@ -186,6 +199,7 @@ def _report(
         "opset": settings.opset,
         "dynamic": settings.dynamic or None,
         "image": settings.image,
+        "batch": settings.batch,
         "tolerance": TOLERANCES[settings.precision],
         "tried_on": f"frames 0 and 1 of street:{SEED}",
         "versions": {

@@ -86,7 +86,7 @@ FORMATS = {
         ".engine",
         check_tensorrt,
         _write_engine,
-        lambda order, path: engine_runner(path, order.program.part.output),
+        lambda _, path: engine_runner(path),
     ),
 }
 """Every format, by its name in `settings.FORMATS`."""

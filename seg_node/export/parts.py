@@ -7,6 +7,7 @@
 | `head` | features [N, C, h, w] | logits [N, classes, h, w] |
 | `low` | image [N, 3, H, W], halved inside | features [N, C, h/2, w/2] |
 | `fusion` | low [N, C, h/2, w/2], memory [N, C, h, w], valid bool [N, 1, h, w] | features |
+| `half` | image [N, 3, H/2, W/2], as `core.tiles.halved` makes it | what `low` gives |
 | `policy` | image [N, 3, H, W] | block_logits [N, gh, gw]: the higher, the more for HIGH |
 
 So `dense` is `head` of `high`, and a LOW frame of mode arseg is `head` of `fusion` of `low`.
@@ -39,11 +40,15 @@ if TYPE_CHECKING:
 
     Inputs = dict[str, Tensor]
 
-PARTS = ("dense", "high", "head", "low", "fusion", "policy")
+PARTS = ("dense", "high", "head", "low", "half", "fusion", "policy")
 """All parts, in the order in which they are written."""
+
+ON_REQUEST = ("half",)
+"""Parts that are written only if they are named: `low` is the same, from the whole image."""
 
 LACKS = {
     "low": "no half-resolution branch; `seg_node train segment --student low` makes one",
+    "half": "no half-resolution branch; `seg_node train segment --student low` makes one",
     "fusion": "no half-resolution branch; `seg_node train segment --student low` makes one",
     "policy": "no policy network; `seg_node train policy` makes one",
 }
@@ -152,7 +157,7 @@ def make_parts(model: Model, names: tuple[str, ...], size: tuple[int, int]) -> l
 
     Args:
         model: a loaded model in float32.
-        names: which of `PARTS`; none for all that the model has.
+        names: which of `PARTS`; none for all that the model has but `ON_REQUEST`.
         size: (H, W) of the images.
 
     Raises:
@@ -167,7 +172,8 @@ def make_parts(model: Model, names: tuple[str, ...], size: tuple[int, int]) -> l
         if name not in makers:
             msg = f"model {model.manifest.name!r} has no part {name!r}: {LACKS[name]}"
             raise ModelError(msg)
-    return [makers[name]() for name in PARTS if name in (names or makers)]
+    wanted = names or [name for name in makers if name not in ON_REQUEST]
+    return [makers[name]() for name in PARTS if name in wanted]
 
 
 def _makers(model: Model, size: tuple[int, int]) -> dict[str, Callable[[], Part]]:
@@ -184,7 +190,11 @@ def _makers(model: Model, size: tuple[int, int]) -> dict[str, Callable[[], Part]
     }
     if model.low is not None:
         low, fusion = Low(model.low.net), model.low.fusion
+        half = High(model.low.net)
         makers["low"] = lambda: _plain("low", low, "features")
+        makers["half"] = lambda: Part(
+            "half", half, half, lambda x: {"image": halved(x)}, "features", {"image": 2}
+        )
         makers["fusion"] = lambda: Part(
             "fusion",
             Fused(_exportable(fusion)),

@@ -59,7 +59,8 @@ def trace(part: Part, images: Tensor, settings: ExportSettings) -> Program:
 
     """
     # Torch takes a batch of one for a constant.
-    example = typed(part.inputs(images[: 2 if settings.dynamic else 1]), settings.precision)
+    count = 2 if settings.dynamic else settings.batch
+    example = typed(part.inputs(batch_of(images, count)), settings.precision)
     module = copy.deepcopy(part.module).to(PRECISIONS[settings.precision])
     dims = _open_dims(part, settings.dynamic)
     try:
@@ -82,6 +83,11 @@ def _output(part: Part, graph: ExportedProgram) -> dict[str, Any]:
     value = node.meta["val"]
     shape = [length if isinstance(length, int) else None for length in value.shape]
     return {"name": part.output, "type": str(value.dtype).removeprefix("torch."), "shape": shape}
+
+
+def batch_of(images: Tensor, count: int) -> Tensor:
+    """Return so many images, by turns."""
+    return images[torch.arange(count) % len(images)]
 
 
 def typed(inputs: dict[str, Tensor], precision: str) -> dict[str, Tensor]:

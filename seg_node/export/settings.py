@@ -15,6 +15,8 @@ SIDES = (16, 8192)
 OPSETS = (18, 23)
 """Oldest and newest ONNX operator set: torch's exporter begins with the one, and ONNX Runtime for
 Python 3.10 ends with the other."""
+BATCHES = (1, 64)
+"""Fewest and most images of one run."""
 FORMATS = ("onnx", "pt2", "aoti", "tensorrt")
 PRECISIONS = ("fp32", "fp16")
 IMAGES = ("uint8", "float32")
@@ -36,6 +38,7 @@ class ExportSettings:
         dynamic: `batch` leaves the number of images open, `size` also their size; empty for
             neither.
         image: type of the images' numbers, 0..255 in both: `uint8` or `float32`.
+        batch: images of one run, where their number is not left open.
 
     """
 
@@ -48,6 +51,7 @@ class ExportSettings:
     opset: int = OPSETS[0]
     dynamic: str = ""
     image: str = "uint8"
+    batch: int = 1
 
     def check(self) -> None:
         """Refuse values that are out of range.
@@ -64,6 +68,10 @@ class ExportSettings:
         for side in self.size or ():
             _within("side of the images", side, SIDES)
         _within("opset", self.opset, OPSETS)
+        _within("batch", self.batch, BATCHES)
+        if self.dynamic and self.batch > 1:
+            msg = f"batch is {self.batch}, but dynamic {self.dynamic!r} leaves it open: choose one"
+            raise ConfigError(msg)
         if self.dynamic and "tensorrt" in self.formats:
             msg = f"dynamic is {self.dynamic!r}, but TensorRT engines have one shape: leave it out"
             raise ConfigError(msg)

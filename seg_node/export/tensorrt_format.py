@@ -10,18 +10,19 @@ from a half-precision export.
 from __future__ import annotations
 
 import importlib
-from importlib.util import find_spec
 from typing import Any, TYPE_CHECKING
 
-import torch
-
-from seg_node.core.types import ConfigError, ModelError
+from seg_node.core.types import ModelError
+from seg_node.nets.engines import Binding, EngineManifest
+from seg_node.nets.tensorrt_engine import load_tensorrt, TensorRTRun, this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import Tensor
+
+    from seg_node.nets.engines import Machine
 
 
 def check_tensorrt() -> None:
@@ -31,12 +32,7 @@ def check_tensorrt() -> None:
         ConfigError: one is missing.
 
     """
-    if find_spec("tensorrt") is None:
-        msg = "format tensorrt needs the package tensorrt, which comes with JetPack or from pip"
-        raise ConfigError(msg)
-    if not torch.cuda.is_available():
-        msg = "format tensorrt needs a GPU that torch sees; export on the machine that will run it"
-        raise ConfigError(msg)
+    load_tensorrt("format tensorrt")
 
 
 def build_engine(model: bytes, path: Path) -> None:
@@ -66,29 +62,49 @@ def build_engine(model: bytes, path: Path) -> None:
     path.write_bytes(engine)
 
 
-def engine_runner(path: Path, output: str) -> Callable[[Mapping[str, Tensor]], Tensor]:
-    """Return what runs an engine on tensors of the CPU.
+def engine_runner(path: Path) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """Return what runs an engine on tensors of the CPU."""
+    run = TensorRTRun(importlib.import_module("tensorrt"), path)
+
+    def on_cpu(inputs: Mapping[str, Tensor]) -> Tensor:
+        return run({name: value.contiguous().cuda() for name, value in inputs.items()}).cpu()
+
+    return on_cpu
+
+
+def write_engine_manifest(path: Path, entry: Mapping[str, Any], model: str, sha256: str) -> Path:
+    """Write what an engine is beside it; see `nets.engines`.
 
     Args:
         path: engine file.
-        output: name of its output.
+        entry: what the report says of it.
+        model: name of the model.
+        sha256: hash of the weights that it was made of.
+
+    Returns:
+        path of the manifest.
 
     """
-    trt: Any = importlib.import_module("tensorrt")
-    engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(path.read_bytes())
-    context = engine.create_execution_context()
-    half = engine.get_tensor_dtype(output) == trt.DataType.HALF
+    machine = this_machine(importlib.import_module("tensorrt"))
+    return engine_manifest(path.name, entry, model, sha256, machine).write(path.parent)
 
-    def run(inputs: Mapping[str, Tensor]) -> Tensor:
-        planes = {name: value.contiguous().cuda() for name, value in inputs.items()}
-        shape = tuple(engine.get_tensor_shape(output))
-        dtype = torch.float16 if half else torch.float32
-        planes[output] = torch.empty(shape, dtype=dtype, device="cuda")
-        for name, plane in planes.items():
-            context.set_tensor_address(name, plane.data_ptr())
-        stream = torch.cuda.current_stream()
-        context.execute_async_v3(stream.cuda_stream)
-        stream.synchronize()
-        return planes[output].cpu()
 
-    return run
+def engine_manifest(
+    file: str, entry: Mapping[str, Any], model: str, sha256: str, machine: Machine
+) -> EngineManifest:
+    """Return the manifest of an engine file from what the report says of it."""
+    (taken,), (given,) = (
+        [Binding(end["name"], end["type"], tuple(end["shape"])) for end in entry[ends]]
+        for ends in ("inputs", "outputs")
+    )
+    return EngineManifest(
+        file=file,
+        sha256=entry["sha256"],
+        part=entry["part"],
+        model=model,
+        network_sha256=sha256,
+        input=taken,
+        output=given,
+        tensorrt=machine.tensorrt,
+        gpu=machine.gpu,
+    )

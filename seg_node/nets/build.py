@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -19,17 +20,18 @@ from seg_node.core.types import Action, ModelError
 from seg_node.kernels.build import choose_kernels
 from seg_node.nets.bisenet import BiSeNet
 from seg_node.nets.decision import ComplexityNet, GateNet
+from seg_node.nets.engines import EngineNetwork, with_engines
 from seg_node.nets.low import LowBranch
 from seg_node.nets.manifest import find_manifest, Manifest, weights_problem
 from seg_node.nets.plugin import build_plugin
 from seg_node.nets.pspnet import PSPNet, PSPNetStride8
 from seg_node.nets.slim import resize
 from seg_node.nets.swiftnet import SwiftNet
+from seg_node.nets.tensorrt_engine import load_tensorrt, opener, this_machine
 from seg_node.nets.weights import load_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from seg_node.core.backend import BlockKernels
     from seg_node.core.config import Config
@@ -140,6 +142,23 @@ def load_model(name: str, *, fold: bool = True) -> Model:
     return Model(net, manifest, policy, low, gate)
 
 
+def model_for(config: Config) -> Model:
+    """Load the model of a config; for device tensorrt its networks are engines.
+
+    Raises:
+        ConfigError: TensorRT or a GPU is asked for that is not there.
+        ModelError: unknown name, missing or damaged file, weights that do not fit, or engines
+            that are not there or are for something else.
+
+    """
+    if config.device != "tensorrt":
+        return load_model(config.model)
+    trt = load_tensorrt("device 'tensorrt'")
+    model = load_model(config.model)
+    dtype = choose_compute(config).dtype
+    return with_engines(model, Path(config.engines), dtype, this_machine(trt), opener(trt))
+
+
 def build_gate(net: nn.Module) -> GateNet:
     """Build fresh gates for the stages of residual blocks of a network in eval mode."""
     return GateNet(len(stages_of(find_residual_blocks(net))))
@@ -194,7 +213,8 @@ def build_policies(model: Model, config: Config) -> dict[str, BlockPolicy]:
         policies["segblocks"] = Ranked(Complexity(model.policy))
     if model.low is not None:
         policies["arseg"] = Interval(Action.LOW)
-    blocks = find_residual_blocks(model.net)
+    whole = isinstance(model.net, EngineNetwork)  # whose blocks nobody gets at
+    blocks = [] if whole else find_residual_blocks(model.net)
     if blocks and model.gate is not None:
         score = LearnedGate(model.gate, len(stages_of(blocks)))
         policies["stmg"] = Gated(blocks, score)

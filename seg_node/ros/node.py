@@ -28,7 +28,7 @@ from seg_node.core.pipeline import Segmenter
 from seg_node.core.types import SegNodeError
 from seg_node.data.core_use import LinuxCores
 from seg_node.data.image_conversion import choose_converter
-from seg_node.nets.build import build_kernels, build_policies, load_model
+from seg_node.nets.build import build_kernels, build_policies, model_for
 from seg_node.ros import diagnostics, image_topics
 from seg_node.ros.activation import Activation
 from seg_node.ros.camera_diagnostics import report_cameras
@@ -124,7 +124,7 @@ class SegmentationNode(LifecycleNode):
         cameras = self._cameras()
         check_topics(cameras)
         self._converter = choose_converter(config.input.converter)
-        self._model = load_model(config.model)
+        self._model = model_for(config)
         manifest = self._model.manifest
         self._segmenter = Segmenter(
             self._model.net,

@@ -48,7 +48,7 @@ def test_an_int_is_taken_for_a_float_but_not_the_other_way_round() -> None:
         ("input.stale_s", 0.0, r"input.stale_s is 0.0 s; allowed are 0.05 to 3600.0 s"),
         ("mode", "fast", r"mode is 'fast'; choose one of dense"),
         ("block_size", 48, r"block_size is 48; it must be a multiple of 32"),
-        ("device", "gpu", r"device is 'gpu'; use auto, cpu, cuda or cuda:N"),
+        ("device", "gpu", r"device is 'gpu'; use auto, cpu, cuda, cuda:N or tensorrt"),
         ("device", "cuda:x", r"device is 'cuda:x'"),
         ("threads", True, r"threads is True \(bool\)"),
         ("speed", 1, r"unknown setting 'speed'; known: "),

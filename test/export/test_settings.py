@@ -93,7 +93,9 @@ def test_open_batch_and_size(own_model: Path, tmp_path: Path) -> None:
         (["--size", "big"], "size is 'big'; expected WIDTHxHEIGHT"),
         (["--size", "0x64"], "side of the images is 0; allowed are 16 to 8192"),
         (["--size", "96x9000"], "side of the images is 9000; allowed are 16 to 8192"),
-        (["--parts", "dense,tail"], "part is 'tail'; choose from dense, high, head, low, fusion"),
+        (["--parts", "dense,tail"], "part is 'tail'; choose from dense, high, head, low, half,"),
+        (["--batch", "0"], "batch is 0; allowed are 1 to 64"),
+        (["--batch", "2", "--dynamic", "batch"], "batch is 2, but dynamic 'batch' leaves it open"),
         (["--formats", "onnx,bin"], "format is 'bin'; choose one of onnx, pt2, aoti, tensorrt"),
         (["--precision", "int8"], "precision is 'int8'; choose one of fp32, fp16"),
         (["--opset", "12"], "opset is 12; allowed are 18 to 23"),
@@ -231,3 +233,20 @@ def test_what_is_open_is_tried(tmp_path: Path, dynamic: str, sides: list[int]) -
             compare(part, images, settings, run)
     assert {shape[0] for shape in tried} == {1, 2}
     assert sorted({shape[2] for shape in tried}) == sides
+
+
+def test_several_images_of_a_run_and_the_network_of_half_the_image(
+    tmp_path: Path, own_model: Path
+) -> None:
+    """What engines are built from; `half` is written only where it is named."""
+    folder = tmp_path / "out"
+    export(folder, own_model, "--parts", "half", "--batch", "3", "--size", "65x50")
+    (entry,) = json.loads((folder / "export.json").read_text())["files"]
+    assert entry["inputs"] == [{"name": "image", "type": "float32", "shape": [3, 3, 25, 33]}]
+    assert entry["outputs"][0]["shape"] == [3, 8, 7, 9]
+    images = torch.rand(3, 3, 25, 33, generator=torch.Generator().manual_seed(1)) * 255
+    low = load_model(str(own_model)).low
+    assert low is not None
+    with torch.no_grad():
+        wanted = low.net.features(images)  # type: ignore[operator]  # features() is a method
+    assert_equal(runner(folder / "half.onnx")(images), wanted)

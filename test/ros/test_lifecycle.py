@@ -136,13 +136,13 @@ SLOW_START = """
 import sys, time
 import rclpy
 from seg_node.ros import node
-load = node.load_model
+load = node.model_for
 def slowly(name):
     print("LOADING", flush=True)
     time.sleep(1.0)
     print("ROS IS", "UP" if rclpy.ok() else "DOWN", flush=True)
     return load(name)
-node.load_model = slowly
+node.model_for = slowly
 sys.exit(node.main())
 """
 
