@@ -16,6 +16,7 @@ from seg_node.core.origins import Origins
 from seg_node.core.policy import BlockPast, Past, Remembers
 from seg_node.core.pools import FeaturePool, ResultPool
 from seg_node.core.tile_pictures import TilePictures
+from seg_node.core.tiles import as_rows
 from seg_node.core.tracking import OnHost, StepTracker
 from seg_node.core.types import Action, Reason
 from seg_node.core.warp import rescale
@@ -126,7 +127,7 @@ class BlockHistory:
         logits, grey = self._known[:, :-1], self._known[:, -1]
         difference = (grey - self._grey)[0].abs().float()
         distortion = torch.where(valid.to(self._device), difference, UNKNOWN_DISTORTION)
-        self._change = around(distortion)
+        self._change = _around(distortion)
         doubt = 1 - torch.softmax(logits.float(), 1).amax(1)[0]
         age_ms = (frame.stamp_ns - self._results.stamps_ns[origins.slot]) / _NS_PER_MS
         side = origins.side
@@ -200,15 +201,15 @@ class BlockHistory:
 
         Args:
             logits: of the whole frame, [1, classes, h, w].
-            high: which of them were computed, bool [h, w].
+            high: which of their pixels were computed, counted row by row, int64 [n].
 
         """
         assert self._change is not None
-        change = self._change
-        new, old = (plane[0].permute(1, 2, 0) for plane in (logits, self.logits()))
-        shown = new.clone(memory_format=torch.contiguous_format)
-        shown[high] = mixed(new[high], old[high], change[high])
-        return shown.permute(2, 0, 1)[None]
+        pixels = logits[0].permute(1, 2, 0)
+        shown = pixels.clone(memory_format=torch.contiguous_format).flatten(0, 1)
+        rows = shown, as_rows(self.logits()), self._change.flatten()
+        shown.index_copy_(0, high, mixed(*(row.index_select(0, high) for row in rows)))
+        return shown.view(1, *logits.shape[-2:], -1).permute(0, 3, 1, 2)
 
     def keep(self, frame: Frame, logits: Tensor, grid: NDArray[np.uint8]) -> None:
         """Remember the blocks that were computed of a frame.
@@ -240,7 +241,7 @@ class BlockHistory:
         return np.asarray(np.clip(oldest, 0, _MAX_MS), np.uint16)
 
 
-def around(plane: Tensor) -> Tensor:
+def _around(plane: Tensor) -> Tensor:
     """Average a plane [h, w] over the pixels around each; it is mirrored at its border."""
     for axis, length in enumerate(plane.shape):
         at = torch.arange(-(AROUND // 2), length + AROUND // 2, device=plane.device)

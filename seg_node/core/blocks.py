@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from seg_node.core.transfers import to_device
 from seg_node.core.types import Action, ConfigError
 
 if TYPE_CHECKING:
@@ -272,9 +273,19 @@ class BlockLayout:
 
     def where(self, action: Action, stride: int, size: tuple[int, int]) -> Tensor:
         """Return which pixels of a plane [h, w] belong to a set's blocks, bool [N, 1, h, w]."""
-        blocks = torch.from_numpy(self.grids == action).to(self.device)[:, None]
+        blocks = to_device(self.grids == action, self.device)[:, None]
         b = max(1, self.side // stride)
         return blocks.repeat_interleave(b, 2).repeat_interleave(b, 3)[..., : size[0], : size[1]]
+
+    def inside(self, action: Action, stride: int, size: tuple[int, int]) -> Tensor:
+        """Return the pixels of a plane [h, w] that belong to a set's blocks, int64 [n].
+
+        They are counted row by row through all images.
+        """
+        marks = [
+            to_pixels(grid == action, max(1, self.side // stride), size) for grid in self.grids
+        ]
+        return self._indices(np.flatnonzero(np.stack(marks)))
 
     def block_side(self, action: Action, stride: int) -> int:
         """Return pixels on each side of a block of a set at a stride.
@@ -439,7 +450,7 @@ class BlockLayout:
         return pixel
 
     def _indices(self, values: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values, np.int64)).to(self.device)
+        return to_device(np.ascontiguousarray(values, np.int64), self.device)
 
 
 def scale_of(action: Action) -> int:

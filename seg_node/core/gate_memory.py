@@ -17,6 +17,7 @@ from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.origins import Origins
 from seg_node.core.pools import MARGIN, ResultPool
 from seg_node.core.tiles import as_rows
+from seg_node.core.transfers import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -205,7 +206,7 @@ class StageMemory:
         return rows.view(1, *self._size, -1).permute(0, 3, 1, 2)
 
     def _indices(self, values: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(values).to(self._device)
+        return to_device(values, self._device)
 
     def _windows(self, bins: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the pixels of bins and those around, counted row by row, tile after tile."""

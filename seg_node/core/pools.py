@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from seg_node.core.tiles import as_rows
+from seg_node.core.transfers import to_device
 from seg_node.core.types import ModelError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class ResultPool:
             their numbers, int64 [K].
 
         """
-        row, column = (torch.from_numpy(x).to(plane.device) for x in blocks.T)
+        row, column = (to_device(np.ascontiguousarray(x), plane.device) for x in blocks.T)
         return self.put(self._windows(plane)[row, column], stamp_ns)
 
     def put(self, tiles: Tensor, stamp_ns: int | NDArray[np.int64]) -> NDArray[np.int64]:
@@ -98,7 +99,7 @@ class ResultPool:
         if len(self._free) < len(tiles):
             self._grow(len(tiles))
         slots = np.array([self._free.pop() for _ in range(len(tiles))], np.int64)
-        self._table[torch.from_numpy(slots).to(tiles.device)] = tiles
+        self._table[to_device(slots, tiles.device)] = tiles
         self.stamps_ns[slots] = stamp_ns
         return slots
 
@@ -308,7 +309,7 @@ class FeaturePool:
 
         What comes after them are blocks that were computed again.
         """
-        places = torch.from_numpy(self._claimed).to(table.device)
+        places = to_device(self._claimed, table.device)
         rows = as_rows(tiles).view(len(tiles), -1, tiles.shape[1])[: len(places)]
         table.view(self.capacity, -1, tiles.shape[1]).index_copy_(0, places, rows)
 

@@ -55,6 +55,18 @@ def _as_batch(pixels: Tensor) -> Tensor:
     return pixels.permute(2, 0, 1)[None]
 
 
+def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
+    """Return an array as a tensor of a device, without waiting for the device.
+
+    Memory of the host that is not pinned would be: the driver waits for what was launched before.
+    On a CPU the tensor shares its memory with the array.
+    """
+    there = torch.from_numpy(values)
+    if device.type != "cuda":
+        return there
+    return there.pin_memory().to(device, non_blocking=True)
+
+
 def to_host(*planes: Tensor) -> tuple[NDArray[Any], ...]:
     """Return tensors of one device as arrays, waiting for the device once.
 

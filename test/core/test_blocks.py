@@ -320,3 +320,13 @@ def test_layers_of_a_stride_share_one_list() -> None:
     assert layout.rows(Action.HIGH, Window(4, (19, 33), 1, 1)) is first
     assert layout.rows(Action.LOW, Window(4, (19, 33), 1, 1)) is not first
     assert layout.rows(Action.HIGH, Window(4, (19, 33), 2, 1)) is not first
+
+
+def test_the_pixels_inside_blocks_are_those_where_they_are() -> None:
+    grids = np.array([[[2, 0], [0, 2]], [[0, 0], [2, 1]]], np.uint8)
+    layout = BlockLayout(grids, 8, (12, 14))
+    marks = layout.where(Action.HIGH, 2, (6, 7))
+    assert (
+        layout.inside(Action.HIGH, 2, (6, 7)).tolist() == marks.flatten().nonzero()[:, 0].tolist()
+    )
+    assert layout.inside(Action.LOW, 2, (6, 7)).tolist() == [74, 75, 76, 81, 82, 83]
