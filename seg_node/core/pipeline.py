@@ -63,6 +63,9 @@ LACKS = {
 LEAST = AllLow(Reason.MEMORY)
 """Plans frames where memory of the device is short."""
 
+WHOLE_FRAMES = ("dense", "warp", "arseg")
+"""Modes that compute all of a frame in one way, or nothing."""
+
 AnyHistory = History | BlockHistory | GatedHistory
 """What is remembered of a camera."""
 
@@ -120,7 +123,7 @@ def choose_compute(config: Config) -> Compute:
     """
     cuda = torch.cuda.is_available()
     name = config.device if config.device != "auto" else ("cuda" if cuda else "cpu")
-    device = torch.device(name)
+    device = torch.device("cuda" if name == "tensorrt" else name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         have = torch.cuda.device_count()
         msg = f"device is {config.device!r}, but torch sees {have} GPUs; use cpu"
@@ -213,6 +216,13 @@ class Segmenter:
             ConfigError: there is no policy for the mode.
 
         """
+        if self.config.device == "tensorrt" and config.mode not in WHOLE_FRAMES:
+            known = ", ".join(WHOLE_FRAMES)
+            msg = (
+                f"mode is {config.mode!r}, but device 'tensorrt' computes whole frames; choose "
+                f"one of {known}, or device cuda"
+            )
+            raise ConfigError(msg)
         if config.mode not in self.policies:
             msg = f"mode is {config.mode!r}, but this model has {LACKS[config.mode]}"
             raise ConfigError(msg)
