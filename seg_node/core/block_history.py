@@ -127,7 +127,7 @@ class BlockHistory:
         logits, grey = self._known[:, :-1], self._known[:, -1]
         difference = (grey - self._grey)[0].abs().float()
         distortion = torch.where(valid.to(self._device), difference, UNKNOWN_DISTORTION)
-        self._change = _around(distortion)
+        self._change = around(distortion)
         doubt = 1 - torch.softmax(logits.float(), 1).amax(1)[0]
         age_ms = (frame.stamp_ns - self._results.stamps_ns[origins.slot]) / _NS_PER_MS
         side = origins.side
@@ -241,7 +241,7 @@ class BlockHistory:
         return np.asarray(np.clip(oldest, 0, _MAX_MS), np.uint16)
 
 
-def _around(plane: Tensor) -> Tensor:
+def around(plane: Tensor) -> Tensor:
     """Average a plane [h, w] over the pixels around each; it is mirrored at its border."""
     for axis, length in enumerate(plane.shape):
         at = torch.arange(-(AROUND // 2), length + AROUND // 2, device=plane.device)
