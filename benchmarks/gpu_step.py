@@ -8,7 +8,8 @@ learned. Every step begins with the bytes of a frame in the memory of the host a
 of classes and confidence there. The frames are those of a synthetic street.
 
 Dense is captured once: upload, network, mask and download as one graph, in the faster of cuDNN's
-and torch.compile's form. Modes run as the node runs them, with both choices of `kernels`.
+and torch.compile's form. Modes run as the node runs them, whole frames as graphs, with both kinds
+of `kernels`; beside them once without graphs, or with few numbers of blocks.
 """
 
 from __future__ import annotations
@@ -61,6 +62,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "warp": {"mode": "warp", "keyframe_interval": 12},
     "dense": {"mode": "dense"},
 }
+FORMS: dict[str, dict[str, Any]] = {
+    "triton": {"kernels": "triton"},
+    "torch": {"kernels": "torch"},
+    "launches": {"kernels": "triton", "graphs": "off"},
+    "buckets": {"kernels": "triton", "block_buckets": 32},
+}
+BLOCKS = ("adaptive", "segblocks")
+"""Modes in which form `buckets` differs from `triton`; in the others `launches` does."""
 GOALS = {"adaptive": 2.5, "arseg": 2.5, "segblocks": 1.5}
 
 
@@ -102,9 +111,19 @@ class DenseGraph:
         torch.cuda.current_stream().synchronize()
 
 
-def build_segmenter(model: Model, mode: str, kernels: str) -> Segmenter:
+def runs() -> list[tuple[str, str]]:
+    """Return modes and forms, each pair that differs from the others."""
+    return [
+        (mode, form)
+        for mode in SETTINGS
+        for form in FORMS
+        if form not in {"launches", "buckets"} or (form == "buckets") == (mode in BLOCKS)
+    ]
+
+
+def build_segmenter(model: Model, mode: str, form: str) -> Segmenter:
     """Build a pipeline of one mode."""
-    config = Config(device="cuda", precision="fp16", kernels=kernels).updated(SETTINGS[mode])
+    config = Config(device="cuda", precision="fp16").updated({**SETTINGS[mode], **FORMS[form]})
     policies = {
         **UNTRAINED,
         "segblocks": Ranked(Middle()),
@@ -133,10 +152,9 @@ def timed(step: Callable[[Any], object], image: Any) -> float:
 def measure(pictures: list[NDArray[np.uint8]], warm_up: int) -> dict[str, Any]:
     """Step through the frames, all forms by turns."""
     segmenters = {
-        f"{mode} {kernels}": build_segmenter(open_model(), mode, kernels)
-        for mode in SETTINGS
-        for kernels in ("triton", "torch")
+        f"{mode} {form}": build_segmenter(open_model(), mode, form) for mode, form in runs()
     }
+    held: dict[str, int] = dict.fromkeys(segmenters, 0)
     net = open_model().net.to("cuda", torch.float16).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the keyword
     compiled = torch.compile(net, mode="max-autotune-no-cudagraphs", dynamic=False)
     graphs = {"cudnn": DenseGraph(net, net.stride), "compiled": DenseGraph(compiled, net.stride)}
@@ -156,6 +174,8 @@ def measure(pictures: list[NDArray[np.uint8]], warm_up: int) -> dict[str, Any]:
             if counts:
                 ms[name].append(found)
                 costs[name].append(result.report.macs / result.report.dense_macs)
+                assert result.report.memory is not None
+                held[name] = max(held[name], result.report.memory.held_bytes)
     fastest = min(graphs, key=lambda name: summary(ms[name])["median"])
     modes = {
         name: {
@@ -163,6 +183,7 @@ def measure(pictures: list[NDArray[np.uint8]], warm_up: int) -> dict[str, Any]:
             "speedup_vs_dense": ratios(ms[fastest], ms[name]),
             "mean_speedup": round(sum(ms[fastest]) / sum(ms[name]), 3),
             "macs_saved": round(1 - float(np.mean(costs[name])), 4),
+            "remembered_mb": round(held[name] / 1e6, 1),
         }
         for name in segmenters
     }

@@ -167,22 +167,26 @@ def _macs(graphs: Graphs, name: str, function: Run, *inputs: Tensor) -> int:
 PRICED[_counted] = _macs
 
 
-def choose_graphs(choice: str, device: torch.device) -> Graphs | None:
+def choose_graphs(choice: str, device: torch.device, *, engines: bool = False) -> Graphs | None:
     """Return the graphs of a device.
 
     Args:
         choice: value of the setting `graphs`: auto, on or off.
         device: where the network runs.
+        engines: whether it runs as engines of TensorRT, which launch themselves.
 
     Returns:
         None where launches stay single.
 
     Raises:
-        ConfigError: they were asked for on a CPU.
+        ConfigError: they were asked for on a CPU, or of engines.
 
     """
-    gpu = device.type == "cuda"
-    if choice == "on" and not gpu:
-        msg = f"graphs is 'on', which needs a CUDA device, not {device}; choose auto or off"
+    able = device.type == "cuda" and not engines
+    if choice == "on" and not able:
+        what = (
+            "torch to compute, not device tensorrt" if engines else f"a CUDA device, not {device}"
+        )
+        msg = f"graphs is 'on', which needs {what}; choose auto or off"
         raise ConfigError(msg)
-    return None if choice == "off" or not gpu else Graphs(device, capture=True)
+    return Graphs(device, capture=True) if able and choice != "off" else None

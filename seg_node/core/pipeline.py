@@ -191,7 +191,8 @@ class Segmenter:
         self._motion = choose_method(self.config.motion.estimator, self.compute.device, kernels)
         self._histories: dict[str, AnyHistory] = {}
         self._uploads = Uploads(self.compute.device)
-        self._graphs = choose_graphs(self.config.graphs, self.compute.device)
+        engines = self.config.device == "tensorrt"
+        self._graphs = choose_graphs(self.config.graphs, self.compute.device, engines=engines)
         self._memory = DeviceMemory(self.compute.device, self._histories, self._forget_graphs)
 
     def _placed(self, net: nn.Module) -> nn.Module:

@@ -127,6 +127,13 @@ def test_graphs_on_a_cpu_are_refused_by_name() -> None:
     assert choose_graphs("auto", CPU) is None
 
 
+def test_engines_of_tensorrt_are_not_recorded() -> None:
+    gpu = torch.device("cuda", 0)
+    with pytest.raises(ConfigError, match="needs torch to compute, not device tensorrt"):
+        choose_graphs("on", gpu, engines=True)
+    assert choose_graphs("auto", gpu, engines=True) is None
+
+
 @pytest.mark.parametrize(("choice", "there"), [("auto", True), ("on", True), ("off", False)])
 def test_the_choice_on_a_gpu(choice: str, *, there: bool) -> None:
     assert (choose_graphs(choice, torch.device("cuda", 0)) is not None) is there
