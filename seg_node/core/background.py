@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from seg_node.core.tiles import as_rows, halved
+from seg_node.core.transfers import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,8 @@ class Plane(Protocol):
         """Return some pixels.
 
         Args:
-            pixels: their numbers in the plane, counted row by row through all images, int64 [k].
+            pixels: their numbers in the plane, counted row by row through all images, int64 [k],
+                on the host.
             window: of the operation, with stride and size of the plane.
             halve: whether they are pixels of the plane at half its resolution.
 
@@ -92,7 +94,7 @@ class Shown:
     def rows(self, pixels: Tensor, window: Window, *, halve: bool) -> Tensor:  # noqa: ARG002 - its size is known
         """Return some pixels, [k, C]."""
         plane = halved(self._tensor) if halve else self._tensor
-        return as_rows(plane).index_select(0, pixels)
+        return as_rows(plane).index_select(0, to_device(pixels.numpy(), plane.device))
 
     def whole(self, window: Window) -> Tensor:  # noqa: ARG002 - its size is known
         """Return all pixels."""

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from seg_node.core.blocks import Window
 from seg_node.core.sparse import BlockTensor, POINTWISE
 from seg_node.core.tiles import as_rows, none_like
+from seg_node.core.transfers import to_device
 from seg_node.core.types import Action, ModelError
 
 if TYPE_CHECKING:
@@ -120,8 +121,8 @@ class _Surroundings(TorchFunctionMode):
         if form.reach == 0:
             return x
         window = Window(x.stride, x.full, form.reach, form.reach)
-        pixels = x.layout.rows(Action.HIGH, window).plane
-        once, place = torch.unique(pixels, return_inverse=True)
+        found = torch.unique(x.layout.rows(Action.HIGH, window).plane, return_inverse=True)
+        once, place = (to_device(part.numpy(), x.device) for part in found)
         rows = self._rows(x, once).index_select(0, place)
         return _with_background(x, rows)
 

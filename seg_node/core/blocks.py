@@ -125,7 +125,8 @@ class Rows:
         other_at: which of the n pixels come from the other set, int64 [m].
         other: their rows in it, int64 [m, 1] (one LOW pixel) or [m, 4] (HIGH pixels to average).
         plane_at: which pixels come from the background, int64 [k].
-        plane: their pixels in its plane, counted row by row through all images, int64 [k].
+        plane: their pixels in its plane, counted row by row through all images, int64 [k]; on the
+            host, where it is decided what they show.
 
     """
 
@@ -374,7 +375,7 @@ class BlockLayout:
             self._indices(from_other[0] * own.shape[1] + ring.at[from_other[1]]),
             self._indices(self._other_rows(action, window, ring, from_other)),
             self._indices(from_plane[0] * own.shape[1] + ring.at[from_plane[1]]),
-            self._indices(self._plane_pixels(action, window, ring, from_plane)),
+            torch.from_numpy(self._plane_pixels(action, window, ring, from_plane)),
         )
 
     def _neighbours(

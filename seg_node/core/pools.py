@@ -239,6 +239,7 @@ class FeaturePool:
         self._slot_of[:count] = np.arange(count)
         self._newest = np.arange(count)  # tile of each block
         self._tables: list[_Table] = []
+        self._device = torch.device("cpu")
         self._claimed = np.zeros(0, np.int64)
         # By identity of the pixels, which all operations of a window share; they are held, so
         # that no other tensor can be taken for them.
@@ -248,12 +249,13 @@ class FeaturePool:
         """Yield what is held on the device."""
         for table in self._tables:
             yield from table.tensors()
-        for pixels, reads in self._rows.values():
-            yield from (pixels, *reads)
+        for _, reads in self._rows.values():
+            yield from reads
 
     def restart(self, planes: Sequence[Tensor]) -> None:
         """Keep the planes that a dense network's operations have read, in order."""
         self._tables = [_Table(self, plane) for plane in planes]
+        self._device = planes[0].device if planes else torch.device("cpu")
 
     def planes(self) -> Iterator[Plane]:
         """Return what each operation finds, from the first on."""
@@ -314,11 +316,12 @@ class FeaturePool:
         table.view(self.capacity, -1, tiles.shape[1]).index_copy_(0, places, rows)
 
     def reads(self, pixels: Tensor, window: Window) -> Reads:
-        """Return what to read of a table for pixels of an operation's plane, [k]."""
+        """Return what to read of a table for pixels of an operation's plane, [k], on the host."""
         key = id(pixels)
         if key not in self._rows:
-            found = self._find(pixels.cpu().numpy(), window)
-            self._rows[key] = pixels, Reads(*(part.to(pixels.device) for part in found))
+            found = self._find(pixels.numpy(), window)
+            reads = Reads(*(to_device(part.numpy(), self._device) for part in found))
+            self._rows[key] = pixels, reads
         return self._rows[key][1]
 
     def _find(self, pixels: NDArray[np.int64], window: Window) -> Reads:
@@ -379,7 +382,7 @@ class _Table:
         """Return all pixels, [1, C, h, w]."""
         h, w = window.size
         table = self._cut(window)
-        pixels = torch.arange(h * w, device=table.device)
+        pixels = torch.arange(h * w)
         found = _read(table, self._pool.reads(pixels, window))
         return found.view(1, h, w, -1).permute(0, 3, 1, 2)
 

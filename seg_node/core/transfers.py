@@ -63,7 +63,7 @@ def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
     """
     there = torch.from_numpy(values)
     if device.type != "cuda":
-        return there
+        return there.to(device)
     return there.pin_memory().to(device, non_blocking=True)
 
 

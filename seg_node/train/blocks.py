@@ -84,6 +84,7 @@ class _Moved:
             msg = "LOW blocks cannot be trained beside REUSE blocks"
             raise ModelError(msg)
         (h, w), stride = window.size, window.stride
+        pixels = pixels.to(self._plane.device)
         column = pixels % w
         row = pixels // w % h
         image = pixels // (w * h)
@@ -98,7 +99,7 @@ class _Moved:
     def whole(self, window: Window) -> Tensor:
         """Return all pixels, [N, C, h, w]."""
         (h, w), n = window.size, len(self._plane)
-        rows = self.rows(torch.arange(n * h * w, device=self._plane.device), window, halve=False)
+        rows = self.rows(torch.arange(n * h * w), window, halve=False)
         return rows.view(n, h, w, -1).permute(0, 3, 1, 2)
 
     def keep(self, tiles: Tensor, window: Window) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 
 from seg_node.core.blocks import (
     block_mean,
@@ -330,3 +331,14 @@ def test_the_pixels_inside_blocks_are_those_where_they_are() -> None:
         layout.inside(Action.HIGH, 2, (6, 7)).tolist() == marks.flatten().nonzero()[:, 0].tolist()
     )
     assert layout.inside(Action.LOW, 2, (6, 7)).tolist() == [74, 75, 76, 81, 82, 83]
+
+
+def test_lists_lie_where_they_are_needed() -> None:
+    """What a background shows is looked up on the host: from the device it would be waited for."""
+    grids = np.array([[[2, 0], [0, 2]]], np.uint8)
+    layout = BlockLayout(grids, 8, (16, 16), device=torch.device("meta"))
+    rows = layout.rows(Action.HIGH, Window(1, (16, 16), 1, 1))
+    assert rows.own.is_meta
+    assert rows.plane_at.is_meta
+    assert len(rows.plane) == len(rows.plane_at) > 0
+    assert rows.plane.device.type == "cpu"
