@@ -23,7 +23,10 @@ RUNS: tuple[dict[str, Any], ...] = (
     {"model": "swiftnet18", "precision": "fp16"},
 )
 """What is asked of each export; the size is that of the training."""
-COLUMNS = ("model", "precision", "format", "part", "MB", "difference", "of range", "labels equal")
+COLUMNS = (
+    *("model", "precision", "format", "part", "MB"),
+    *("difference", "of range", "same precision, of range", "labels equal"),
+)
 
 
 def bound(difference: float) -> str:
@@ -47,6 +50,7 @@ def rows(report: dict[str, Any]) -> list[list[str]]:
                 f"{entry['bytes'] // 10_000 / 100:.2f}",
                 bound(difference["maximum"]),
                 bound(difference["share"]),
+                bound(difference["alike_share"]),
                 "" if agreement is None else f"{int(agreement * 10_000) / 10_000:.4f}",
             ]
         )

@@ -82,7 +82,7 @@ def main() -> int:
     """Measure every model at every size."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=["swiftnet18-half", "swiftnet18"])
-    parser.add_argument("--frames", type=int, default=50)
+    parser.add_argument("--frames", type=int, default=25)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="write the result here")
     options = parser.parse_args()

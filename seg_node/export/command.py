@@ -174,7 +174,11 @@ def _entry(program: Program, kind: str, path: Path, difference: Difference) -> d
             for name, value in program.example.items()
         ],
         "outputs": [program.output],
-        "difference": {**asdict(difference), "share": difference.share},
+        "difference": {
+            **asdict(difference),
+            "share": difference.share,
+            "alike_share": difference.alike_share,
+        },
     }
 
 

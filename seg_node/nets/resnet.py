@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn, Tensor
 
@@ -28,6 +30,9 @@ class Normalise(nn.Module):
     """Maps RGB 0..255 to mean 0 and variance 1; part of the network, so no caller can forget it.
 
     The constants are those of CamVid train (papers.md section 2); they are saved with the weights.
+    They are never rounded to half precision: a mean that is off by its 16 bits shifts all that the
+    network sees, and its features by more than all other rounding together
+    (`benchmarks/results/exports.json`).
     """
 
     mean: Tensor
@@ -40,10 +45,21 @@ class Normalise(nn.Module):
         std = torch.tensor((0.29652, 0.30514, 0.30080)).view(1, 3, 1, 1) * 255.0
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
+        self._number = mean.dtype
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Normalise:  # noqa: FBT001, FBT002 - as torch calls it
+        """Follow the network to another device or number format."""
+        exact = self.mean, self.std
+        # What becomes of a tensor of that format: the constants may be of another.
+        self._number = fn(self.mean.new_empty(0, dtype=self._number)).dtype
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch has no types for it
+        if self._number in {torch.float16, torch.bfloat16}:
+            self.mean, self.std = (constant.to(self.mean.device) for constant in exact)
+        return self
 
     def forward(self, image: Tensor) -> Tensor:
         """Map RGB 0..255 [N, 3, H, W], uint8 or float, to the same shape in the weights' type."""
-        return (image.to(self.mean.dtype) - self.mean) / self.std
+        return ((image.to(self.mean.dtype) - self.mean) / self.std).to(self._number)
 
 
 class Removed(nn.Identity):

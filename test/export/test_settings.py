@@ -67,6 +67,7 @@ def test_half_precision_keeps_half_precision_weights_and_planes(
     difference = entry["difference"]
     assert isinstance(difference, dict)
     assert 0 < difference["share"] < 1e-2
+    assert 0 < difference["alike_share"] < 1e-3
 
 
 def test_open_batch_and_size(own_model: Path, tmp_path: Path) -> None:
@@ -210,6 +211,46 @@ def test_what_differs_by_more_than_its_share_of_the_range_is_refused(
         return
     with pytest.raises(ModelError, match=r"'dense' of 'own' differs from torch by .* not written"):
         compare(part, picture(), settings, run)
+
+
+class Tenth(nn.Module):
+    """A tenth of the image; half precision has none."""
+
+    def __init__(self) -> None:
+        """Make the factor."""
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(0.1), requires_grad=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Multiply."""
+        return image.to(self.factor.dtype) * self.factor
+
+
+class Unknown(Tenth):
+    """One that torch cannot compute in half precision."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Fail as torch does."""
+        if self.factor.dtype == torch.half:
+            msg = "\"tenth\" not implemented for 'Half'"
+            raise RuntimeError(msg)
+        return super().forward(image)
+
+
+@pytest.mark.parametrize(("net", "alike"), [(Tenth(), 0.0), (Unknown(), None)], ids=str)
+def test_half_precision_is_compared_with_torch_in_the_same_and_in_float32(
+    tmp_path: Path, net: nn.Module, alike: float | None
+) -> None:
+    part = Part("dense", net, net, lambda x: {"image": x}, "features", {"image": 1})
+    settings = ExportSettings("own", tmp_path, precision="fp16")
+    difference = compare(
+        part, picture(), settings, lambda inputs: Tenth().half()(*inputs.values())
+    )
+    assert difference.maximum > 1e-4
+    assert difference.alike == alike
+    assert difference.alike_share == alike
+    exact = compare(part, picture(), ExportSettings("own", tmp_path), lambda x: net(*x.values()))
+    assert exact.maximum == exact.alike == 0.0
 
 
 @pytest.mark.parametrize(("dynamic", "sides"), [("batch", [64]), ("size", [64, 96])])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seg_node.nets.resnet import BasicBlock, ResNet18
+from seg_node.nets.resnet import BasicBlock, Normalise, ResNet18
 
 
 @pytest.mark.parametrize("output_stride", [4, 8, 16])
@@ -34,3 +34,22 @@ def test_the_blocks_that_a_gate_may_drop_are_the_same() -> None:
 
     assert identities(8) == identities(32)
     assert sum(identities(8)) == 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_pixels_are_rounded_to_half_precision_once(dtype: torch.dtype) -> None:
+    """However often the network is moved, there and back."""
+    image = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, -1, -1)
+    exact = Normalise()(image)
+    for net in (Normalise().to(dtype), Normalise().to(dtype).cpu(), Normalise().to(dtype).float()):
+        found = net(image)
+        assert found.equal(exact.to(found.dtype))
+    assert Normalise().to(dtype).cpu()(image).dtype == dtype
+    assert Normalise().to(dtype).float()(image).dtype == torch.float32
+
+
+def test_pixels_follow_to_double_precision() -> None:
+    image = torch.arange(48, dtype=torch.uint8).view(1, 3, 4, 4)
+    found = Normalise().double()(image)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found.float(), Normalise()(image))
