@@ -94,7 +94,7 @@ class Shown:
     def rows(self, pixels: Tensor, window: Window, *, halve: bool) -> Tensor:  # noqa: ARG002 - its size is known
         """Return some pixels, [k, C]."""
         plane = halved(self._tensor) if halve else self._tensor
-        return as_rows(plane).index_select(0, to_device(pixels.numpy(), plane.device))
+        return as_rows(plane).index_select(0, to_device(pixels, plane.device))
 
     def whole(self, window: Window) -> Tensor:  # noqa: ARG002 - its size is known
         """Return all pixels."""

@@ -122,7 +122,7 @@ class _Surroundings(TorchFunctionMode):
             return x
         window = Window(x.stride, x.full, form.reach, form.reach)
         found = torch.unique(x.layout.rows(Action.HIGH, window).plane, return_inverse=True)
-        once, place = (to_device(part.numpy(), x.device) for part in found)
+        once, place = (to_device(part, x.device) for part in found)
         rows = self._rows(x, once).index_select(0, place)
         return _with_background(x, rows)
 

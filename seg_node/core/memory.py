@@ -10,6 +10,7 @@ import torch
 
 from seg_node.core.blocks import grid_shape
 from seg_node.core.motion import block_starts, same_view
+from seg_node.core.transfers import to_device
 from seg_node.core.types import DataError
 from seg_node.core.warp import move, origin, rescale
 
@@ -173,4 +174,5 @@ def _blocks_read(
 def moved(features: Tensor, motion: AnyMotion) -> tuple[Tensor, Tensor]:
     """Return features where things are now, and where that is known; see `Memory.warped`."""
     flow, valid = (torch.as_tensor(x)[None] for x in (motion.flow, motion.valid))
-    return move(features, flow.to(features.device), valid.to(features.device))
+    device = features.device
+    return move(features, to_device(flow, device), to_device(valid, device))

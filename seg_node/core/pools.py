@@ -206,10 +206,10 @@ def _reads(tile: NDArray[np.int64], y: _Between, x: _Between, span: int) -> Read
 def _read(table: Tensor, reads: Reads) -> Tensor:
     """Return values of a table [rows, C] read bilinearly, [n, C]."""
     return functional.embedding_bag(
-        reads.rows.to(table.device),
+        to_device(reads.rows, table.device),
         table,
         mode="sum",
-        per_sample_weights=reads.shares.to(table.device, table.dtype),
+        per_sample_weights=to_device(reads.shares, table.device).to(table.dtype),
     )
 
 
@@ -320,7 +320,7 @@ class FeaturePool:
         key = id(pixels)
         if key not in self._rows:
             found = self._find(pixels.numpy(), window)
-            reads = Reads(*(to_device(part.numpy(), self._device) for part in found))
+            reads = Reads(*(to_device(part, self._device) for part in found))
             self._rows[key] = pixels, reads
         return self._rows[key][1]
 

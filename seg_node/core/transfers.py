@@ -55,14 +55,14 @@ def _as_batch(pixels: Tensor) -> Tensor:
     return pixels.permute(2, 0, 1)[None]
 
 
-def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
-    """Return an array as a tensor of a device, without waiting for the device.
+def to_device(values: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
+    """Return an array or a tensor as a tensor of a device, without waiting for the device.
 
     Memory of the host that is not pinned would be: the driver waits for what was launched before.
     On a CPU the tensor shares its memory with the array.
     """
-    there = torch.from_numpy(values)
-    if device.type != "cuda":
+    there = torch.as_tensor(values)
+    if device.type != "cuda" or there.is_cuda:
         return there.to(device)
     return there.pin_memory().to(device, non_blocking=True)
 
