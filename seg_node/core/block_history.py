@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from seg_node.core.background import Recorder, Recording
 from seg_node.core.blocks import block_mean, grid_shape, plane_means, scaled
+from seg_node.core.borders import read_borders
 from seg_node.core.mixing import mixed
 from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.origins import Origins
@@ -30,10 +31,14 @@ if TYPE_CHECKING:
     from seg_node.core.background import Background
     from seg_node.core.config import Config
     from seg_node.core.device_motion import AnyMotion
+    from seg_node.core.masks import Planes
     from seg_node.core.tracking import AnyMethod
     from seg_node.core.types import Frame
 
 Number = TypeVar("Number", np.float64, np.int64)
+
+COLOURS = 3
+"""Red, green and blue of a picture, which follow the logits in tiles of results."""
 
 AROUND = 3
 """Pixels of the results, on each axis, over which the change of the picture is averaged."""
@@ -69,8 +74,8 @@ class BlockHistory:
         self._results = ResultPool(side // stride)
         self._features: FeaturePool | None = None
         self._pictures: TilePictures | None = None
-        self._known: Tensor | None = None  # results where things are now, and the grey image
-        self._grey: Tensor | None = None
+        self._known: Tensor | None = None  # results where things are now, and their picture
+        self._picture: Tensor | None = None  # in colour, as large as the results
         self._change: Tensor | None = None  # from the remembered to the present picture
         self._before_ns = 0
         self._recording = Recording()
@@ -85,7 +90,7 @@ class BlockHistory:
         yield from self._results.tensors()
         if self._features is not None:
             yield from self._features.tensors()
-        yield from (x for x in (self._known, self._grey) if x is not None)
+        yield from (x for x in (self._known, self._picture) if x is not None)
         yield from self._recording.tensors
 
     # ---- before the plan -------------------------------------------------------------------
@@ -102,7 +107,7 @@ class BlockHistory:
             self._tracker = StepTracker(config.motion.source, self._method)
             self._origins = None
         size = scaled((frame.image.shape[0], frame.image.shape[1]), self._stride)
-        self._grey = self._method.grey(frame, size).to(self._device)
+        self._picture = self._method.colours(frame, size).to(self._device)
         found = self._tracker.track(frame)
         camera = frame.camera
         if isinstance(found, Reason):
@@ -117,15 +122,16 @@ class BlockHistory:
     def _follow(self, step: AnyMotion, frame: Frame, interval_ns: int) -> BlockPast:
         assert self._tracker is not None
         assert self._origins is not None
-        assert self._grey is not None
+        assert self._picture is not None
         origins = self._origins
         flow, valid = self._method.step_at(step, origins.size)
         origins.move(flow)
         if not self._tracker.stated:
             origins.move(self._correction(frame.image))
         self._known = self._results.read(origins.places(), origins.size)
-        logits, grey = self._known[:, :-1], self._known[:, -1]
-        difference = (grey - self._grey)[0].abs().float()
+        logits, picture = self._known[:, :-COLOURS], self._known[0, -COLOURS:]
+        # The colour that changed most: red in front of green may be as bright as the green.
+        difference = (picture - self._picture).abs().amax(0).float()
         distortion = torch.where(valid.to(self._device), difference, UNKNOWN_DISTORTION)
         self._change = around(distortion)
         doubt = 1 - torch.softmax(logits.float(), 1).amax(1)[0]
@@ -156,7 +162,7 @@ class BlockHistory:
     def logits(self) -> Tensor:
         """Return the remembered results where things are now, [1, classes, h, w]."""
         assert self._known is not None
-        return self._known[:, :-1]
+        return self._known[:, :-COLOURS]
 
     def recorder(self) -> Recorder:
         """Return what a full computation runs in."""
@@ -172,11 +178,11 @@ class BlockHistory:
 
         """
         assert self._tracker is not None
-        assert self._grey is not None
+        assert self._picture is not None
         self._tracker.start(frame)
         size = (logits.shape[-2], logits.shape[-1])
         self._origins = Origins(size, self._side // self._stride)
-        self._results.restart(self._with_grey(logits), frame.stamp_ns)
+        self._results.restart(self._with_picture(logits), frame.stamp_ns)
         image = frame.image
         grid = grid_shape(image.shape[0], image.shape[1], self._side)
         self._pictures = TilePictures((image.shape[0], image.shape[1]), self._stride, self._side)
@@ -211,6 +217,17 @@ class BlockHistory:
         shown.index_copy_(0, high, mixed(*(row.index_select(0, high) for row in rows)))
         return shown.view(1, *logits.shape[-2:], -1).permute(0, 3, 1, 2)
 
+    def sharpened(self, planes: Planes) -> Planes:
+        """Decide image pixels anew where moved results lost detail; see `seg_node.core.borders`.
+
+        Args:
+            planes: class and probability of every image pixel; they are changed in place.
+
+        """
+        assert self._origins is not None
+        classes = self._results.channels - COLOURS
+        return read_borders(planes, self._results, self._origins, self._stride, classes)
+
     def keep(self, frame: Frame, logits: Tensor, grid: NDArray[np.uint8]) -> None:
         """Remember the blocks that were computed of a frame.
 
@@ -224,14 +241,14 @@ class BlockHistory:
         assert self._features is not None
         assert self._pictures is not None
         blocks = np.argwhere(grid == Action.HIGH)
-        slots = self._results.add(self._with_grey(logits), blocks, frame.stamp_ns)
+        slots = self._results.add(self._with_picture(logits), blocks, frame.stamp_ns)
         self._features.name(slots)
         self._pictures.add(frame.image, blocks, slots)
         self._origins.renew(blocks, slots)
 
-    def _with_grey(self, logits: Tensor) -> Tensor:
-        assert self._grey is not None
-        return torch.cat((logits, self._grey[None, None].to(logits.dtype)), 1)
+    def _with_picture(self, logits: Tensor) -> Tensor:
+        assert self._picture is not None
+        return torch.cat((logits, self._picture[None].to(logits.dtype)), 1)
 
     def age_ms(self, frame: Frame) -> NDArray[np.uint16]:
         """Return how old the oldest computation behind each block is, uint16 [gh, gw]."""

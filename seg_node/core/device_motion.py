@@ -84,6 +84,10 @@ class OnDevice:
         plane = red + green + blue
         return functional.adaptive_avg_pool2d(plane[None], size)[0]
 
+    def colours(self, frame: Frame, size: tuple[int, int]) -> Tensor:
+        """Return a frame in colour at a size (h, w), float32 [3, h, w], 0..255."""
+        return functional.adaptive_avg_pool2d(self._image(frame)[0].float(), size)
+
     def _image(self, frame: Frame) -> Tensor:
         if self._taken is not None and self._taken[0] is frame:
             return self._taken[1]

@@ -121,6 +121,30 @@ class Origins:
         slot = self.slot.ravel().astype(np.int64)
         return Places(slot, *(_flat(self.place) - self.corners[slot].T))
 
+    def moved(self) -> NDArray[np.bool_]:
+        """Return the pixels whose content lies beside where it was computed, [h, w]."""
+        beside: NDArray[np.bool_] = (self.place != self._pixels).any(0)
+        return beside
+
+    def places_within(self, at: tuple[NDArray[np.intp], ...], finer: int) -> Places:
+        """Return where to read the parts of some pixels.
+
+        Args:
+            at: rows and columns of the pixels, [n] each.
+            finer: parts of a pixel on each axis.
+
+        Returns:
+            slots [n, 1, 1], rows [n, finer, 1] and columns [n, 1, finer].
+
+        """
+        slot = self.slot[at].astype(np.int64)
+        inner = ((np.arange(finer) + 0.5) / finer - 0.5).astype(np.float32)
+        y, x = (
+            (place[at] - corner)[:, None] + inner
+            for place, corner in zip(self.place, self.corners[slot].T, strict=True)
+        )
+        return Places(slot[:, None, None], y[:, :, None], x[:, None, :])
+
     def places_at(
         self,
         y: NDArray[np.int64],

@@ -282,6 +282,8 @@ class Segmenter:
             with timer.stage("decide"):
                 size_seen = image.shape[-2], image.shape[-1]
                 planes = self._decide(logits, self._face.stride, size_seen)
+                if isinstance(history, BlockHistory):
+                    planes = history.sharpened(planes)
                 labels, confidence = to_host(*planes)
         with timer.stage("finish"):
             labels, confidence = resize_result(labels, confidence, (size[0], size[1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TYPE_CHECKING
+from typing import NamedTuple, TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from seg_node.core.background import Plane
     from seg_node.core.blocks import Window
     from seg_node.core.origins import Origins, Places
+
+Number = TypeVar("Number", np.int64, np.float32)
 
 MARGIN = 1
 """Pixels around a tile that are kept with it: bilinear reading needs one."""
@@ -53,6 +55,11 @@ class ResultPool:
         """Yield what is held on the device."""
         if self._table is not None:
             yield self._table
+
+    @property
+    def channels(self) -> int:
+        """Return the channels of each pixel, 0 without tiles."""
+        return 0 if self._table is None else self._table.shape[-1]
 
     def restart(self, plane: Tensor, stamp_ns: int) -> None:
         """Forget all tiles and keep a plane as tiles, numbered row by row.
@@ -197,10 +204,12 @@ def _reads(tile: NDArray[np.int64], y: _Between, x: _Between, span: int) -> Read
         y.rest * (1 - x.rest),
         y.rest * x.rest,
     )
-    return Reads(
-        torch.from_numpy(np.stack(rows, 1)),
-        torch.from_numpy(np.stack(shares, 1).astype(np.float32)),
-    )
+    return Reads(*(torch.from_numpy(_side_by_side(parts)) for parts in (rows, shares)))
+
+
+def _side_by_side(parts: tuple[NDArray[Number], ...]) -> NDArray[Number]:
+    """Return arrays that can be broadcast together as columns, [n, parts]."""
+    return np.stack(np.broadcast_arrays(*parts), -1).reshape(-1, len(parts))
 
 
 def _read(table: Tensor, reads: Reads) -> Tensor:

@@ -66,6 +66,10 @@ class MotionMethod(Protocol[Picture, Field]):
         """Return a frame in grey at a size (h, w), float32 [h, w]."""
         ...
 
+    def colours(self, frame: Frame, size: tuple[int, int]) -> Tensor:
+        """Return a frame in red, green and blue at a size (h, w), float32 [3, h, w]."""
+        ...
+
     def still(self, picture: Picture, since_ns: int) -> Field:
         """Return no motion, known everywhere, of the size of a picture."""
         ...
@@ -120,6 +124,11 @@ class OnHost:
         grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
         small = cv2.resize(grey, size[::-1], interpolation=cv2.INTER_AREA)
         return torch.from_numpy(np.asarray(small, np.float32))
+
+    def colours(self, frame: Frame, size: tuple[int, int]) -> Tensor:
+        """Return a frame in colour at a size (h, w), float32 [3, h, w], 0..255."""
+        small = cv2.resize(frame.image, size[::-1], interpolation=cv2.INTER_AREA)
+        return torch.from_numpy(np.asarray(small, np.float32)).permute(2, 0, 1).contiguous()
 
     def still(self, picture: Grey, since_ns: int) -> Motion:
         """Return no motion, known everywhere."""

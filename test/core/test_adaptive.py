@@ -12,7 +12,7 @@ import torch
 from torch import nn, Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from seg_node.core.block_history import BlockHistory
+from seg_node.core.block_history import BlockHistory, COLOURS
 from seg_node.core.blocks import grid_shape
 from seg_node.core.budgeted import Budgeted
 from seg_node.core.config import Config, Value
@@ -153,7 +153,7 @@ def remembered(pipeline: Segmenter) -> Tensor:
     """Return the logits that are remembered of all pixels after a step."""
     kept = history(pipeline)
     assert kept._origins is not None
-    return kept._results.read(kept._origins.places(), kept._origins.size)[:, :-1]
+    return kept._results.read(kept._origins.places(), kept._origins.size)[:, :-COLOURS]
 
 
 def assert_same(one: StepResult, other: StepResult) -> None:
@@ -382,6 +382,22 @@ def test_a_small_fast_object_is_in_the_mask_in_the_frame_in_which_it_comes(gain:
         shares.append(result.plan.fraction(Action.HIGH))
     assert max(shares[1:]) <= 0.25
     assert np.mean(shares[1:]) <= 0.15
+
+
+def test_an_object_as_bright_as_its_background_is_seen() -> None:
+    """Red on green of equal grey: no grey picture tells one from the other."""
+    green, red = (60, 100, 60), (170, 42, 63)
+    pixels = np.array([[green, red]], np.uint8)
+    assert np.ptp(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(int)) <= 1
+    pipeline, shown = adaptive(Redness(40.0)), []
+    for index in range(4):
+        image = np.full((128, 192, 3), green, np.uint8)
+        if index == 3:
+            image[40:60, 100:120] = red
+        shown.append(pipeline.step(Frame(image, index * STEP_NS, "optical", "front")))
+    assert shown[2].plan.fraction(Action.HIGH) == 0
+    assert 0 < shown[3].plan.fraction(Action.HIGH) < 0.25
+    assert (shown[3].labels[46:56, 106:116] == 1).all()
 
 
 def test_a_budget_is_turned_while_driving(street: list[Frame]) -> None:

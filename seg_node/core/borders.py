@@ -1,0 +1,101 @@
+"""Where classes meet, remembered results are read once for each pixel of the image.
+
+Reading between the pixels of the results smooths them, and enlarging them to the image smooths
+them again: a pole is as thin as one of their pixels, and its class is lost. Where a pixel and all
+around it have one class, the image's pixels have it, too, however often they were smoothed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from seg_node.core.masks import CONFIDENCE_MAX
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from seg_node.core.masks import Planes
+    from seg_node.core.origins import Origins
+    from seg_node.core.pools import ResultPool
+
+AROUND = 3
+"""Pixels of the results, on each axis, that image pixels within the middle one are made of."""
+
+SURE = 0.7
+"""Probability from which on a class is taken for that of all image pixels."""
+
+
+def read_borders(
+    planes: Planes, results: ResultPool, origins: Origins, stride: int, classes: int
+) -> Planes:
+    """Decide the image pixels anew that lie where classes meet and content has moved.
+
+    Args:
+        planes: class and its probability times 255 of every image pixel, uint8 [H, W] each; they
+            are changed in place.
+        results: tiles, of which the first channels are logits.
+        origins: the tile and place of every pixel of the results, [h, w].
+        stride: image pixels per pixel of the results, on each axis.
+        classes: number of classes.
+
+    Returns:
+        the same planes.
+
+    """
+    labels, confidence = planes
+    meets = uncertain(labels, confidence, stride).cpu().numpy() & origins.moved()
+    at = np.nonzero(meets)
+    if not len(at[0]):
+        return planes
+    logits = results.take(results.reads(origins.places_within(at, stride)))[:, :classes].float()
+    best, label = logits.max(1)
+    share = torch.exp(best - logits.logsumexp(1)) * CONFIDENCE_MAX
+    pixels, inside = _image_pixels(at, stride, (labels.shape[0], labels.shape[1]))
+    where = tuple(torch.from_numpy(axis).to(labels.device) for axis in pixels)
+    kept = torch.from_numpy(inside).to(labels.device)
+    labels[where] = label.to(torch.uint8)[kept]
+    confidence[where] = share.round().to(torch.uint8)[kept]
+    return planes
+
+
+def uncertain(labels: Tensor, confidence: Tensor, stride: int) -> Tensor:
+    """Return the pixels of the results within which image pixels may have various classes.
+
+    That is where there is more than one class around, and where the class is not sure: there a
+    thin thing may have lost its class altogether.
+
+    Args:
+        labels: class of every image pixel, uint8 [H, W].
+        confidence: its probability times 255, likewise.
+        stride: image pixels per pixel of the results, on each axis.
+
+    Returns:
+        bool [h, w].
+
+    """
+    rows, columns = (_middles(length, stride).to(labels.device) for length in labels.shape)
+    label, share = (plane[rows[:, None], columns] for plane in (labels, confidence))
+    ids = label.float()[None]
+    highest, lowest = functional.max_pool2d(torch.cat((ids, -ids)), AROUND, 1, AROUND // 2)
+    return (highest != -lowest) | (share < SURE * CONFIDENCE_MAX)
+
+
+def _middles(length: int, stride: int) -> Tensor:
+    """Return the image pixel in the middle of each pixel of the results, on one axis."""
+    return (torch.arange(-(-length // stride)) * stride + stride // 2).clamp(max=length - 1)
+
+
+def _image_pixels(
+    at: tuple[NDArray[np.intp], ...], stride: int, size: tuple[int, int]
+) -> tuple[tuple[NDArray[np.intp], ...], NDArray[np.bool_]]:
+    """Return rows and columns of the image pixels in pixels of the results, and which exist."""
+    inner = np.arange(stride)
+    y, x = (part[:, None] * stride + inner for part in at)
+    rows, columns = (part.ravel() for part in np.broadcast_arrays(y[:, :, None], x[:, None, :]))
+    inside = (rows < size[0]) & (columns < size[1])
+    return (rows[inside], columns[inside]), inside
