@@ -30,9 +30,8 @@ class Normalise(nn.Module):
     """Maps RGB 0..255 to mean 0 and variance 1; part of the network, so no caller can forget it.
 
     The constants are those of CamVid train (papers.md section 2); they are saved with the weights.
-    They are never rounded to half precision: a mean that is off by its 16 bits shifts all that the
-    network sees, and its features by more than all other rounding together
-    (`benchmarks/results/exports.json`).
+    They are never rounded to half precision: that would shift all that the network sees, and leave
+    its features nearly three times as far from those in float32 (docs/export.md).
     """
 
     mean: Tensor
