@@ -28,8 +28,8 @@ QUIET = 0.25
 """Share of the blocks whose distortion is taken for that of the sensor's noise: of a still scene
 noise is all that changes, and hardly a picture moves everywhere so that none of it is plain."""
 
-MOST_NOISE = 1.0
-"""Most grey levels that are taken for noise; pixels with a noise of 4 or 5 levels come to that,
+MOST_NOISE = 2.0
+"""Most levels of colour that are taken for noise; pixels with a noise of 4 levels come to that,
 because features are coarser than pixels. What changes all of a picture changes it more."""
 
 _NS_PER_S = 1e9
@@ -66,7 +66,7 @@ def values(past: BlockPast, weights: ValueWeights) -> NDArray[np.float64]:
 
 
 def harms(past: BlockPast) -> NDArray[np.float64]:
-    """Return what leaving each block as it was may do, [gh, gw], in grey levels times doubt.
+    """Return what leaving each block as it was may do, [gh, gw], in levels of colour times doubt.
 
     It says which blocks are worth anything, and is 0 where there is no more than noise; which of
     them are worth most is for `values`.

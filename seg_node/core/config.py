@@ -193,7 +193,7 @@ class ReuseConfig:
         0.1,
         Limits(
             "Blocks below it are not computed anew before they are due by age: difference of the "
-            "image from that of their computation, in grey levels beyond the noise, times the "
+            "image from that of their computation, in levels 0..255 beyond the noise, times the "
             "uncertainty of their result, 0.03 to 1.",
             low=0.0,
             high=255.0,

@@ -32,7 +32,7 @@ def mixed(new: Tensor, old: Tensor, change: Tensor) -> Tensor:
     Args:
         new: logits of k pixels, [k, C].
         old: logits of what is remembered of them, moved, likewise.
-        change: how far the picture is off from that which `old` was computed from, in grey
+        change: how far the picture is off from that which `old` was computed from, in
             levels 0..255, float [k].
 
     Returns:

@@ -43,8 +43,8 @@ class BlockPast:
     """What a policy may know of each block, float [gh, gw] each.
 
     Attributes:
-        distortion: mean absolute difference, in grey levels 0..255, of the present image from
-            that in which the content was computed.
+        distortion: how far the present image is off from that in which the content was computed:
+            of the colour that changed most, 0..255, the mean over the pixels.
         doubt: how uncertain the remembered result is, 0..1: 1 - the probability of its class.
         age_ms: mean time since the content was computed.
         oldest_ms: the most of any pixel.

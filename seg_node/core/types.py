@@ -163,7 +163,7 @@ class Plan:
         fits: whether it keeps the budget; False where even the cheapest plan that is allowed
             costs more.
         predicted_ns: what a step is expected to take; None where the mode does not predict.
-        distortion: mean error of the remembered image, moved, in grey levels; None where nothing
+        distortion: mean error of the remembered image, moved, in levels 0..255; None where nothing
             is remembered.
         gates: which stages of residual blocks of the network are computed where, bool
             [G, gh, gw], in the order in which they run; None in modes without gates.
