@@ -14,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from seg_node.core.blocks import grid_shape
 from seg_node.core.config import Config, Value
 from seg_node.core.gate import Gated
-from seg_node.core.gate_memory import StageMemory
+from seg_node.core.gate_memory import Content, StageMemory
 from seg_node.core.gated import GatedHistory
+from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import NOTHING, UNTRAINED
 from seg_node.core.residual import find_residual_blocks, stages_of
@@ -361,3 +362,14 @@ def test_a_network_without_residual_blocks_is_refused(net: nn.Module) -> None:
         Gated(())
     with pytest.raises(ConfigError, match=r"mode is 'stmg'.*no residual block"):
         Segmenter(net, UNTRAINED, Config(mode="stmg", device="cpu"))
+
+
+def test_where_motion_is_unknown_bins_differ_as_much_as_can_be() -> None:
+    grey = torch.rand((8, 12), generator=torch.Generator().manual_seed(1)) * 255
+    content = Content((64, 96), 32)
+    content.renew(np.ones((2, 3), np.bool_), grey, np.zeros((2, 3), np.int64))
+    valid = torch.ones(8, 12, dtype=torch.bool)
+    valid[:4, :2] = False
+    found = content.distortion(grey + 3, valid)
+    assert found[0, 0] == pytest.approx((UNKNOWN_DISTORTION + 3) / 2)
+    assert found.ravel()[1:] == pytest.approx(3, abs=1e-3)
