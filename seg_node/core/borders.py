@@ -82,7 +82,8 @@ def uncertain(labels: Tensor, confidence: Tensor, stride: int) -> Tensor:
     label, share = (plane[rows[:, None], columns] for plane in (labels, confidence))
     ids = label.float()[None]
     highest, lowest = functional.max_pool2d(torch.cat((ids, -ids)), AROUND, 1, AROUND // 2)
-    return (highest != -lowest) | (share < SURE * CONFIDENCE_MAX)
+    meets: Tensor = (highest != -lowest) | (share < SURE * CONFIDENCE_MAX)
+    return meets
 
 
 def _middles(length: int, stride: int) -> Tensor:
