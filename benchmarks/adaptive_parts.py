@@ -5,27 +5,33 @@
 - `adaptive`: as it is;
 - `not corrected`: pointers follow the motion from frame to frame alone;
 - `not mixed`: computed blocks show their new result alone;
-- `neither`: both;
+- `not read at pixels`: moved results are read at their own resolution, and enlarged;
+- `in grey`: change is seen in a grey picture;
+- `none`: all four;
 - `blocks of dense`: computed blocks have the result of the whole frame, computed: no halos;
 - `warp`: keyframes at an interval, all else moved.
 
 mIoU is pooled over clips that start at several frames; the first frames do not count.
+`--enlarge 2` doubles images and labels; `--ways adaptive warp dense` runs some only.
 """
 
 from __future__ import annotations
 
 import argparse
 from contextlib import contextmanager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 from unittest.mock import patch
 
+import cv2
 import numpy as np
 import torch
 
 from seg_node.core.block_history import BlockHistory
 from seg_node.core.config import Config
 from seg_node.core.pipeline import Segmenter
+from seg_node.core.tracking import OnHost
 from seg_node.data.datasets import open_source
 from seg_node.eval.metrics import ConfusionMatrix
 from seg_node.eval.progress import progress
@@ -33,15 +39,17 @@ from seg_node.eval.results import versions, write_json
 from seg_node.nets.build import build_policies, load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from seg_node.core.masks import Planes
+    from seg_node.core.types import Frame
     from seg_node.data.sources import Sample
     from seg_node.nets.build import Model
 
-STARTS = (0, 3, 6, 9)
+STARTS = (0, 2, 4, 6, 8, 10)
 FROM = 12
 """First frame that counts, so that all starts are scored on the same ones."""
 
@@ -71,6 +79,28 @@ def not_mixed() -> Iterator[None]:
 
 
 @contextmanager
+def not_read_at_pixels() -> Iterator[None]:
+    """Leave masks as enlarged results make them."""
+
+    def as_it_is(_history: BlockHistory, planes: Planes) -> Planes:
+        return planes
+
+    with patch.object(BlockHistory, "sharpened", as_it_is):
+        yield
+
+
+@contextmanager
+def in_grey() -> Iterator[None]:
+    """Take three times the grey picture for the colours."""
+
+    def greys(method: OnHost, frame: Frame, size: tuple[int, int]) -> Tensor:
+        return method.grey(frame, size).expand(3, *size)
+
+    with patch.object(OnHost, "colours", greys):
+        yield
+
+
+@contextmanager
 def blocks_of_dense() -> Iterator[None]:
     """Give computed blocks what a dense network makes of the whole frame."""
     mixed, latest = BlockHistory.mixed, BlockHistory.look
@@ -94,15 +124,32 @@ WAYS: dict[str, tuple[Callable[[], Any], ...]] = {
     "adaptive": (),
     "not corrected": (not_corrected,),
     "not mixed": (not_mixed,),
-    "neither": (not_corrected, not_mixed),
+    "not read at pixels": (not_read_at_pixels,),
+    "in grey": (in_grey,),
+    "none": (not_corrected, not_mixed, not_read_at_pixels, in_grey),
     "blocks of dense": (blocks_of_dense,),
 }
 
 
-def score(model: Model, samples: list[Sample], config: Config) -> dict[str, Any]:
+def enlarged(sample: Sample, times: int) -> Sample:
+    """Return a frame and its labels of so many times the width and height."""
+    if times == 1:
+        return sample
+    image = cv2.resize(sample.frame.image, None, fx=times, fy=times)
+    labels = (
+        None
+        if sample.labels is None
+        else np.kron(sample.labels, np.ones((times, times), np.uint8))
+    )
+    return replace(sample, frame=replace(sample.frame, image=image), labels=labels)
+
+
+def score(
+    model: Model, samples: list[Sample], config: Config, starts: Sequence[int]
+) -> dict[str, Any]:
     """Return mIoU, pooled and by start, and the share of the MACs that is saved."""
     pooled, each, macs, dense = ConfusionMatrix(len(model.manifest.classes)), [], 0, 0
-    for start in STARTS:
+    for start in starts:
         segmenter = Segmenter(model.net, build_policies(model, config), config, model.low)
         NET["net"] = segmenter._net  # noqa: SLF001 - the network as it runs
         own = ConfusionMatrix(len(model.manifest.classes))
@@ -124,15 +171,17 @@ def main() -> None:
     parser.add_argument("--model", default=Config().model)
     parser.add_argument("--compute", type=float, default=0.15)
     parser.add_argument("--interval", type=int, default=6)
+    parser.add_argument("--enlarge", type=int, default=1)
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS, "warp", "dense"])
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
     model = load_model(args.model)
-    samples = list(open_source(args.data, split="val"))
+    samples = [enlarged(x, args.enlarge) for x in open_source(args.data, split="val")]
     usual = Config(device="cpu").updated({"budget.compute": args.compute})
     warp = usual.updated({"mode": "warp", "keyframe_interval": args.interval})
     content: dict[str, Any] = {
         "command": f"python benchmarks/adaptive_parts.py camvid:DIR --model {args.model} "
-        f"--compute {args.compute} --interval {args.interval}",
+        f"--compute {args.compute} --interval {args.interval} --enlarge {args.enlarge}",
         "model": args.model,
         "block_side": usual.block_side,
         "versions": versions(),
@@ -140,12 +189,14 @@ def main() -> None:
     }
     plans = {name: (usual, parts) for name, parts in WAYS.items()}
     plans |= {"warp": (warp, ()), "dense": (usual.updated({"mode": "dense"}), ())}
+    plans = {name: plan for name, plan in plans.items() if name in (args.ways or plans)}
     with progress("adaptive_parts", len(plans), "variants") as tick:
         for done, (name, (config, parts)) in enumerate(plans.items(), start=1):
             with ExitStack() as stack:
                 for part in parts:
                     stack.enter_context(part())
-                content["scores"][name] = score(model, samples, config)
+                starts = STARTS[:1] if name == "dense" else STARTS  # which has no memory
+                content["scores"][name] = score(model, samples, config, starts)
             print(name, content["scores"][name], flush=True)
             tick(done)
     write_json(content, args.json)

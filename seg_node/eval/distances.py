@@ -17,7 +17,6 @@ import re
 import tempfile
 from typing import Any, TYPE_CHECKING
 
-from seg_node.core.policy import Remembers
 from seg_node.core.types import Action, ConfigError, DataError
 from seg_node.data.encode import encode_clip, Encoding
 from seg_node.data.video import VideoReader
@@ -29,7 +28,7 @@ from seg_node.eval.session import common, open_model, open_network, sessions_of
 from seg_node.eval.tables import show, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -38,6 +37,10 @@ if TYPE_CHECKING:
     from seg_node.core.types import Frame
     from seg_node.data.sources import Clip, Source
     from seg_node.eval.session import Session
+    from seg_node.nets.low import LowBranch
+    from seg_node.nets.manifest import Manifest
+
+    Picture = tuple[Frame, NDArray[np.uint8] | None]
 
 COMMAND = "evaluate"
 LOW = "low"
@@ -94,6 +97,7 @@ class DistanceRecord:
 
     Attributes:
         confusions: pixels by true and predicted class, for each distance.
+        scored: labelled frames behind them, for each distance.
         forced: keyframes that came before their time, such as at scene cuts.
 
     """
@@ -101,9 +105,15 @@ class DistanceRecord:
     def __init__(self, classes: int, interval: int) -> None:
         """Start without frames."""
         self.confusions = [ConfusionMatrix(classes) for _ in range(interval)]
+        self.scored = [0] * interval
         self.forced = 0
         self._macs: list[int] = []
         self._dense_macs: list[int] = []
+
+    def score(self, distance: int, labels: NDArray[np.uint8], found: NDArray[np.uint8]) -> None:
+        """Compare a mask with the labels of its frame, both uint8 [H, W]."""
+        self.confusions[distance].update(labels, found)
+        self.scored[distance] += 1
 
     def add_cost(self, macs: int, dense_macs: int) -> None:
         """Count what one frame cost, and what it costs in full."""
@@ -171,13 +181,28 @@ def run_distances(
     sessions = sessions_of(model, config, modes)
     check_classes(source, model.manifest.classes)
     if model.low is not None:
-        half = config.updated({"mode": "dense", "input.scale": 0.5})
-        sessions[LOW] = open_network(model.low.net, model.manifest, half)
+        sessions[LOW] = open_low(model.low, model.manifest, config)
     results = score_distances(source, sessions, protocol)
     if json_path:
         write_json(results, json_path)
     show(results, [distance_table(results)])
     return EXIT_INTERRUPTED if results["interrupted"] else 0
+
+
+def open_low(low: LowBranch, manifest: Manifest, config: Config) -> Session:
+    """Build the baseline that computes every frame at half resolution, without a memory.
+
+    Args:
+        low: half-resolution branch of a model; what sharpens its features is left out.
+        manifest: what is known of the model.
+        config: settings; mode and input.scale are replaced.
+
+    Raises:
+        ConfigError: the device or precision is not to be had here.
+
+    """
+    half = config.updated({"mode": "dense", "input.scale": 0.5})
+    return open_network(low.net, manifest, half)
 
 
 def score_distances(
@@ -248,28 +273,56 @@ def _play(
 
     Modes without a memory make the same of the same picture at every distance: one pass will do.
     """
-    remembers = session.segmenter.policies[session.config.mode].remembers is not Remembers.NOTHING
-    same = not remembers and protocol.encoding is None
+    same = not session.remembers and protocol.encoding is None
     if same and offset:
         return
+    play(session, pictures(clip, offset, protocol), offset, record, same=same)
+
+
+def play(
+    session: Session,
+    shown: Iterable[Picture],
+    offset: int,
+    record: DistanceRecord,
+    *,
+    same: bool = False,
+) -> None:
+    """Play pictures from a keyframe on, and score those from frame L - 1 of the clip on.
+
+    Args:
+        session: model and settings; its keyframe_interval must be that of the record.
+        shown: frames with their labels, as `pictures` yields them.
+        offset: index of the first of them in its clip.
+        record: gets what is found.
+        same: take what is found for every distance.
+
+    """
     session.segmenter.reset()
-    distance = -1
-    for index, (frame, labels) in enumerate(_pictures(clip, offset, protocol), start=offset):
+    interval, remembers, distance = len(record.confusions), session.remembers, -1
+    for index, (frame, labels) in enumerate(shown, start=offset):
         result = session.segmenter.step(frame)
-        due = (index - offset) % protocol.interval == 0
+        due = (index - offset) % interval == 0
         full = bool((result.plan.grid == Action.HIGH).all())
         record.forced += remembers and full and not due
         distance = 0 if due or (remembers and full) else distance + 1
         record.add_cost(result.report.macs, result.report.dense_macs)
-        if labels is not None and index >= protocol.interval - 1:
-            for confusion in record.confusions if same else (record.confusions[distance],):
-                confusion.update(labels, result.labels)
+        if labels is not None and index >= interval - 1:
+            for each in range(interval) if same else (distance,):
+                record.score(each, labels, result.labels)
 
 
-def _pictures(
-    clip: Clip, offset: int, protocol: Protocol
-) -> Iterator[tuple[Frame, NDArray[np.uint8] | None]]:
-    """Yield the frames of a clip from one on, coded if so asked, with their labels."""
+def pictures(clip: Clip, offset: int, protocol: Protocol) -> Iterator[Picture]:
+    """Yield the frames of a clip from one on, coded if so asked, with their labels.
+
+    Args:
+        clip: the frames.
+        offset: index of the first of them.
+        protocol: its encoding; encoded frames carry the motion that the codec states.
+
+    Raises:
+        DataError: a picture cannot be read or encoded.
+
+    """
     samples = (ref.load() for ref in clip.frames[offset:])
     if protocol.encoding is None:
         yield from ((sample.frame, sample.labels) for sample in samples)

@@ -160,7 +160,7 @@ def test_configure_only_setting_is_accepted_before_configure() -> None:
         ("input.scale", 0.04, "allowed are 0.05 to 1.0"),
         ("input.scale", float("nan"), "allowed are 0.05 to 1.0"),
         ("block_size", 40, "multiple of 32"),
-        ("device", "tpu", "auto, cpu, cuda or cuda:N"),
+        ("device", "tpu", "auto, cpu, cuda, cuda:N or tensorrt"),
         ("overload", "oldest", "newest, every"),
         ("cameras", ["front", "front"], "'front' twice"),
         ("cameras", "front", "expected a list of names"),
