@@ -20,8 +20,8 @@ SHARE = 0.5
 network is sure of now is shown now, whatever was remembered."""
 
 CHANGE = 10.0
-"""Grey levels of change over which that share falls to 1 / e, and to nothing over three times as
-many: even a small share of what was there before would make a new object smaller."""
+"""Levels of change, of 0..255, over which that share falls to 1 / e, and to nothing over three
+times as many: even a small share of what was there before would make a new object smaller."""
 
 _END = math.exp(-3.0)
 

@@ -16,9 +16,9 @@ BYTES_PER_MB = 1e6
 def frame_values(result: StepResult) -> dict[str, object]:
     """Return what was planned for a frame, and what it cost.
 
-    Times are in ms, of `predicted_ms` what the plan was expected to take; `distortion` is in grey
-    levels. Both are left out where the mode does not know them. Memory of the device is in MB. The
-    rest is of no unit.
+    Times are in ms, of `predicted_ms` what the plan was expected to take; `distortion` is in
+    levels 0..255. Both are left out where the mode does not know them. Memory of the device is in
+    MB. The rest is of no unit.
     """
     plan, report = result.plan, result.report
     values: dict[str, object] = {
