@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from seg_node.core.masks import CONFIDENCE_MAX
+from seg_node.core.masks import CONFIDENCE_MAX, decide_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,14 +52,12 @@ def read_borders(
     at = np.nonzero(meets)
     if not len(at[0]):
         return planes
-    logits = results.take(results.reads(origins.places_within(at, stride)))[:, :classes].float()
-    best, label = logits.max(1)
-    share = torch.exp(best - logits.logsumexp(1)) * CONFIDENCE_MAX
+    logits = results.take(results.reads(origins.places_within(at, stride)))[:, :classes]
+    label, share = decide_rows(logits)
     pixels, inside = _image_pixels(at, stride, (labels.shape[0], labels.shape[1]))
     where = tuple(torch.from_numpy(axis).to(labels.device) for axis in pixels)
     kept = torch.from_numpy(inside).to(labels.device)
-    labels[where] = label.to(torch.uint8)[kept]
-    confidence[where] = share.round().to(torch.uint8)[kept]
+    labels[where], confidence[where] = label[kept], share[kept]
     return planes
 
 

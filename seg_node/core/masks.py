@@ -10,6 +10,8 @@ import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -60,18 +62,41 @@ def _decide_plane_by_plane(planes: Tensor, stride: int) -> Planes:
     Two planes of pixels are held instead of one per class, which would leave the CPU's caches:
     half the time of torch's reductions over classes.
     """
-    first, *others = planes[0].numpy()
-    size = (first.shape[1] * stride, first.shape[0] * stride)
-    best = cv2.resize(first, size, interpolation=cv2.INTER_LINEAR)
+    size = (planes.shape[3] * stride, planes.shape[2] * stride)
+    return _choose(
+        cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in planes[0].numpy()
+    )
+
+
+def decide_rows(logits: Tensor) -> Planes:
+    """Choose the class of most probability for pixels of anywhere.
+
+    Args:
+        logits: [n, classes].
+
+    Returns:
+        class id, uint8 [n], and its probability times 255, uint8 [n], on the same device.
+
+    """
+    rows = (logits - logits.amax(1, keepdim=True)).float()
+    if rows.device.type == "cpu":
+        label, confidence = _choose(iter(rows.T.contiguous().numpy()[:, None]))
+        return label[0], confidence[0]
+    best, labels = rows.max(1)
+    share = torch.exp(best - rows.logsumexp(1)) * CONFIDENCE_MAX
+    return labels.to(torch.uint8), share.round().to(torch.uint8)
+
+
+def _choose(planes: Iterator[NDArray[np.float32]]) -> Planes:
+    """Return class and probability from planes of logits, one for each class, float32 [h, w]."""
+    best = next(planes)
     total = cv2.exp(best)
     labels = np.zeros(best.shape, np.uint8)
-    for index, plane in enumerate(others, start=1):
-        full = cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
-        np.copyto(
-            labels, np.uint8(index), where=cv2.compare(full, best, cv2.CMP_GT).view(np.bool_)
-        )
-        best = cv2.max(full, best)
-        total = cv2.add(total, cv2.exp(full))
+    for index, plane in enumerate(planes, start=1):
+        more = cv2.compare(plane, best, cv2.CMP_GT)
+        np.copyto(labels, np.uint8(index), where=more.view(np.bool_))
+        best = cv2.max(plane, best)
+        total = cv2.add(total, cv2.exp(plane))
     share = cv2.divide(cv2.exp(best), np.maximum(total, _LEAST))
     confidence = np.asarray(cv2.convertScaleAbs(share, alpha=CONFIDENCE_MAX), np.uint8)
     return torch.from_numpy(labels), torch.from_numpy(confidence)

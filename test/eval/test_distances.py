@@ -11,10 +11,18 @@ import pytest
 
 from seg_node.cli import main
 from seg_node.core.config import Config
-from seg_node.core.types import ConfigError, DataError
+from seg_node.core.types import ConfigError, DataError, Motion
 from seg_node.data.clips import StreetClip
 from seg_node.data.encode import Encoding
-from seg_node.eval.distances import distance_table, parse_encoding, Protocol, score_distances
+from seg_node.eval.distances import (
+    distance_table,
+    DistanceRecord,
+    parse_encoding,
+    pictures,
+    play,
+    Protocol,
+    score_distances,
+)
 from seg_node.eval.session import open_sessions
 
 if TYPE_CHECKING:
@@ -82,6 +90,43 @@ def test_encoded_frames_are_scored_through_the_decoder(sessions: dict[str, Sessi
     assert len(set(dense)) == INTERVAL
     assert results["encoding"]["quality"] == 45
     assert results["modes"]["warp"]["miou_by_distance"][0] == dense[0]
+
+
+def test_a_pass_scores_what_it_reaches_and_counts_it(sessions: dict[str, Session]) -> None:
+    """From frame 1 on, keyframes are 1 and 4; frames 2 to 6 are scored."""
+    source, record = StreetClip(2, FRAMES, SIZE), DistanceRecord(11, INTERVAL)
+    (clip,) = source.clips()
+    play(sessions["warp"], pictures(clip, 1, Protocol(INTERVAL)), 1, record)
+    assert record.scored == [1, 2, 2]
+    assert record.forced == 0
+    every = DistanceRecord(11, INTERVAL)
+    play(sessions["dense"], pictures(clip, 0, Protocol(INTERVAL)), 0, every, same=True)
+    assert every.scored == [FRAMES - INTERVAL + 1] * INTERVAL
+
+
+def test_motion_that_frames_carry_is_what_source_codec_moves_by(
+    sessions: dict[str, Session],
+) -> None:
+    """Exact motion comes to the pipeline like this; a wrong one must show in the score."""
+    (session,) = (sessions[mode] for mode in ("warp",))
+    config = session.config.updated({"motion.source": "codec"})
+    session.segmenter.reconfigure(config)
+    (clip,) = Agreeing().clips()
+    shown = list(pictures(clip, 0, Protocol(INTERVAL)))
+    street = StreetClip(2, FRAMES, SIZE).street
+    scores = {}
+    for sign in (1, -1):
+        moved, before_ns = [], 0
+        for index, (frame, labels) in enumerate(shown):
+            truth = street.render(index)
+            motion = Motion(sign * truth.flow, ~truth.occluded, since_ns=before_ns)
+            moved.append((replace(frame, motion=motion), labels))
+            before_ns = frame.stamp_ns
+        record = DistanceRecord(11, INTERVAL)
+        play(replace(session, config=config), moved, 0, record)
+        assert record.forced == 0
+        scores[sign] = record.summary(1.0)["miou_by_distance"][2]
+    assert scores[1] > scores[-1]
 
 
 def test_a_clip_that_is_too_short_is_refused(sessions: dict[str, Session]) -> None:
