@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from seg_node.core.masks import CONFIDENCE_MAX, decide_rows
+from seg_node.core.transfers import to_device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,8 +56,8 @@ def read_borders(
     logits = results.take(results.reads(origins.places_within(at, stride)))[:, :classes]
     label, share = decide_rows(logits)
     pixels, inside = _image_pixels(at, stride, (labels.shape[0], labels.shape[1]))
-    where = tuple(torch.from_numpy(axis).to(labels.device) for axis in pixels)
-    kept = torch.from_numpy(inside).to(labels.device)
+    where = tuple(to_device(axis, labels.device) for axis in pixels)
+    kept = to_device(inside, labels.device)
     labels[where], confidence[where] = label[kept], share[kept]
     return planes
 

@@ -108,9 +108,8 @@ def test_motion_that_frames_carry_is_what_source_codec_moves_by(
     sessions: dict[str, Session],
 ) -> None:
     """Exact motion comes to the pipeline like this; a wrong one must show in the score."""
-    (session,) = (sessions[mode] for mode in ("warp",))
-    config = session.config.updated({"motion.source": "codec"})
-    session.segmenter.reconfigure(config)
+    session = sessions["warp"]
+    session.segmenter.reconfigure(session.config.updated({"motion.source": "codec"}))
     (clip,) = Agreeing().clips()
     shown = list(pictures(clip, 0, Protocol(INTERVAL)))
     street = StreetClip(2, FRAMES, SIZE).street
@@ -123,7 +122,7 @@ def test_motion_that_frames_carry_is_what_source_codec_moves_by(
             moved.append((replace(frame, motion=motion), labels))
             before_ns = frame.stamp_ns
         record = DistanceRecord(11, INTERVAL)
-        play(replace(session, config=config), moved, 0, record)
+        play(session, moved, 0, record)
         assert record.forced == 0
         scores[sign] = record.summary(1.0)["miou_by_distance"][2]
     assert scores[1] > scores[-1]
