@@ -138,7 +138,7 @@ def main() -> None:
     street = StreetClip(STREET_SEED, STREET_FRAMES)
     (camvid_clip,), (street_clip,) = CamVid(args.camvid, "val").clips(), street.clips()
     assert protocol.encoding is not None
-    results = {
+    results: dict[str, Any] = {
         "command": "python benchmarks/motion_ablation.py CAMVID_DIR",
         "model": {"name": model.manifest.name, "sha256": model.manifest.sha256},
         "versions": versions(),
