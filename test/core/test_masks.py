@@ -12,6 +12,7 @@ from seg_node.core.masks import (
     CONFIDENCE_MAX,
     decide,
     resize_result,
+    STRIPE,
 )
 
 
@@ -36,11 +37,13 @@ def test_resize_keeps_class_ids_and_never_invents_one() -> None:
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8])
-def test_plane_by_plane_decides_as_all_at_once(stride: int) -> None:
-    planes = torch.randn((1, 11, 7, 9), generator=torch.Generator().manual_seed(0)) * 4
+@pytest.mark.parametrize("rows", [7, STRIPE, 2 * STRIPE + 1])
+def test_plane_by_plane_decides_as_all_at_once(stride: int, rows: int) -> None:
+    """Also where stripes meet."""
+    planes = torch.randn((1, 11, rows, 9), generator=torch.Generator().manual_seed(0)) * 4
     labels, confidence = _decide_plane_by_plane(planes, stride)
     labels_too, confidence_too = _decide_at_once(planes, stride)
-    assert labels.shape == confidence.shape == (7 * stride, 9 * stride)
+    assert labels.shape == confidence.shape == (rows * stride, 9 * stride)
     np.testing.assert_array_equal(labels, labels_too)
     assert (confidence.int() - confidence_too.int()).abs().max() <= 1
 
