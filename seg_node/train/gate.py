@@ -180,11 +180,7 @@ class GateTrainer(Trainer[LowTraining, PairBatch, GateNet]):
         }
         self._refuse_infinite("loss", figures["loss"], step)
         self._refuse_collapse(drawn.gates.detach(), step)
-        self.learner.forget_gradient()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
-        norm = self.learner.clip_gradient(config.clip_norm)
-        self._refuse_infinite("gradient's norm", norm, step)
-        self.learner.descend(figures["rate"])
+        self._descend(self.learner, loss, figures["rate"], step)
         return figures
 
     def _refuse_collapse(self, gates: Tensor, step: int) -> None:

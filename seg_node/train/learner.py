@@ -13,6 +13,7 @@ from seg_node.train.optimizers import warming_average
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import Tensor
     from torch.optim import Optimizer
 
 
@@ -38,16 +39,17 @@ class Learner:
         net: nn.Module = self._average.module
         return net.eval()
 
-    def forget_gradient(self) -> None:
-        """Drop the gradient of the last step."""
+    def find_gradient(self, loss: Tensor) -> None:
+        """Take a loss's gradient in place of that of the last step."""
         self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
 
     def clip_gradient(self, largest: float) -> float:
         """Shorten the gradient to a largest norm, and return what its norm was."""
         return float(nn.utils.clip_grad_norm_(self.net.parameters(), largest))
 
     def descend(self, rate: float) -> None:
-        """Take a step along the gradient, and move the average."""
+        """Take a step down the gradient, and move the average."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()

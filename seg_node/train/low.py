@@ -113,11 +113,7 @@ class LowTrainer(Trainer[LowTraining, PairBatch, LowBranch]):
             "rate": config.rate(step),
         }
         self._refuse_infinite("loss", figures["loss"], step)
-        self.learner.forget_gradient()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
-        norm = self.learner.clip_gradient(config.clip_norm)
-        self._refuse_infinite("gradient's norm", norm, step)
-        self.learner.descend(figures["rate"])
+        self._descend(self.learner, loss, figures["rate"], step)
         return figures
 
     def _memory(self, batch: PairBatch) -> tuple[Tensor, Tensor]:

@@ -115,14 +115,14 @@ class PolicyTrainer(Trainer[PolicyTraining, Batch, Pair]):
         figures["high"] = float(draw.high.mean())
         self._refuse_infinite("loss", figures["loss"], step)
         if not config.frozen:
-            self._descend("network", loss, figures["rate"], step)
+            self._teach("network", loss, figures["rate"], step)
         if scores is None:
             return figures
         losses = block_losses(
             logits.detach(), batch.labels, self.weights, config.block_size, phase=step
         )
         lesson = policy_lesson(scores, draw, losses, config)
-        self._descend("policy", lesson.loss, config.policy_rate_at(step), step)
+        self._teach("policy", lesson.loss, config.policy_rate_at(step), step)
         return {**figures, **lesson.figures}
 
     def _draw(
@@ -136,13 +136,10 @@ class PolicyTrainer(Trainer[PolicyTraining, Batch, Pair]):
         scores: Tensor = self.policy.net(images, grid)
         return scores, draw_blocks(scores.detach().sigmoid().cpu().numpy(), rng)
 
-    def _descend(self, name: str, loss: Tensor, rate: float, step: int) -> None:
+    def _teach(self, name: str, loss: Tensor, rate: float, step: int) -> None:
         learner = self.learners[name]
-        learner.forget_gradient()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
-        norm = learner.clip_gradient(self.config.clip_norm)
-        self._refuse_infinite(f"norm of the {name}'s gradient", norm, step)
-        learner.descend(rate)
+        learner.find_gradient(loss)
+        self._follow(learner, rate, step, f"norm of the {name}'s gradient")
 
     def _state(self) -> dict[str, Any]:
         return {name: learner.state() for name, learner in self.learners.items()}

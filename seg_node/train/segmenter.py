@@ -7,12 +7,12 @@ from typing import Any, TYPE_CHECKING
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
 from seg_node.train.batches import Batch
 from seg_node.train.distributed import share_batchnorm
+from seg_node.train.learner import Learner, placed
 from seg_node.train.losses import segmentation_loss
-from seg_node.train.optimizers import make_optimizer, warming_average
+from seg_node.train.optimizers import make_optimizer
 from seg_node.train.resolution import split_norms, use_resolution
 from seg_node.train.settings import SegmentTraining
 from seg_node.train.trainer import Trainer
@@ -62,18 +62,14 @@ class SegmentTrainer(Trainer[SegmentTraining, Batch, nn.Module]):
             split_norms(net)
         if batches.share.world > 1:
             share_batchnorm(net)
-        self.net: nn.Module = net.to(place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the keyword
-        self.optimizer = make_optimizer(self.net, config)
-        self.average = AveragedModel(
-            self.net, multi_avg_fn=warming_average(config.average), use_buffers=True
-        )
+        self.net = placed(net, place.device)
+        self.learner = Learner(self.net, make_optimizer(self.net, config), config.average)
         self._resume()
         self.model = self._parallel()
 
     def averaged(self) -> nn.Module:
         """Return the exponential moving average of the network, in eval mode."""
-        net: nn.Module = self.average.module
-        return net.eval()
+        return self.learner.averaged()
 
     def _begin(self) -> None:
         self.model.train()
@@ -82,20 +78,13 @@ class SegmentTrainer(Trainer[SegmentTraining, Batch, nn.Module]):
         return {"loss": self._update(step, batch), "rate": self.config.rate(step)}
 
     def _update(self, step: int, batch: Batch) -> float:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate(step)
         use_resolution(self.net, low=batch.low)
         with self._autocast():
             logits = self.model(batch.images.contiguous(memory_format=torch.channels_last))
         loss = segmentation_loss(logits.float(), batch, self.weights, self.config, phase=step)
         value = float(loss.detach())
         self._refuse_infinite("loss", value, step)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip_norm)
-        self._refuse_infinite("gradient's norm", float(norm), step)
-        self.optimizer.step()
-        self.average.update_parameters(self.net)
+        self._descend(self.learner, loss, self.config.rate(step), step)
         return value
 
     def _parallel(self) -> nn.Module:
@@ -111,16 +100,10 @@ class SegmentTrainer(Trainer[SegmentTraining, Batch, nn.Module]):
         return model
 
     def _state(self) -> dict[str, Any]:
-        return {
-            "net": self.net.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
+        return self.learner.state()
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.learner.load(state)
 
     def _bytes(self) -> int:
         weights = sum(p.numel() * p.element_size() for p in self.net.parameters())

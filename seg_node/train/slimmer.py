@@ -149,14 +149,11 @@ class SlimTrainer(Trainer[SlimTraining, Batch, nn.Module]):
         loss = segmentation_loss(logits.float(), batch, self._weights, self.config, phase=step)
         value = float(loss.detach())
         self._refuse_infinite("loss", value, step)
-        self._learner.forget_gradient()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
+        self._learner.find_gradient(loss)
         if self._schedule.cuts and step < self._schedule.cuts[-1].step:
             self._importance.observe(net, self._graph)
             press(net, self._graph, self.config.sparsity)
-        norm = self._learner.clip_gradient(self.config.clip_norm)
-        self._refuse_infinite("gradient's norm", norm, step)
-        self._learner.descend(self.config.rate(step))
+        self._follow(self._learner, self.config.rate(step), step)
         return value
 
     def _crop(self, height: int, width: int) -> ChannelGraph:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from torch import Tensor
+
     from seg_node.train.batches import Maker
+    from seg_node.train.learner import Learner
 
     OnStep = Callable[[int], None]
 
@@ -205,6 +208,35 @@ class Trainer(ABC, Generic[Settings, Made, Outcome]):
         rate = self.config.learning_rate
         msg = f"the {name} became {value} at step {step}; lower learning_rate ({rate}){kept}"
         raise ConfigError(msg)
+
+    def _descend(self, learner: Learner, loss: Tensor, rate: float, step: int) -> None:
+        """Take a step of a learner down the gradient of its loss.
+
+        Raises:
+            ConfigError: the gradient's norm is no number; the weights are as before.
+
+        """
+        learner.find_gradient(loss)
+        self._follow(learner, rate, step)
+
+    def _follow(
+        self, learner: Learner, rate: float, step: int, name: str = "gradient's norm"
+    ) -> None:
+        """Take a step of a learner down the gradient that it has found.
+
+        Args:
+            learner: has found its gradient.
+            rate: learning rate.
+            step: number of the step, for the error.
+            name: what the norm of the gradient is called in the error.
+
+        Raises:
+            ConfigError: the gradient's norm is no number; the weights are as before.
+
+        """
+        norm = learner.clip_gradient(self.config.clip_norm)
+        self._refuse_infinite(name, norm, step)
+        learner.descend(rate)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.config.precision == "fp32":

@@ -170,14 +170,14 @@ def test_an_interrupt_within_a_step_leaves_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trainer(tmp_path)
-    update = run.average.update_parameters
+    descend = run.learner.descend
 
-    def interrupt(net: torch.nn.Module) -> None:
-        update(net)
+    def interrupt(rate: float) -> None:
+        descend(rate)
         if run.step == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(run.average, "update_parameters", interrupt)
+    monkeypatch.setattr(run.learner, "descend", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run.run()
     assert trainer(tmp_path).step == 3
