@@ -17,7 +17,8 @@ from typing import Any, TYPE_CHECKING
 import cv2
 import numpy as np
 
-from seg_node.data.image_conversion import compressed_to_rgb, encode_jpeg, image_to_rgb
+from seg_node.data.compressed_images import compressed_to_rgb, encode_jpeg
+from seg_node.data.raw_images import image_to_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Callable

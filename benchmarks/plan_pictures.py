@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from seg_node.core.config import Config
 from seg_node.core.drawing import side_by_side
+from seg_node.data.compressed_images import encode_jpeg
 from seg_node.data.datasets import estimate_rate, open_source, StreetClip
-from seg_node.data.image_conversion import encode_jpeg
 from seg_node.data.video import VideoWriter
 from seg_node.demo.views import make_views
 from seg_node.eval.progress import progress

@@ -31,8 +31,11 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "nets.build",
         "nets.manifest",
         "data.codec",
+        "data.compressed_images",
+        "data.converters",
         "data.core_use",
         "data.image_conversion",
+        "data.raw_images",
         "data.video",
     ),
 }
@@ -143,7 +146,7 @@ def test_planted_violation_is_found(tmp_path: Path, file: str, code: str) -> Non
         ("nets/a.py", "from seg_node.kernels.build import choose_kernels"),
         ("train/a.py", "from seg_node.nets import build\nfrom seg_node.data import video"),
         ("ros/a.py", "import rclpy\nfrom seg_node.nets.build import load_model"),
-        ("ros/a.py", "from seg_node.data.image_conversion import to_frame"),
+        ("ros/a.py", "from seg_node.data.image_conversion import message_to_frame"),
         ("cli.py", "def f():\n    from seg_node.ros import node"),
     ],
 )

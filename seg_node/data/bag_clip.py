@@ -14,8 +14,9 @@ import numpy as np
 from seg_node.core.types import ClassInfo, DataError, IGNORE_LABEL, ImageError
 from seg_node.data.bag import BagImage, BagReader
 from seg_node.data.class_files import find_class_file
-from seg_node.data.image_conversion import image_to_rgb, message_to_frame
+from seg_node.data.image_conversion import message_to_frame
 from seg_node.data.label_files import ids
+from seg_node.data.raw_images import image_to_rgb
 from seg_node.data.sources import (
     ASSUMED_RATE_HZ,
     Clip,

@@ -9,7 +9,7 @@ import logging
 from typing import Any, TYPE_CHECKING
 
 from seg_node.core.types import Action
-from seg_node.data.image_conversion import encode_jpeg, encode_png
+from seg_node.data.compressed_images import encode_jpeg, encode_png
 from seg_node.demo.judge import mask_fault, problems
 from seg_node.demo.page import render_page
 from seg_node.demo.views import made_plan, make_sheet, make_views

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, TYPE_CHECKING
 
 from seg_node.core.types import ConfigError, DataError, Motion
+from seg_node.data.compressed_images import encode_png
 from seg_node.data.datasets import estimate_rate, open_source, StreetClip
-from seg_node.data.image_conversion import encode_png
 from seg_node.eval.boundary import BoundaryScore
 from seg_node.eval.classes import check_classes
 from seg_node.eval.compare import change_table, COMPARE, read_old_run

@@ -24,7 +24,7 @@ from seg_node.core.drawing import (
 )
 from seg_node.core.plan_drawing import draw_plan, picture_width, plan_legend_height
 from seg_node.core.types import DataError
-from seg_node.data.image_conversion import encode_png
+from seg_node.data.compressed_images import encode_png
 from seg_node.data.video import VideoWriter
 from seg_node.eval.files import write_whole
 from seg_node.eval.result_bag import ResultBag

@@ -14,7 +14,7 @@ import cv2
 import jinja2
 import numpy as np
 
-from seg_node.data.image_conversion import encode_jpeg
+from seg_node.data.compressed_images import encode_jpeg
 from seg_node.eval.advice import advise, find_choices
 from seg_node.eval.charts import chart_data
 from seg_node.eval.compare import COMPARE, compare, quantity

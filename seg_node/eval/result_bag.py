@@ -17,7 +17,7 @@ from seg_node.core.plan_drawing import draw_age, draw_plan, picture_width
 from seg_node.core.types import IGNORE_LABEL, Plan, Reason
 from seg_node.data.bag import BagReader
 from seg_node.data.bag_writer import BagWriter
-from seg_node.data.image_conversion import compressed_to_rgb, encode_jpeg, encode_png
+from seg_node.data.compressed_images import compressed_to_rgb, encode_jpeg, encode_png
 from seg_node.eval.worst import error_map
 
 if TYPE_CHECKING:

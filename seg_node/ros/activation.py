@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from seg_node.core.pipeline import Segmenter
-    from seg_node.data.image_conversion import Converter
+    from seg_node.data.converters import Converter
     from seg_node.ros.cameras import Camera
     from seg_node.ros.outputs import Outputs
 

@@ -321,7 +321,7 @@ def examine(topic: str | None) -> Iterator[Finding]:
 
 
 def _examine_topic(topic: str) -> Iterator[Finding]:
-    from seg_node.data.image_conversion import SUPPORTED_ENCODINGS  # noqa: PLC0415 - needs cv2
+    from seg_node.data.raw_images import SUPPORTED_ENCODINGS  # noqa: PLC0415 - needs cv2
 
     yield from check_topic(doctor_topic.look_at(topic), SUPPORTED_ENCODINGS)
 

@@ -175,7 +175,7 @@ def network() -> Network:
 
 def converter_note() -> str:
     """Return which converter `input.converter: auto` takes here, and why."""
-    from seg_node.data.image_conversion import choose_converter  # noqa: PLC0415 - needs cv2
+    from seg_node.data.converters import choose_converter  # noqa: PLC0415 - needs cv2
 
     return choose_converter("auto").note
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from seg_node.core.intake import Intake
     from seg_node.core.types import Frame, Motion
-    from seg_node.data.image_conversion import Converter
+    from seg_node.data.converters import Converter
     from seg_node.ros.diagnostics import Health
     from seg_node.ros.outputs import Outputs
 

@@ -12,7 +12,7 @@ from std_msgs.msg import Header, String
 
 from seg_node.core.stats import frame_values, NS_PER_MS
 from seg_node.core.types import IGNORE_LABEL
-from seg_node.data.image_conversion import encode_png
+from seg_node.data.compressed_images import encode_png
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

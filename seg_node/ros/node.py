@@ -26,8 +26,8 @@ import torch
 
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.types import SegNodeError
+from seg_node.data.converters import choose_converter
 from seg_node.data.core_use import LinuxCores
-from seg_node.data.image_conversion import choose_converter
 from seg_node.nets.build import build_kernels, build_policies, model_for
 from seg_node.ros import diagnostics, image_topics
 from seg_node.ros.activation import Activation
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from seg_node.core.config import Config
-    from seg_node.data.image_conversion import ChosenConverter
+    from seg_node.data.converters import ChosenConverter
     from seg_node.nets.build import Model
     from seg_node.ros.cameras import Camera
 

@@ -18,8 +18,8 @@ import torch
 from seg_node.core.config import Config
 from seg_node.core.pipeline import choose_compute
 from seg_node.core.types import DataError, IGNORE_LABEL, ModelError
+from seg_node.data.compressed_images import encode_jpeg, encode_png
 from seg_node.data.datasets import BagClip, Indexed, open_source
-from seg_node.data.image_conversion import encode_jpeg, encode_png
 from seg_node.data.sources import count_skip
 from seg_node.nets.build import load_model
 from seg_node.train.classes import same_classes

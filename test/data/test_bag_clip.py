@@ -11,8 +11,8 @@ import pytest
 from seg_node.core.types import DataError
 from seg_node.data.bag_clip import BagClip
 from seg_node.data.bag_writer import BagWriter
+from seg_node.data.compressed_images import encode_jpeg, encode_png
 from seg_node.data.datasets import open_source
-from seg_node.data.image_conversion import encode_jpeg, encode_png
 from seg_node.data.sources import check, estimate_rate, Indexed
 from test.data.miniatures import id_mask, make_bag, picture, START_NS, STEP_NS
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from seg_node.data.image_conversion import choose_converter
+from seg_node.data.converters import choose_converter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -23,7 +23,7 @@ from seg_node.core.config import Config
 from seg_node.core.types import CAMVID_CLASSES, ConfigError
 from seg_node.data.bag_writer import BagWriter
 from seg_node.data.clips import StreetClip
-from seg_node.data.image_conversion import encode_png
+from seg_node.data.compressed_images import encode_png
 from seg_node.eval import fleet_run
 from seg_node.eval.fleet_task import ATTEMPTS, BagTask, replay_bag
 from seg_node.eval.frames import read_frames

@@ -14,8 +14,9 @@ from seg_node.core.config import Config
 from seg_node.core.types import CAMVID_CLASSES, ConfigError, DataError, Frame
 from seg_node.data.bag import BagReader
 from seg_node.data.bag_writer import BagWriter
+from seg_node.data.compressed_images import compressed_to_rgb
 from seg_node.data.datasets import BagClip, Folder, Sample, Source, StreetClip
-from seg_node.data.image_conversion import compressed_to_rgb, image_to_rgb
+from seg_node.data.raw_images import image_to_rgb
 from seg_node.data.video import VideoReader
 from seg_node.eval.outputs import letterbox, prepare_out, spread_indices
 from seg_node.eval.progress import EXIT_INTERRUPTED, noted_interrupt

@@ -17,7 +17,7 @@ from seg_node.cli import main
 from seg_node.data.bag import BagReader
 from seg_node.data.bag_writer import BagWriter
 from seg_node.data.clips import StreetClip
-from seg_node.data.image_conversion import encode_png
+from seg_node.data.compressed_images import encode_png
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -31,15 +31,16 @@ DEBIAN_PACKAGES = "/usr/lib/python3/dist-packages"
 def main(cases_file: Path, results_file: Path) -> None:
     """Convert all cases and write the results."""
     sys.path.append(DEBIAN_PACKAGES)  # last: NumPy and OpenCV come from this environment
-    conversion = importlib.import_module("seg_node.data.image_conversion")
+    raw_images = importlib.import_module("seg_node.data.raw_images")
+    converters = importlib.import_module("seg_node.data.converters")
     cv_bridge = importlib.import_module("cv_bridge")
-    chosen = conversion.choose_converter("cv_bridge")
+    chosen = converters.choose_converter("cv_bridge")
     results: dict[str, Any] = {
         "versions": f"NumPy {np.__version__}, OpenCV {cv2.__version__}, chose {chosen.name}"
     }
     for case in json.loads(cases_file.read_text(encoding="utf-8")):
         name, message = case["name"], _message(case)
-        results[f"{name}/builtin"] = conversion.image_to_rgb(message)
+        results[f"{name}/builtin"] = raw_images.image_to_rgb(message)
         results[f"{name}/chosen"] = chosen(message)
         try:
             results[f"{name}/cv_bridge"] = cv_bridge.CvBridge().imgmsg_to_cv2(message, "rgb8")

@@ -17,8 +17,8 @@ from seg_node.core import pipeline
 from seg_node.core.config import Config
 from seg_node.core.intake import Intake, Turns
 from seg_node.core.policy import UNTRAINED
+from seg_node.data.converters import choose_converter
 from seg_node.data.encode import encode_packets, Encoding
-from seg_node.data.image_conversion import choose_converter
 from seg_node.data.street import Street
 from seg_node.ros.diagnostics import Health
 from seg_node.ros.feed import Arrived, Feed

@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 
 from seg_node.core.types import Frame
-from seg_node.data.image_conversion import (
-    compressed_to_rgb,
-    encode_jpeg,
-    encode_png,
-    image_to_rgb,
-)
+from seg_node.data.compressed_images import compressed_to_rgb, encode_jpeg, encode_png
+from seg_node.data.raw_images import image_to_rgb
 from test.ros.rig import pixels_of, set_header, stamp_of
 
 if TYPE_CHECKING:

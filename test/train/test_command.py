@@ -11,8 +11,8 @@ import torch
 
 from seg_node.core.types import ConfigError, DataError, ModelError
 from seg_node.data.bag_writer import BagWriter
+from seg_node.data.compressed_images import encode_png
 from seg_node.data.datasets import open_source
-from seg_node.data.image_conversion import encode_png
 from seg_node.nets.build import load_model
 from seg_node.nets.manifest import Manifest
 from seg_node.train.command import train_segment

@@ -12,8 +12,8 @@ import torch
 from seg_node.cli import build_parser, main
 from seg_node.core.types import ConfigError, DataError
 from seg_node.data.bag_writer import BagWriter
+from seg_node.data.compressed_images import encode_png
 from seg_node.data.datasets import open_source
-from seg_node.data.image_conversion import encode_png
 from seg_node.data.video import VideoReader, VideoWriter
 from seg_node.train.arguments import label_request
 from seg_node.train.label import confident_labels, label_data, LabelRequest

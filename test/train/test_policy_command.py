@@ -19,7 +19,7 @@ import torch
 
 from seg_node.cli import main
 from seg_node.core.types import CAMVID_CLASSES, ConfigError, ModelError
-from seg_node.data.image_conversion import encode_png
+from seg_node.data.compressed_images import encode_png
 from seg_node.nets.build import load_model
 from seg_node.nets.manifest import file_sha256, Manifest
 from seg_node.train.arguments import add_policy_arguments, policy_request

@@ -17,7 +17,7 @@ import pytest
 from safetensors.torch import load_file
 import torch
 
-from seg_node.data.image_conversion import encode_png
+from seg_node.data.compressed_images import encode_png
 from test.train.samples import halves
 
 if TYPE_CHECKING:

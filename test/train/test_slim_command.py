@@ -13,7 +13,7 @@ import pytest
 from seg_node.cli import build_parser, main
 from seg_node.core.costs import dense_macs
 from seg_node.core.types import CAMVID_CLASSES, ConfigError
-from seg_node.data.image_conversion import encode_png
+from seg_node.data.compressed_images import encode_png
 from seg_node.nets.build import build_network, load_model
 from seg_node.nets.manifest import Manifest
 from seg_node.train.arguments import add_slim_arguments, slim_request
