@@ -9,8 +9,8 @@ is timed apart. Dense and sparse runs of all fractions follow each other in ever
 and grids that change from round to round. A ratio is the median over rounds of sparse time over
 dense time of the same round; the range is that of the middle half of the rounds.
 
-The first table printed says where `sparse.MATRIX_SIDE` belongs: time as a matrix product over
-time as a convolution of tiles, at fraction 0.3, for blocks of other sides in the same planes.
+The first table printed says where `block_functions.MATRIX_SIDE` belongs: time as a matrix product
+over time as a convolution of tiles, at fraction 0.3, for blocks of other sides in the same planes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seg_node.core import sparse
+from seg_node.core import block_functions, sparse
 from seg_node.core.background import Shown
 from seg_node.core.blocks import BlockLayout, grid_shape, Window
 from seg_node.core.types import Action
@@ -142,12 +142,12 @@ class Operands:
 
     def as_form(self, matrix_side: int, turn: int) -> Any:
         """Run the layer at the fraction of the goal, in one form whatever its side."""
-        chosen = sparse.MATRIX_SIDE, sparse.MATRIX_CHANNELS
-        sparse.MATRIX_SIDE, sparse.MATRIX_CHANNELS = matrix_side, 0
+        chosen = block_functions.MATRIX_SIDE, block_functions.MATRIX_CHANNELS
+        block_functions.MATRIX_SIDE, block_functions.MATRIX_CHANNELS = matrix_side, 0
         try:
             return self.sparse(GOAL_FRACTION, turn)
         finally:
-            sparse.MATRIX_SIDE, sparse.MATRIX_CHANNELS = chosen
+            block_functions.MATRIX_SIDE, block_functions.MATRIX_CHANNELS = chosen
 
 
 def timed(run: Callable[[int], object], turn: int) -> float:
@@ -249,7 +249,7 @@ def measure(seconds: float) -> dict[str, Any]:
         "torch": torch.__version__,
         "load_before": round(os.getloadavg()[0], 2),
         "goal": {"fraction": GOAL_FRACTION, "ratio": GOAL_RATIO, "precision": "fp32"},
-        "matrix_side": sparse.MATRIX_SIDE,
+        "matrix_side": block_functions.MATRIX_SIDE,
         "layers": [],
         "forms": [],
     }

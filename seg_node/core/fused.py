@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from seg_node.core.backend import Layer, OUTSIDE, Source
 from seg_node.core.blocks import scaled, SETS, Window
+from seg_node.core.halos import other_rows, plane_rows
 from seg_node.core.sparse import BlockTensor, FUNCTIONS, split
 from seg_node.core.tiles import as_rows, bounded
 from seg_node.core.types import Action
@@ -109,9 +110,9 @@ class KernelBlocks(BlockTensor):
         tiles, rows = self.of(action), self.layout.rows(action, window)
         more = []
         if len(rows.other_at):
-            more.append(self._other_rows(action, rows.other))
+            more.append(other_rows(self, action, rows.other))
         if len(rows.plane_at):
-            more.append(self._plane_rows(action, window, plane).to(tiles.dtype))
+            more.append(plane_rows(self, action, window, plane).to(tiles.dtype))
         numbers = self._numbers(action, window, clamp=clamp)
         return Source(as_rows(tiles), numbers, torch.cat(more) if more else None)
 
@@ -130,12 +131,12 @@ class KernelBlocks(BlockTensor):
             self.lists[key] = square[:, 0].int()
         return self.lists[key]
 
-    def _gathered(
+    def gathered(
         self, action: Action, window: Window, outside: float | None, plane: Plane | None
     ) -> Tensor:
         """Gather the pixels of a window around each block of one set."""
         if not self.layout.count(action):
-            return super()._gathered(action, window, outside, plane)
+            return super().gathered(action, window, outside, plane)
         source = self._source(action, window, plane, clamp=outside is None)
         return self.kernels.gather(source, outside or 0.0)
 

@@ -26,17 +26,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seg_node.core.background import Shown
-from seg_node.core.blocks import scale_of, scaled, Window
-from seg_node.core.tiles import (
-    as_rows,
-    bounded,
-    convolved_as_matrix,
-    enlarged,
-    follow,
-    halved,
-    none_like,
+from seg_node.core.block_functions import (
+    adaptive_avg_pool2d,
+    batch_norm,
+    conv2d,
+    dropout2d,
+    interpolate,
+    max_pool2d,
 )
+from seg_node.core.blocks import scale_of, scaled, Window
+from seg_node.core.halos import cut_out, gathered
+from seg_node.core.scattering import scattered
+from seg_node.core.tiles import halved, none_like
 from seg_node.core.types import Action, ModelError
 
 if TYPE_CHECKING:
@@ -44,17 +45,6 @@ if TYPE_CHECKING:
 
     from seg_node.core.background import Background, Plane
     from seg_node.core.blocks import BlockLayout
-
-MATRIX_SIDE = 4
-"""Blocks of at most so many output pixels a side may be convolved as one matrix product.
-
-A batch of tiny images costs the convolutions of CPU backends more than the product does; larger
-blocks, and few channels, cost more to lay out as a matrix than that gains
-(benchmarks/sparse_layer.py).
-"""
-
-MATRIX_CHANNELS = 128
-"""And only with at least so many input channels."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +226,7 @@ class BlockTensor:
         if not self.whole:
             return self
         window = Window(self.stride, self.full)
-        return self.mapped(lambda action: self._cut(action, window))
+        return self.mapped(lambda action: cut_out(self, action, window))
 
     def around(
         self, before: int, after: int, *, fill: float = 0.0, clamp: bool = False
@@ -254,8 +244,8 @@ class BlockTensor:
         outside = None if clamp else fill
         window = Window(self.stride, self.full, before, after)
         if self.whole:
-            return self.mapped(lambda action: self._cut(action, window, outside))
-        around = self.mapped(lambda action: self._gathered(action, window, outside, plane))
+            return self.mapped(lambda action: cut_out(self, action, window, outside))
+        around = self.mapped(lambda action: self.gathered(action, window, outside, plane))
         _show(plane, around.high, window)
         return around
 
@@ -263,62 +253,11 @@ class BlockTensor:
         """Return the background of this operation, if there is one."""
         return None if self.background is None else next(self.background)
 
-    def _cut(self, action: Action, window: Window, outside: float | None = 0.0) -> Tensor:
-        """Cut the blocks of one set out of its plane, and do what is pending to their pixels."""
-        plane, layout = self.of(action), self.layout
-        if not layout.count(action):
-            return self._done(none_like(plane))
-        span = window.before + layout.block_side(action, window.stride) + window.after
-        rows = as_rows(plane).index_select(0, layout.pixels(action, window))
-        done = self._done(rows.view(layout.count(action), span, span, -1).permute(0, 3, 1, 2))
-        if done.requires_grad:  # a step may need its result for its gradient
-            done = done.clone()
-        return bounded(done, layout.beyond(action, window), outside)
-
-    def _done(self, pixels: Tensor) -> Tensor:
-        """Do what is pending."""
-        for step in self.pending:
-            pixels = step(pixels)
-        return pixels
-
-    def _gathered(
+    def gathered(
         self, action: Action, window: Window, outside: float | None, plane: Plane | None
     ) -> Tensor:
-        """Gather the pixels of a window around each block of one set.
-
-        Args:
-            action: the set.
-            window: which pixels.
-            outside: value outside the image; None for that of the nearest pixel inside.
-            plane: what REUSE blocks show.
-
-        """
-        tiles = self.of(action)
-        if not tiles.shape[0]:
-            return none_like(tiles)
-        rows = self.layout.rows(action, window)
-        out = as_rows(tiles).index_select(0, rows.own)
-        if rows.other_at.shape[0]:
-            out.index_copy_(0, rows.other_at, self._other_rows(action, rows.other))
-        if rows.plane_at.shape[0]:
-            shown = self._plane_rows(action, window, plane)
-            out.index_copy_(0, rows.plane_at, shown.to(out.dtype))
-        around = out.view(tiles.shape[0], rows.span, rows.span, -1).permute(0, 3, 1, 2)
-        return bounded(around, self.layout.beyond(action, window), outside)
-
-    def _other_rows(self, action: Action, rows: Tensor) -> Tensor:
-        """Return pixels of the other set, averaged over those that fall into one pixel."""
-        other = as_rows(self.of(Action.LOW if action == Action.HIGH else Action.HIGH))
-        found = other.index_select(0, rows.flatten())
-        return found if rows.shape[1] == 1 else found.view(*rows.shape, -1).mean(1)
-
-    def _plane_rows(self, action: Action, window: Window, plane: Plane | None) -> Tensor:
-        """Return the pixels of a window that the background shows, [k, C]."""
-        if plane is None:
-            msg = "the grid has REUSE blocks, but there is no background for them"
-            raise ModelError(msg)
-        halve = scale_of(action) > self.layout.background
-        return plane.rows(self.layout.rows(action, window).plane, window, halve=halve)
+        """Gather the pixels of a window around each block of one set; see `halos.gathered`."""
+        return gathered(self, action, window, outside, plane)
 
     # ---- the whole -------------------------------------------------------------------------
 
@@ -333,35 +272,7 @@ class BlockTensor:
         """
         if self.whole:
             return self.cut().combined(smooth=smooth, base=base)
-        layout = self.layout
-        finest = Action.LOW if layout.finest == scale_of(Action.LOW) else Action.HIGH
-        b = layout.block_side(finest, self.stride)
-        gh, gw = layout.grids.shape[1:]
-        canvas = self.high.new_zeros((layout.images, gh, gw, self.high.shape[1], b, b))
-        for action in (Action.HIGH, Action.LOW):
-            if layout.count(action):
-                doubled = action != finest
-                tiles = self._doubled(base, smooth=smooth) if doubled else self.of(action)
-                canvas[layout.places(action)] = tiles
-        plane = canvas.permute(0, 3, 1, 4, 2, 5).reshape(layout.images, -1, gh * b, gw * b)
-        size = scaled(self.full, layout.finest)
-        plane = plane[..., : size[0], : size[1]]
-        if base is None or not layout.count(Action.REUSE):
-            return plane
-        stride = self.stride * layout.finest
-        return torch.where(layout.where(Action.REUSE, stride, size), base, plane)
-
-    def _doubled(self, base: Tensor | None, *, smooth: bool) -> Tensor:
-        """Return the LOW blocks at full resolution."""
-        if not smooth:
-            return self.low.repeat_interleave(2, 2).repeat_interleave(2, 3)
-        window = Window(self.stride, self.full, 1, 1)
-        if base is None and self.layout.count(Action.REUSE):
-            base = self.low.new_zeros((self.layout.images, self.low.shape[1], *self.full))
-        if base is not None and self.layout.background == scale_of(Action.LOW):
-            base = halved(base)
-        plane = None if base is None else Shown(base)
-        return enlarged(self._gathered(Action.LOW, window, None, plane), 2)
+        return scattered(self, base, smooth=smooth)
 
     def context(self) -> Tensor:
         """Return the whole plane [N, C, h, w] from which pooled context is computed.
@@ -477,99 +388,6 @@ def sampled(plane: Tensor, like: BlockTensor) -> BlockTensor:
     return replace(like, high=high, low=low, whole=True).cut()
 
 
-def _conv2d(  # noqa: PLR0913, PLR0917 - the arguments of torch.conv2d
-    x: BlockTensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | tuple[int, ...] = (1, 1),
-    padding: int | tuple[int, ...] = (0, 0),
-    dilation: int | tuple[int, ...] = (1, 1),
-    groups: int = 1,
-) -> BlockTensor:
-    """Convolve the blocks: gather with halo, convolve without padding."""
-    kernel = weight.shape[-1]
-    stride, padding, dilation = (
-        (n, n) if isinstance(n, int) else n for n in (stride, padding, dilation)
-    )
-    step, reach = stride[0], dilation[0] * (kernel // 2)
-    same = (kernel % 2 == 1, *(p == reach for p in padding), weight.shape[-2] == kernel)
-    if not all(same) or len(set(stride)) > 1 or len(set(dilation)) > 1:
-        msg = (
-            f"conv2d with kernel {tuple(weight.shape[-2:])}, padding {tuple(padding)} and "
-            f"dilation {tuple(dilation)} has no block-sparse form; pad square odd kernels by half"
-        )
-        raise ModelError(msg)
-    # As many pixels after as before, though a stride may need fewer: so all layers share rows.
-    around = x.around(reach, reach) if kernel > 1 else x.cut()
-    full = scaled(x.full, step)
-
-    def change(action: Action) -> Tensor:
-        tiles = around.of(action)
-        if not tiles.shape[0]:
-            return tiles.new_empty((0, weight.shape[0], 1, 1))
-        side = x.layout.block_side(action, x.stride * step)
-        dense_enough = groups == 1 and weight.shape[1] >= MATRIX_CHANNELS
-        if side <= MATRIX_SIDE and dense_enough and kernel > 1:
-            return convolved_as_matrix(tiles, weight, bias, (step, dilation[0], side))
-        return functional.conv2d(tiles, weight, bias, step, 0, dilation, groups)
-
-    return around.mapped(change, stride=x.stride * step, full=full)
-
-
-def _max_pool2d(  # noqa: PLR0913, PLR0917 - the arguments of torch's max_pool2d
-    x: BlockTensor,
-    kernel_size: int,
-    stride: int | None = None,
-    padding: int = 0,
-    dilation: int = 1,
-    ceil_mode: bool = False,  # noqa: FBT001, FBT002 - as in torch
-    return_indices: bool = False,  # noqa: FBT001, FBT002 - as in torch
-) -> BlockTensor:
-    """Take the maximum around each pixel."""
-    step = stride or kernel_size
-    is_same = kernel_size % 2 == 1 and padding == kernel_size // 2
-    if ceil_mode or return_indices or dilation != 1 or not is_same:
-        msg = f"max_pool2d of {kernel_size} with padding {padding} has no block-sparse form"
-        raise ModelError(msg)
-    around = x.around(padding, padding, fill=float("-inf"))
-
-    def change(action: Action) -> Tensor:
-        tiles = around.of(action)
-        return functional.max_pool2d(tiles, kernel_size, step) if tiles.shape[0] else tiles
-
-    return around.mapped(change, stride=x.stride * step, full=scaled(x.full, step))
-
-
-def _interpolate(  # noqa: PLR0913, PLR0917 - the arguments of torch's interpolate
-    x: BlockTensor,
-    size: Any = None,
-    scale_factor: float | None = None,
-    mode: str = "nearest",
-    align_corners: bool | None = None,  # noqa: FBT001 - as in torch
-    recompute_scale_factor: bool | None = None,  # noqa: ARG001, FBT001 - as in torch
-    antialias: bool = False,  # noqa: FBT001, FBT002 - as in torch
-) -> BlockTensor:
-    """Upsample bilinearly by a whole factor."""
-    factor = int(scale_factor or 0)
-    exact = factor == scale_factor and factor > 1 and x.stride % factor == 0
-    if size is not None or mode != "bilinear" or align_corners or antialias or not exact:
-        msg = f"interpolate to {size or scale_factor} ({mode}) has no block-sparse form"
-        raise ModelError(msg)
-    around = x.around(1, 1, clamp=True)
-
-    def change(action: Action) -> Tensor:
-        tiles = around.of(action)
-        return enlarged(tiles, factor) if tiles.shape[0] else tiles
-
-    full = (x.full[0] * factor, x.full[1] * factor)
-    return around.mapped(change, stride=x.stride // factor, full=full)
-
-
-def _adaptive_avg_pool2d(x: BlockTensor, output_size: Any) -> Tensor:
-    """Average parts of the whole plane."""
-    return functional.adaptive_avg_pool2d(x.context(), output_size)
-
-
 def _cat(tensors: Sequence[Any], dim: int = 0) -> BlockTensor:
     """Join channels."""
     if dim % 4 != 1:
@@ -580,50 +398,6 @@ def _cat(tensors: Sequence[Any], dim: int = 0) -> BlockTensor:
         _check_joins(like, x)
     parts = [x.cut() if isinstance(x, BlockTensor) else sampled(x, like) for x in tensors]
     return like.mapped(lambda action: torch.cat([x.of(action) for x in parts], 1))
-
-
-def _batch_norm(  # noqa: PLR0913, PLR0917 - the arguments of torch's batch_norm
-    x: BlockTensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,  # noqa: FBT001, FBT002 - as in torch
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> BlockTensor:
-    """Normalise; in training each set by its own statistics, as SegBlocks does.
-
-    The running statistics then follow the average of both sets' means and variances, weighted by
-    their numbers of pixels (papers.md section 3A, step 9).
-    """
-    x = x.cut()
-
-    def change(action: Action) -> Tensor:
-        tiles = x.of(action)
-        if not tiles.shape[0]:
-            return tiles
-        if training:
-            return functional.batch_norm(tiles, None, None, weight, bias, training=True, eps=eps)
-        return functional.batch_norm(tiles, running_mean, running_var, weight, bias, eps=eps)
-
-    if training and running_mean is not None and running_var is not None:
-        follow((x.high, x.low), running_mean, running_var, momentum)
-    return x.mapped(change)
-
-
-def _dropout2d(
-    x: BlockTensor,
-    p: float = 0.5,
-    training: bool = True,  # noqa: FBT001, FBT002 - as in torch
-    inplace: bool = False,  # noqa: ARG001, FBT001, FBT002 - as in torch
-) -> BlockTensor:
-    """Drop whole channels of each image, in all its blocks alike."""
-    if not training or not p:
-        return x
-    images, channels = x.shape[:2]
-    kept = torch.rand((images, channels, 1, 1), device=x.device) >= p
-    return x * (kept.to(x.dtype) / (1 - p))
 
 
 POINTWISE = {
@@ -637,12 +411,12 @@ POINTWISE = {
 """Functions that treat every pixel alone."""
 
 FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
-    torch.conv2d: _conv2d,
-    functional.max_pool2d: _max_pool2d,
-    functional.interpolate: _interpolate,
-    functional.adaptive_avg_pool2d: _adaptive_avg_pool2d,
-    functional.batch_norm: _batch_norm,
-    functional.dropout2d: _dropout2d,
+    torch.conv2d: conv2d,
+    functional.max_pool2d: max_pool2d,
+    functional.interpolate: interpolate,
+    functional.adaptive_avg_pool2d: adaptive_avg_pool2d,
+    functional.batch_norm: batch_norm,
+    functional.dropout2d: dropout2d,
     torch.cat: _cat,
 }
 """Functions of other kinds, with their block-sparse form."""

@@ -374,11 +374,11 @@ def test_both_forms_of_a_convolution_agree(
         ran.append(1)
         return convolved_as_matrix(*args)
 
-    monkeypatch.setattr("seg_node.core.sparse.convolved_as_matrix", product)
+    monkeypatch.setattr("seg_node.core.block_functions.convolved_as_matrix", product)
     outcomes = []
     for channels in (4, 0):
-        monkeypatch.setattr("seg_node.core.sparse.MATRIX_CHANNELS", channels)
-        monkeypatch.setattr("seg_node.core.sparse.MATRIX_SIDE", 16)
+        monkeypatch.setattr("seg_node.core.block_functions.MATRIX_CHANNELS", channels)
+        monkeypatch.setattr("seg_node.core.block_functions.MATRIX_SIDE", 16)
         with torch.no_grad():
             outcomes.append(layer(split(image, BlockLayout(grids, 16, (48, 80)))).combined())
     assert len(ran) == 2  # HIGH and LOW, in the second round
