@@ -24,6 +24,7 @@ from typing import Any, Literal, TYPE_CHECKING
 from rosbags.serde import SerdeError
 from rosbags.typesys import get_typestore, Stores
 
+from seg_node.core.closing import Closing
 from seg_node.core.types import DataError
 from seg_node.data.bag_storage import (
     find_files,
@@ -42,10 +43,8 @@ else:
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from types import TracebackType
 
     from rosbags.typesys.store import Typestore
-    from typing_extensions import Self
 
 _KINDS: dict[str, Literal["raw", "compressed"]] = {
     "sensor_msgs/msg/Image": "raw",
@@ -93,7 +92,7 @@ def typestore() -> Typestore:
     return get_typestore(Stores.ROS2_JAZZY)
 
 
-class BagReader:
+class BagReader(Closing):
     """Reads a rosbag2 given as a folder or as a single .mcap, .db3 or .zstd file.
 
     Attributes:
@@ -262,19 +261,6 @@ class BagReader:
         """Close all files."""
         while self._open:
             self._open.popitem()[1].close()
-
-    def __enter__(self) -> Self:
-        """Return itself; the constructor has opened it."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close all files."""
-        self.close()
 
     def _note_contents(self, storage: Storage) -> None:
         self._stored.update(storage.counts)

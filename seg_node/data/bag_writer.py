@@ -24,16 +24,15 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer, WriterError
 
+from seg_node.core.closing import Closing
 from seg_node.core.types import DataError
 from seg_node.data.bag import typestore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import TracebackType
 
     from numpy.typing import NDArray
     from rosbags.interfaces import Connection
-    from typing_extensions import Self
 
 _NS_PER_S = 1_000_000_000
 _MAX_STAMP_NS = (2**31 - 1) * _NS_PER_S
@@ -60,7 +59,7 @@ _COMPRESSIONS = {
 _STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 
 
-class BagWriter:
+class BagWriter(Closing):
     """Writes a new bag folder; use it as a context manager.
 
     Attributes:
@@ -245,19 +244,6 @@ class BagWriter:
         finally:
             self._worker.shutdown()
             self._worker = None
-
-    def __enter__(self) -> Self:
-        """Return itself; the constructor has opened it."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the bag, whatever ended the body, so that what was written can be read."""
-        self.close()
 
     def _write(self, topic: str, message: Any, receive_ns: int, *, latched: bool = False) -> None:
         if not 0 <= receive_ns < 2**63:

@@ -18,6 +18,7 @@ from av.stream import Disposition
 from av.video.reformatter import ColorRange
 import numpy as np
 
+from seg_node.core.closing import Closing
 from seg_node.core.types import DataError, Frame
 from seg_node.data.codec_vectors import EXPORT, turned
 from seg_node.data.stream_vectors import StreamVectors
@@ -188,7 +189,7 @@ class VideoReader:
             self.damaged = max(errors, self._stated_count - hidden - shown)
 
 
-class VideoWriter:
+class VideoWriter(Closing):
     """Writes an mp4 (H.264, yuv420p) that plays while it is still loading.
 
     H.264 needs even sides: an odd picture gets its last row or column twice.
@@ -271,19 +272,6 @@ class VideoWriter:
         except (av.FFmpegError, OSError) as error:
             msg = f"cannot finish video {self.path}: {error}"
             raise DataError(msg) from error
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Finish the file, whatever ended the body, so that what was written can be played."""
-        self.close()
 
     def _start(self, width: int, height: int) -> VideoStream:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from contextlib import contextmanager, ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from seg_node.core.closing import Closing
 from seg_node.core.stats import frame_values
 from seg_node.core.types import DataError
 from seg_node.eval.cost_file import cost_of, COSTS, ModeCosts, read_costs, write_costs
@@ -21,9 +22,6 @@ from seg_node.eval.worst import worst_frames
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
     from pathlib import Path
-    from types import TracebackType
-
-    from typing_extensions import Self
 
     from seg_node.core.types import StepResult
     from seg_node.data.sources import Sample
@@ -46,7 +44,7 @@ class Pictures:
     chosen: frozenset[int]
 
 
-class Books:
+class Books(Closing):
     """The files of a replay that grow frame by frame; use it as a context manager.
 
     Args:
@@ -168,19 +166,6 @@ class Books:
     def close(self) -> None:
         """Finish all files, so that they can be read."""
         self._files.close()
-
-    def __enter__(self) -> Self:
-        """Return itself; the constructor has opened the files."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Finish all files, whatever ended the body."""
-        self.close()
 
     @contextmanager
     def _named(self, sample: Sample) -> Iterator[None]:

@@ -17,16 +17,15 @@ from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
+from seg_node.core.closing import Closing
 from seg_node.core.types import Action, DataError
 from seg_node.eval.metrics import mean_of_seen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-    from types import TracebackType
 
     from numpy.typing import NDArray
-    from typing_extensions import Self
 
     from seg_node.core.types import StepResult
     from seg_node.eval.results import FrameScore
@@ -150,7 +149,7 @@ def seen_overlaps(score: FrameScore) -> dict[int, tuple[int, int]]:
     return {label: (hit, union) for label, (hit, union) in pairs if union}
 
 
-class FrameWriter:
+class FrameWriter(Closing):
     """Writes the table row by row; use it as a context manager.
 
     Every row is flushed to the disk's cache whole, so a run that is killed leaves a table whose
@@ -209,19 +208,6 @@ class FrameWriter:
         except OSError as error:
             msg = f"cannot write {self._path}: {error}"
             raise DataError(msg) from error
-
-    def __enter__(self) -> Self:
-        """Return itself; the constructor has opened the file."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Finish the file, whatever ended the body."""
-        self.close()
 
 
 def _text(value: Any) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from seg_node.core.closing import Closing
 from seg_node.core.drawing import (
     BACKGROUND,
     color_table,
@@ -33,10 +34,8 @@ from seg_node.eval.results import DENSE, write_json
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from numpy.typing import NDArray
-    from typing_extensions import Self
 
     from seg_node.core.config import Config
     from seg_node.core.types import ClassInfo, Plan
@@ -154,7 +153,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-class Outputs:
+class Outputs(Closing):
     """Writes result bag, preview and samples, frame by frame; use it as a context manager.
 
     Attributes:
@@ -218,19 +217,6 @@ class Outputs:
     def close(self) -> None:
         """Finish all files, so that they can be read."""
         self._files.close()
-
-    def __enter__(self) -> Self:
-        """Return itself; the constructor has opened the files."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Finish all files, whatever ended the body."""
-        self.close()
 
     def _preview(
         self, image: NDArray[np.uint8], blended: NDArray[np.uint8], plan: Plan | None

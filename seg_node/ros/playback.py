@@ -21,14 +21,12 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header, String
 
+from seg_node.core.closing import Closing
 from seg_node.ros.messages import make_image
 from seg_node.ros.recorded import RecordedMask, RecordedStatus
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from numpy.typing import NDArray
-    from typing_extensions import Self
 
 NS_PER_S = 1_000_000_000
 
@@ -46,7 +44,7 @@ LATCHED_QOS = QoSProfile(
 )
 
 
-class Playback:
+class Playback(Closing):
     """A camera on `/image` and a recorder of `/segmentation/*`; use it as a context manager.
 
     Attributes:
@@ -116,19 +114,6 @@ class Playback:
             rclpy.try_shutdown(context=self._context)
             self._thread.join()
             self._node.destroy_node()
-
-    def __enter__(self) -> Self:
-        """Return itself; the constructor has joined the ROS network."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Leave the ROS network."""
-        self.close()
 
     def _spin(self) -> None:
         with suppress(ExternalShutdownException):
