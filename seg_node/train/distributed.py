@@ -46,6 +46,23 @@ def join() -> Share:
     return Share(distributed.get_rank(), distributed.get_world_size(), neighbours)
 
 
+def join_alone(work: str) -> Share:
+    """Return the share of the only process.
+
+    Args:
+        work: what it does, such as "a policy is trained", for the error.
+
+    Raises:
+        ConfigError: `torchrun` started several.
+
+    """
+    share = join()
+    if share.world > 1:
+        msg = f"{work} by one process, not {share.world}; leave torchrun"
+        raise ConfigError(msg)
+    return share
+
+
 def leave() -> None:
     """Leave the group, if there is one."""
     if distributed.is_initialized():

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from seg_node.core.residual import find_residual_blocks
-from seg_node.core.types import CAMVID_CLASSES, ConfigError, ModelError
+from seg_node.core.types import ConfigError, ModelError
 from seg_node.nets.build import build_gate, load_model
 from seg_node.nets.manifest import find_manifest, GateWeights
 from seg_node.nets.weights import save_weights
 from seg_node.train.batches import label_counts
-from seg_node.train.classes import describe, same_classes
-from seg_node.train.distributed import choose_device, join
+from seg_node.train.classes import describe, refuse_other_classes, refuse_street, same_classes
+from seg_node.train.distributed import choose_device, join_alone
 from seg_node.train.gate import GateTrainer
 from seg_node.train.gate_validation import GateScores
 from seg_node.train.labelled import open_named
@@ -59,10 +59,7 @@ class GateJob:
     def __init__(self, request: GateRequest) -> None:
         """Prepare everything."""
         self.request = request
-        self.share = join()
-        if self.share.world > 1:
-            msg = f"gates are trained by one process, not {self.share.world}; leave torchrun"
-            raise ConfigError(msg)
+        self.share = join_alone("gates are trained")
         if request.teachers:
             msg = "the teacher of gates is the network of --model; leave --teacher"
             raise ConfigError(msg)
@@ -73,7 +70,9 @@ class GateJob:
             msg = f"model {self.base.manifest.name!r} has no residual block to gate"
             raise ModelError(msg)
         data = TrainingData(request)
-        self._refuse_other_classes(data)
+        refuse_other_classes(self.base.manifest, data.classes)
+        if request.settings.street_share:
+            refuse_street(data.classes)
         pools = self._pools(data)
         counts = label_counts(pools.stills, len(data.classes))
         self.trainer = GateTrainer(
@@ -93,17 +92,6 @@ class GateJob:
 
         """
         return [self._write(self.trainer.run(on_step).cpu())]
-
-    def _refuse_other_classes(self, data: TrainingData) -> None:
-        ours = self.base.manifest.classes
-        if not same_classes(ours, data.classes):
-            told = f"{describe(ours)}, the data have {describe(data.classes)}"
-            msg = f"model {self.base.manifest.name} has {told}; train the model for them first"
-            raise ModelError(msg)
-        if self.request.settings.street_share and not same_classes(data.classes, CAMVID_CLASSES):
-            told = describe(data.classes)
-            msg = f"the street has CamVid's classes, the data {told}: use --street-share 0"
-            raise ConfigError(msg)
 
     def _pools(self, data: TrainingData) -> PairPools:
         request, settings = self.request, self.request.settings

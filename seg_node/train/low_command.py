@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from seg_node.core.types import CAMVID_CLASSES, ConfigError, ModelError
+from seg_node.core.types import ConfigError, ModelError
 from seg_node.nets.build import load_model
 from seg_node.nets.low import LowBranch
 from seg_node.nets.manifest import find_manifest, LowWeights
 from seg_node.nets.weights import save_weights
 from seg_node.train.batches import label_counts
-from seg_node.train.classes import describe, same_classes
-from seg_node.train.distributed import choose_device, join
+from seg_node.train.classes import describe, refuse_other_classes, refuse_street, same_classes
+from seg_node.train.distributed import choose_device, join_alone
 from seg_node.train.labelled import open_named
 from seg_node.train.losses import class_weights
 from seg_node.train.low import LowTrainer, Resolutions
@@ -62,10 +62,7 @@ class LowJob:
     def __init__(self, request: LowRequest) -> None:
         """Prepare everything."""
         self.request = request
-        self.share = join()
-        if self.share.world > 1:
-            msg = f"a LOW branch is trained by one process, not {self.share.world}; leave torchrun"
-            raise ConfigError(msg)
+        self.share = join_alone("a LOW branch is trained")
         if request.teachers:
             msg = "the teacher of a LOW branch is the network of --model; leave --teacher"
             raise ConfigError(msg)
@@ -74,7 +71,7 @@ class LowJob:
         self.base = load_model(request.model, fold=False)
         branch = start_branch(self.base, request)
         data = TrainingData(request)
-        self._refuse_other_classes(data)
+        refuse_other_classes(self.base.manifest, data.classes)
         high = load_model(request.model).net.to(device)
         validate = self._validation(high)
         pools = self._pools(data)
@@ -96,19 +93,10 @@ class LowJob:
         """
         return [self._write(self.trainer.run(on_step).cpu())]
 
-    def _refuse_other_classes(self, data: TrainingData) -> None:
-        ours = self.base.manifest.classes
-        if not same_classes(ours, data.classes):
-            told = f"{describe(ours)}, the data have {describe(data.classes)}"
-            msg = f"model {self.base.manifest.name} has {told}; train the model for them first"
-            raise ModelError(msg)
-
     def _pools(self, data: TrainingData) -> PairPools:
         request, settings = self.request, self.request.settings
-        if settings.street_share and not same_classes(data.classes, CAMVID_CLASSES):
-            told = describe(data.classes)
-            msg = f"the street has CamVid's classes, the data {told}: use --street-share 0"
-            raise ConfigError(msg)
+        if settings.street_share:
+            refuse_street(data.classes)
         clips: list[Ride] = []
         for spec in request.unlabelled:
             source = open_named(request, spec, request.split)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from seg_node.core.types import Action, ConfigError, ModelError
+from seg_node.core.types import Action, ConfigError
 from seg_node.nets.build import load_model
 from seg_node.nets.decision import ComplexityNet
 from seg_node.nets.manifest import find_manifest, Manifest, PolicyWeights
 from seg_node.nets.weights import save_weights
 from seg_node.train.batches import BatchMaker, label_counts
-from seg_node.train.classes import describe, same_classes
-from seg_node.train.distributed import choose_device, join
+from seg_node.train.classes import refuse_other_classes
+from seg_node.train.distributed import choose_device, join_alone
 from seg_node.train.losses import class_weights
 from seg_node.train.policy import Pair, PolicyTrainer, run_blocks
 from seg_node.train.pools import kinds_of, refuse_impossible, TrainingData
@@ -57,16 +57,13 @@ class PolicyJob:
     def __init__(self, request: PolicyRequest) -> None:
         """Prepare everything."""
         self.request = request
-        self.share = join()
-        if self.share.world > 1:
-            msg = f"a policy is trained by one process, not {self.share.world}; leave torchrun"
-            raise ConfigError(msg)
+        self.share = join_alone("a policy is trained")
         device = choose_device()
         refuse_impossible(request, device)
         self.base = load_model(request.model, fold=False)
         pair = start_pair(self.base, request.settings)
         data = TrainingData(request)
-        self._refuse_other_classes(data)
+        refuse_other_classes(self.base.manifest, data.classes)
         pools = data.pools(device, self.share)
         counts = label_counts(pools.labelled, len(data.classes))
         self.trainer = PolicyTrainer(
@@ -86,13 +83,6 @@ class PolicyJob:
         """
         pair = self.trainer.run(on_step)
         return [self._write(Pair(pair.network.cpu(), pair.policy.cpu()))]
-
-    def _refuse_other_classes(self, data: TrainingData) -> None:
-        ours = self.base.manifest.classes
-        if not same_classes(ours, data.classes):
-            told = f"{describe(ours)}, the data have {describe(data.classes)}"
-            msg = f"model {self.base.manifest.name} has {told}; train the model for them first"
-            raise ModelError(msg)
 
     def _identity(self, data: TrainingData) -> dict[str, str]:
         policy = self.base.manifest.policy

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from seg_node.core.types import CAMVID_CLASSES, ConfigError, DataError
+from seg_node.core.types import ConfigError, DataError
 from seg_node.train.batches import Pools, render_streets
-from seg_node.train.classes import describe, same_classes
+from seg_node.train.classes import describe, refuse_street, same_classes
 from seg_node.train.labelled import (
     common_classes,
     labelled_refs,
@@ -148,8 +148,5 @@ def kinds_of(request: TrainRequest) -> str:
 def _streets(settings: Training, classes: tuple[ClassInfo, ...]) -> Sequence[Picture]:
     if settings.street_share == 0.0:
         return ()
-    if not same_classes(classes, CAMVID_CLASSES):
-        told = describe(classes)
-        msg = f"the street has CamVid's classes, the data {told}: use --street-share 0"
-        raise ConfigError(msg)
+    refuse_street(classes)
     return render_streets(settings.streets, settings.seed)

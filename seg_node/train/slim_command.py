@@ -9,13 +9,12 @@ from typing import Any, TYPE_CHECKING
 
 import torch
 
-from seg_node.core.types import ConfigError
 from seg_node.nets.manifest import Manifest
 from seg_node.nets.weights import save_weights
 from seg_node.train import start
 from seg_node.train.batches import label_counts
 from seg_node.train.complexity import score_pictures
-from seg_node.train.distributed import choose_device, join
+from seg_node.train.distributed import choose_device, join_alone
 from seg_node.train.losses import class_weights
 from seg_node.train.pools import kinds_of, refuse_impossible, TrainingData
 from seg_node.train.request import data_identity, slim_command_line
@@ -59,10 +58,7 @@ class SlimJob:
     def __init__(self, request: SlimRequest) -> None:
         """Prepare everything."""
         self.request = request
-        self.share = join()
-        if self.share.world > 1:
-            msg = f"slimming is done by one process, not {self.share.world}; leave torchrun"
-            raise ConfigError(msg)
+        self.share = join_alone("slimming is done")
         device = choose_device()
         refuse_impossible(request, device)
         settings = request.settings

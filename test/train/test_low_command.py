@@ -162,7 +162,7 @@ def test_what_cannot_work_is_refused_by_name(
         LowJob(replace(request, validation=request.data[0]))
     from seg_node.train.distributed import Share  # noqa: PLC0415 - here only
 
-    monkeypatch.setattr("seg_node.train.low_command.join", lambda: Share(0, 2, 2))
+    monkeypatch.setattr("seg_node.train.distributed.join", lambda: Share(0, 2, 2))
     with pytest.raises(ConfigError, match="trained by one process, not 2; leave torchrun"):
         LowJob(request)
 

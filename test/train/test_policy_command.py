@@ -138,7 +138,7 @@ def test_several_processes_are_refused(
 ) -> None:
     from seg_node.train.distributed import Share  # noqa: PLC0415 - here only
 
-    monkeypatch.setattr("seg_node.train.policy_command.join", lambda: Share(0, 2, 2))
+    monkeypatch.setattr("seg_node.train.distributed.join", lambda: Share(0, 2, 2))
     with pytest.raises(ConfigError, match="trained by one process, not 2; leave torchrun"):
         train_policy(replace(request_for(tmp_path), model=trained))
 

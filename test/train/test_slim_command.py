@@ -108,6 +108,6 @@ def test_targets_that_cannot_be_are_refused_before_the_first_step(tmp_path: Path
 
 def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     share = argparse.Namespace(rank=0, world=2, neighbours=2)
-    monkeypatch.setattr("seg_node.train.slim_command.join", lambda: share)
+    monkeypatch.setattr("seg_node.train.distributed.join", lambda: share)
     with pytest.raises(ConfigError, match="slimming is done by one process, not 2"):
         SlimJob(request_for(tmp_path))
