@@ -329,6 +329,49 @@ def _verb(
     return parser
 
 
+def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that no other verb has."""
+    parser.add_argument("data", help="named data with labels, such as camvid:DIR or street:1")
+    parser.add_argument("--split", default="val", help="split of the data (default: val)")
+    parser.add_argument("--topic", help="image topic of a bag (default: the obvious one)")
+    parser.add_argument("--mask-topic", help="topic of a bag with the masks of these images")
+    parser.add_argument("--stride", type=int, default=1, help="take every so many-th frame")
+    parser.add_argument("--limit", type=int, help="stop after so many labelled frames")
+    parser.add_argument(
+        "--distances",
+        type=int,
+        metavar="L",
+        help="score every distance from the keyframe, one in L frames, instead",
+    )
+    parser.add_argument(
+        "--encode",
+        metavar="CODEC:KBPS@HZ",
+        help="with --distances: encode the frames first, such as h264:3000@30",
+    )
+    parser.add_argument("--json", type=Path, help="also write the scores to this file")
+    parser.add_argument("--out", type=Path, help="folder for results.json, page and worst frames")
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="OLD",
+        help="results.json of an earlier run: tell what got better or worse since; needs --out",
+    )
+
+
+def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that no other verb has."""
+    parser.add_argument(
+        "--data", default="street:1", help="named data or path (default: street:1)"
+    )
+    parser.add_argument(
+        "--size",
+        metavar="WxH",
+        help="bring images to this size (default: their own, 960x720 of a street)",
+    )
+    parser.add_argument("--frames", type=int, default=100, help="frames to measure (default: 100)")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command."""
     parser = argparse.ArgumentParser(prog="seg_node", description=seg_node.__doc__)
@@ -352,42 +395,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_settings(verb, "out/replay", MODES.format(Config().mode))
 
     verb = _verb(verbs, "evaluate", evaluate)
-    verb.add_argument("data", help="named data with labels, such as camvid:DIR or street:1")
-    verb.add_argument("--split", default="val", help="split of the data (default: val)")
-    verb.add_argument("--topic", help="image topic of a bag (default: the obvious one)")
-    verb.add_argument("--mask-topic", help="topic of a bag with the masks of these images")
-    verb.add_argument("--stride", type=int, default=1, help="take every so many-th frame")
-    verb.add_argument("--limit", type=int, help="stop after so many labelled frames")
-    verb.add_argument(
-        "--distances",
-        type=int,
-        metavar="L",
-        help="score every distance from the keyframe, one in L frames, instead",
-    )
-    verb.add_argument(
-        "--encode",
-        metavar="CODEC:KBPS@HZ",
-        help="with --distances: encode the frames first, such as h264:3000@30",
-    )
-    verb.add_argument("--json", type=Path, help="also write the scores to this file")
-    verb.add_argument("--out", type=Path, help="folder for results.json, page and worst frames")
-    verb.add_argument(
-        "--compare",
-        type=Path,
-        metavar="OLD",
-        help="results.json of an earlier run: tell what got better or worse since; needs --out",
-    )
+    _add_evaluate_arguments(verb)
     _add_settings(verb, mode=MODES.format(REFERENCE))
 
     verb = _verb(verbs, "bench", bench)
-    verb.add_argument("--data", default="street:1", help="named data or path (default: street:1)")
-    verb.add_argument(
-        "--size",
-        metavar="WxH",
-        help="bring images to this size (default: their own, 960x720 of a street)",
-    )
-    verb.add_argument("--frames", type=int, default=100, help="frames to measure (default: 100)")
-    verb.add_argument("--json", type=Path, help="also write the results to this file")
+    _add_bench_arguments(verb)
     several = f"{ONE_MODEL}; several, separated by commas, are measured side by side"
     _add_settings(verb, mode=MODES.format(REFERENCE), model=several)
 
