@@ -17,12 +17,10 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import cast
 
-import torch
 from torch import nn, Tensor
-from torch.nn import functional
 
-from seg_node.nets.resnet import conv_bn, Normalise, Removed, ResNet18
-from seg_node.nets.swiftnet import upsample
+from seg_node.nets.resnet import conv_bn, Normalise, ResNet18
+from seg_node.nets.swiftnet import upsample, with_pooled
 
 PYRAMID_GRIDS = (1, 2, 3, 6)
 ENCODER_STRIDE = 8
@@ -45,16 +43,8 @@ class PyramidContext(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Append pooled context; grids never exceed the feature map's own size."""
-        h, w = x.shape[-2:]
-        levels = [x]
-        for grid, branch in zip(PYRAMID_GRIDS, self.branches, strict=True):
-            if isinstance(branch, Removed):
-                continue
-            pooled = functional.adaptive_avg_pool2d(x, (min(grid, h), min(grid, w)))
-            level = self.relu(branch(pooled))
-            levels.append(functional.interpolate(level, (h, w), mode="bilinear"))
-        return torch.cat(levels, dim=1)
+        """Append pooled context."""
+        return with_pooled(x, PYRAMID_GRIDS, self.branches, self.relu)
 
 
 class PSPNet(nn.Module):

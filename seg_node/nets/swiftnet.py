@@ -7,11 +7,16 @@ sizes and so the multiply-accumulates are the same.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
 from seg_node.nets.resnet import conv_bn, Normalise, Removed, ResNet18
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PYRAMID_GRIDS = (8, 4, 2)
 OUTPUT_STRIDE = 4
@@ -27,6 +32,29 @@ def upsample(x: Tensor, factor: int, size: tuple[int, int]) -> Tensor:
     return full[..., : size[0], : size[1]]
 
 
+def with_pooled(
+    x: Tensor, grids: Sequence[int], branches: nn.ModuleList, relu: nn.Module
+) -> Tensor:
+    """Append averages over grids, which never exceed the feature map's own size, as channels.
+
+    Args:
+        x: [N, C, h, w].
+        grids: averages per side; one for each branch.
+        branches: what maps the averages of a grid; a removed one appends nothing.
+        relu: what follows each of them.
+
+    """
+    h, w = x.shape[-2:]
+    levels = [x]
+    for grid, branch in zip(grids, branches, strict=True):
+        if isinstance(branch, Removed):
+            continue
+        pooled = functional.adaptive_avg_pool2d(x, (min(grid, h), min(grid, w)))
+        level = relu(branch(pooled))
+        levels.append(functional.interpolate(level, (h, w), mode="bilinear"))
+    return torch.cat(levels, dim=1)
+
+
 class PyramidPooling(nn.Module):
     """Spatial pyramid pooling over the whole feature map: [N, cin, h, w] to [N, cout, h, w]."""
 
@@ -40,17 +68,10 @@ class PyramidPooling(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add pooled context; grids never exceed the feature map's own size."""
+        """Add pooled context."""
         x = self.relu(self.bottleneck(x))
-        h, w = x.shape[-2:]
-        levels = [x]
-        for grid, branch in zip(PYRAMID_GRIDS, self.branches, strict=True):
-            if isinstance(branch, Removed):
-                continue
-            pooled = functional.adaptive_avg_pool2d(x, (min(grid, h), min(grid, w)))
-            level = self.relu(branch(pooled))
-            levels.append(functional.interpolate(level, (h, w), mode="bilinear"))
-        merged: Tensor = self.relu(self.merge(torch.cat(levels, dim=1)))
+        levels = with_pooled(x, PYRAMID_GRIDS, self.branches, self.relu)
+        merged: Tensor = self.relu(self.merge(levels))
         return merged
 
 
