@@ -12,7 +12,8 @@
 - `warp`: keyframes at an interval, all else moved.
 
 mIoU is pooled over clips that start at several frames; the first frames do not count.
-`--enlarge 2` doubles images and labels; `--ways adaptive warp dense` runs some only.
+`--enlarge 2` doubles images and labels; `--ways adaptive warp dense` runs some only. What the
+file has already is not measured again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 from contextlib import contextmanager, ExitStack
 from dataclasses import replace
+import json
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 from unittest.mock import patch
@@ -111,7 +113,9 @@ def blocks_of_dense() -> Iterator[None]:
         return latest(history, frame, config)
 
     def pasted(history: BlockHistory, logits: Tensor, high: Tensor) -> Tensor:
-        return mixed(history, torch.where(high, NET["net"](shown["image"]), logits), high)
+        inside = torch.zeros(logits.shape[-2:], dtype=torch.bool)
+        inside.view(-1)[high] = True
+        return mixed(history, torch.where(inside, NET["net"](shown["image"]), logits), high)
 
     with patch.object(BlockHistory, "look", look), patch.object(BlockHistory, "mixed", pasted):
         yield
@@ -135,7 +139,8 @@ def enlarged(sample: Sample, times: int) -> Sample:
     """Return a frame and its labels of so many times the width and height."""
     if times == 1:
         return sample
-    image = cv2.resize(sample.frame.image, None, fx=times, fy=times)
+    wide = cv2.resize(sample.frame.image, None, fx=times, fy=times)
+    image = np.asarray(wide, np.uint8)
     labels = (
         None
         if sample.labels is None
@@ -189,7 +194,10 @@ def main() -> None:
     }
     plans = {name: (usual, parts) for name, parts in WAYS.items()}
     plans |= {"warp": (warp, ()), "dense": (usual.updated({"mode": "dense"}), ())}
-    plans = {name: plan for name, plan in plans.items() if name in (args.ways or plans)}
+    if args.json.exists():
+        content["scores"] = json.loads(args.json.read_text())["scores"]
+    missing = (name for name in args.ways or plans if name not in content["scores"])
+    plans = {name: plans[name] for name in missing}
     with progress("adaptive_parts", len(plans), "variants") as tick:
         for done, (name, (config, parts)) in enumerate(plans.items(), start=1):
             with ExitStack() as stack:
@@ -198,8 +206,8 @@ def main() -> None:
                 starts = STARTS[:1] if name == "dense" else STARTS  # which has no memory
                 content["scores"][name] = score(model, samples, config, starts)
             print(name, content["scores"][name], flush=True)
+            write_json(content, args.json)
             tick(done)
-    write_json(content, args.json)
 
 
 if __name__ == "__main__":
