@@ -12,7 +12,7 @@ from seg_node.core.config import Config
 from seg_node.core.types import ConfigError
 from seg_node.data.datasets import StreetClip
 from seg_node.eval.session import open_session, open_sessions, parse_modes, steps
-from seg_node.nets.build import load_model
+from seg_node.nets.build import model_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,11 +46,11 @@ def test_the_model_is_loaded_once_and_unknown_modes_before_it(
 ) -> None:
     loaded = []
 
-    def noted(name: str) -> Model:
-        loaded.append(name)
-        return load_model(name)
+    def noted(config: Config) -> Model:
+        loaded.append(config.model)
+        return model_for(config)
 
-    monkeypatch.setattr("seg_node.eval.session.load_model", noted)
+    monkeypatch.setattr("seg_node.eval.session.model_for", noted)
     with pytest.raises(ConfigError, match="mode is 'fast'; choose one of dense"):
         open_sessions(config, ("dense", "fast"))
     assert loaded == []
