@@ -55,10 +55,10 @@ def read_borders(
         return planes
     logits = results.take(results.reads(origins.places_within(at, stride)))[:, :classes]
     label, share = decide_rows(logits)
-    pixels, inside = _image_pixels(at, stride, (labels.shape[0], labels.shape[1]))
-    where = tuple(to_device(axis, labels.device) for axis in pixels)
-    kept = to_device(inside, labels.device)
-    labels[where], confidence[where] = label[kept], share[kept]
+    size = (labels.shape[0], labels.shape[1])
+    kept, *where = (to_device(x, labels.device) for x in _image_pixels(at, stride, size))
+    for plane, found in ((labels, label), (confidence, share)):
+        plane[tuple(where)] = found[kept]
     return planes
 
 
@@ -92,10 +92,10 @@ def _middles(length: int, stride: int) -> Tensor:
 
 def _image_pixels(
     at: tuple[NDArray[np.intp], ...], stride: int, size: tuple[int, int]
-) -> tuple[tuple[NDArray[np.intp], ...], NDArray[np.bool_]]:
-    """Return rows and columns of the image pixels in pixels of the results, and which exist."""
+) -> tuple[NDArray[np.intp], ...]:
+    """Return which parts of pixels of the results the image has, and their rows and columns."""
     inner = np.arange(stride)
     y, x = (part[:, None] * stride + inner for part in at)
     rows, columns = (part.ravel() for part in np.broadcast_arrays(y[:, :, None], x[:, None, :]))
-    inside = (rows < size[0]) & (columns < size[1])
-    return (rows[inside], columns[inside]), inside
+    kept = np.flatnonzero((rows < size[0]) & (columns < size[1]))
+    return kept, rows[kept], columns[kept]
