@@ -63,7 +63,7 @@ def _decide_plane_by_plane(planes: Tensor, stride: int) -> Planes:
     """Return class and probability of every pixel, one class after the other.
 
     Two planes of pixels are held instead of one per class, and of these a stripe at a time: more
-    would leave the CPU's caches. A fraction of the time of torch's reductions over classes.
+    would leave the CPU's caches.
     """
     _, _, h, w = planes.shape
     logits = planes[0].numpy()
