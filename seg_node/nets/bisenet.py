@@ -17,8 +17,7 @@ from seg_node.nets.resnet import conv_bn, Normalise, ResNet18
 from seg_node.nets.swiftnet import upsample
 
 CONTEXT_CHANNELS = 128
-SPATIAL_CHANNELS = 64
-FUSED_CHANNELS = 256
+"""Of either path, at width 1."""
 OUTPUT_STRIDE = 8
 
 
@@ -28,23 +27,24 @@ def size_of(x: Tensor) -> tuple[int, int]:
 
 
 class SpatialPath(nn.Module):
-    """Detail at stride 8 from three strided convolutions: [N, 3, H, W] to [N, 128, H/8, W/8]."""
+    """Detail at stride 8 from three strided convolutions: [N, 3, H, W] to [N, cout, H/8, W/8]."""
 
-    def __init__(self) -> None:
-        """Build three halving convolutions and a 1x1."""
+    def __init__(self, cout: int) -> None:
+        """Build three halving convolutions to half the channels, and a 1x1."""
         super().__init__()
+        inner = cout // 2
         self.layers = nn.ModuleList(
             (
-                conv_bn(3, SPATIAL_CHANNELS, 7, 2),
-                conv_bn(SPATIAL_CHANNELS, SPATIAL_CHANNELS, 3, 2),
-                conv_bn(SPATIAL_CHANNELS, SPATIAL_CHANNELS, 3, 2),
-                conv_bn(SPATIAL_CHANNELS, CONTEXT_CHANNELS, 1),
+                conv_bn(3, inner, 7, 2),
+                conv_bn(inner, inner, 3, 2),
+                conv_bn(inner, inner, 3, 2),
+                conv_bn(inner, cout, 1),
             )
         )
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map a normalised image [N, 3, H, W] to [N, 128, H/8, W/8], rounded up."""
+        """Map a normalised image [N, 3, H, W] to [N, cout, H/8, W/8], rounded up."""
         for layer in self.layers:
             x = self.relu(layer(x))
         return x
@@ -64,17 +64,17 @@ class Attention(nn.Module):
 
 
 class Refinement(nn.Module):
-    """Attention refinement: features blended by a 3x3, then weighted: [N, cin, ...] to 128."""
+    """Attention refinement: features blended by a 3x3, then weighted: [N, cin, ...] to cout."""
 
-    def __init__(self, cin: int) -> None:
+    def __init__(self, cin: int, cout: int) -> None:
         """Build blend and attention."""
         super().__init__()
-        self.blend = conv_bn(cin, CONTEXT_CHANNELS, 3)
+        self.blend = conv_bn(cin, cout, 3)
         self.relu = nn.ReLU(inplace=True)
-        self.attention = Attention(CONTEXT_CHANNELS)
+        self.attention = Attention(cout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x [N, cin, h, w] to [N, 128, h, w]."""
+        """Map x [N, cin, h, w] to [N, cout, h, w]."""
         x = self.relu(self.blend(x))
         refined: Tensor = x * self.attention(x)
         return refined
@@ -83,20 +83,20 @@ class Refinement(nn.Module):
 class ContextPath(nn.Module):
     """Meaning at stride 8 from a ResNet-18, refined from stride 32 upwards."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: float, cout: int) -> None:
         """Build encoder, global average, two refinements and their blends."""
         super().__init__()
-        self.encoder = ResNet18()
+        self.encoder = ResNet18(width)
         c16, c32 = self.encoder.channels[2:]
-        self.average = conv_bn(c32, CONTEXT_CHANNELS, 1)
-        self.refine32 = Refinement(c32)
-        self.refine16 = Refinement(c16)
-        self.blend32 = conv_bn(CONTEXT_CHANNELS, CONTEXT_CHANNELS, 3)
-        self.blend16 = conv_bn(CONTEXT_CHANNELS, CONTEXT_CHANNELS, 3)
+        self.average = conv_bn(c32, cout, 1)
+        self.refine32 = Refinement(c32, cout)
+        self.refine16 = Refinement(c16, cout)
+        self.blend32 = conv_bn(cout, cout, 3)
+        self.blend16 = conv_bn(cout, cout, 3)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map a normalised image [N, 3, H, W] to [N, 128, H/8, W/8], rounded up."""
+        """Map a normalised image [N, 3, H, W] to [N, cout, H/8, W/8], rounded up."""
         _, s8, s16, s32 = self.encoder(image)
         whole = self.relu(self.average(s32.mean((2, 3), keepdim=True)))
         x = upsample(self.refine32(s32) + whole, 2, size_of(s16))
@@ -111,26 +111,28 @@ class BiSeNet(nn.Module):
 
     Args:
         classes: number of output classes.
+        width: channel factor of all layers; 1.0 is the paper's network.
 
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, width: float = 1.0) -> None:
         """Build both paths, their fusion, the output convolution and the classifier."""
         super().__init__()
         self.classes = classes
         self.stride = OUTPUT_STRIDE
-        self.feature_channels = FUSED_CHANNELS
+        path = round(CONTEXT_CHANNELS * width)
+        fused = self.feature_channels = 2 * path
         self.normalise = Normalise()
-        self.spatial = SpatialPath()
-        self.context = ContextPath()
-        self.fuse = conv_bn(2 * CONTEXT_CHANNELS, FUSED_CHANNELS, 1)
-        self.attention = Attention(FUSED_CHANNELS)
-        self.output = conv_bn(FUSED_CHANNELS, FUSED_CHANNELS, 3)
+        self.spatial = SpatialPath(path)
+        self.context = ContextPath(width, path)
+        self.fuse = conv_bn(2 * path, fused, 1)
+        self.attention = Attention(fused)
+        self.output = conv_bn(fused, fused, 3)
         self.relu = nn.ReLU(inplace=True)
-        self.head = nn.Conv2d(FUSED_CHANNELS, classes, 1)
+        self.head = nn.Conv2d(fused, classes, 1)
 
     def features(self, image: Tensor) -> Tensor:
-        """Map RGB 0..255 [N, 3, H, W] to features [N, 256, H/8, W/8], rounded up."""
+        """Map RGB 0..255 [N, 3, H, W] to features [N, feature_channels, H/8, W/8], rounded up."""
         image = self.normalise(image)
         paths = torch.cat((self.spatial(image), self.context(image)), dim=1)
         fused = self.relu(self.fuse(paths))

@@ -43,7 +43,8 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "swiftnet18-half": lambda classes: SwiftNet(classes, 0.5),
     "pspnet18": PSPNet,
     "pspnet18-cityscapes": PSPNetStride8,
-    "bisenet18": BiSeNet,
+    "bisenet18": lambda classes: BiSeNet(classes, 1.0),
+    "bisenet18-half": lambda classes: BiSeNet(classes, 0.5),
 }
 """Constructor of every network, by name; the argument is the number of classes."""
 

@@ -55,6 +55,7 @@ def add_segment_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", default="", help="name of the model that is written (default: the network's)")
     add("--init", default="", help="model to start from; other classes get a fresh head")
     add("--widen", default="", help="narrower model to start from (Net2Net)")
+    add("--encoder", default="", help="model whose encoder to start from, and fresh behind it")
     _add_settings_of_students(parser)
 
 
@@ -149,6 +150,7 @@ def segment_request(args: argparse.Namespace) -> SegmentRequest:
         network=args.model,
         init=args.init,
         widen=args.widen,
+        encoder=args.encoder,
         settings=SegmentTraining(**_values_of(args, SegmentTraining())),
     )
 
@@ -162,9 +164,10 @@ def low_request(args: argparse.Namespace) -> LowRequest:
     """
     from seg_node.train.request import LowRequest  # noqa: PLC0415 - --help needs no torch
 
-    if args.widen:
-        msg = "--widen is for --student network; a LOW branch has the size of its network"
-        raise ConfigError(msg)
+    for flag in ("widen", "encoder"):
+        if getattr(args, flag):
+            msg = f"--{flag} is for --student network; a LOW branch is made as its network is"
+            raise ConfigError(msg)
     _refuse_other_students(args, LowTraining())
     settings = LowTraining(**_values_of(args, LowTraining()))
     return LowRequest(**_data_of(args), model=args.model, init=args.init, settings=settings)

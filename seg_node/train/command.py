@@ -137,11 +137,13 @@ def start_network(request: SegmentRequest, classes: tuple[ClassInfo, ...]) -> nn
 
     """
     seed = request.settings.seed
-    if request.init and request.widen:
-        msg = "a network starts from --init or from --widen, not from both"
+    if sum(map(bool, (request.init, request.widen, request.encoder))) > 1:
+        msg = "a network starts from one of --init, --widen and --encoder"
         raise ConfigError(msg)
     if request.init:
         return start.from_model(request.network, classes, seed, request.init)
     if request.widen:
         return start.from_narrow(request.network, classes, seed, request.widen)
+    if request.encoder:
+        return start.from_encoder(request.network, classes, seed, request.encoder)
     return start.fresh(request.network, len(classes), seed)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from seg_node.core.types import ClassInfo
 
-HIDDEN = ("--data", "--unlabelled", "--teacher", "--init", "--widen")
+HIDDEN = ("--data", "--unlabelled", "--teacher", "--init", "--widen", "--encoder")
 """Flags whose values may be paths."""
 
 
@@ -62,12 +62,14 @@ class SegmentRequest(TrainRequest):
         network: name of a network, or `module:function`.
         init: model whose weights to start from; empty for fresh ones.
         widen: narrower model whose function the network computes at first; empty for none.
+        encoder: model whose encoder the network starts with; empty for none.
 
     """
 
     network: str = "swiftnet18-half"
     init: str = ""
     widen: str = ""
+    encoder: str = ""
     settings: SegmentTraining = field(default_factory=SegmentTraining)
 
 
@@ -134,6 +136,7 @@ def identity(request: SegmentRequest, classes: tuple[ClassInfo, ...]) -> dict[st
         **data_identity(request, classes),
         "init": request.init,
         "widen": request.widen,
+        "encoder": request.encoder,
     }
 
 
@@ -155,6 +158,7 @@ def command_line(request: SegmentRequest) -> str:
     start = {
         "--init": (request.init,) if request.init else (),
         "--widen": (request.widen,) if request.widen else (),
+        "--encoder": (request.encoder,) if request.encoder else (),
     }
     return _command("segment", request, request.network, start)
 

@@ -1,4 +1,4 @@
-"""The weights that a training starts from: fresh, a trained model's, or a narrower model's."""
+"""The weights that a training starts from: fresh, a trained model's, or a part of another's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from seg_node.core.types import ModelError
 from seg_node.nets.build import build_network, load_model
 from seg_node.nets.manifest import find_manifest
+from seg_node.nets.resnet import ResNet18
 from seg_node.nets.swiftnet import SwiftNet
 from seg_node.nets.weights import load_weights
 from seg_node.train.classes import same_classes
@@ -61,6 +62,35 @@ def from_model(network: str, classes: tuple[ClassInfo, ...], seed: int, model: s
         msg = f"{path} does not fit {network}: {err}"
         raise ModelError(msg) from err
     return net
+
+
+def from_encoder(network: str, classes: tuple[ClassInfo, ...], seed: int, model: str) -> nn.Module:
+    """Return a network with the encoder of another trained one, and fresh weights behind it.
+
+    Raises:
+        ModelError: the model is slimmed, or the two have no ResNet-18 of one width.
+
+    """
+    net = fresh(network, len(classes), seed)
+    loaded = load_model(model, fold=False)
+    _refuse_slimmed(loaded.manifest)
+    own, other = _encoder(net, network), _encoder(loaded.net, loaded.manifest.name)
+    if own.channels != other.channels:
+        msg = (
+            f"the encoder of {loaded.manifest.name} has {other.channels} channels, "
+            f"that of {network} has {own.channels}: take one of the same width"
+        )
+        raise ModelError(msg)
+    own.load_state_dict(other.state_dict(), strict=True)
+    return net
+
+
+def _encoder(net: nn.Module, name: str) -> ResNet18:
+    for module in net.modules():
+        if isinstance(module, ResNet18):
+            return module
+    msg = f"{name} has no ResNet-18 as encoder: leave --encoder"
+    raise ModelError(msg)
 
 
 def _refuse_slimmed(manifest: Manifest) -> None:

@@ -69,7 +69,9 @@ def test_unknown_model_lists_what_is_there(models: Path) -> None:
 
 def test_unknown_network_is_refused(models: Path) -> None:
     rewrite(models, network="resnet1")
-    with pytest.raises(ModelError, match="unknown network 'resnet1'; known: bisenet18, pspnet18"):
+    with pytest.raises(
+        ModelError, match="unknown network 'resnet1'; known: bisenet18, bisenet18-half, pspnet18"
+    ):
         load_model(NAME)
 
 

@@ -1,0 +1,207 @@
+"""What each part of the training recipe buys, on a known drive and on one that was never seen.
+
+    PYTHONPATH=. python benchmarks/recipe_ablation.py --camvid DIR --runs runs/recipe \
+        --json benchmarks/results/recipe_ablation.json --picture docs/pictures/recipe_ablation.png
+
+CamVid val is the same drive as half of the training frames, so it says little of other drives.
+Here one drive (0006R0, 101 frames) is taken out of training: every variant of the recipe trains
+`swiftnet18-half` from fresh weights on the other two and is scored on CamVid val (known drive)
+and on the drive left out (unseen drive). Only what is missing is run, and a run that was killed
+goes on. `--table` draws again what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+from typing import Any
+
+import matplotlib as mpl
+
+from benchmarks.training_curves import read_curves
+from seg_node.eval.results import versions
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt  # after the choice of backend
+
+NETWORK = "swiftnet18-half"
+NAME = "net"
+UNSEEN = "0006R0"
+RECIPE = {
+    "batch": "8",
+    "crop-width": "320",
+    "crop-height": "256",
+    "learning-rate": "2e-3",
+    "warmup": "80",
+    "average": "0.99",
+    "precision": "bf16",
+    "softness": "1.04",
+    "scale-min": "0.75",
+    "scale-max": "1.6",
+    "paste": "0.5",
+    "street-share": "0.25",
+    "streets": "300",
+    "low-share": "0.2",
+    "validate-every": "100",
+}
+"""The recipe of the shipped weights, but for its teachers and its length."""
+VARIANTS: dict[str, dict[str, str]] = {
+    "recipe": {},
+    "no streets": {"street-share": "0"},
+    "nothing pasted": {"paste": "0"},
+    "no halved steps": {"low-share": "0"},
+    "scales 0.5 to 2": {"scale-min": "0.5", "scale-max": "2"},
+    "one scale": {"scale-min": "1", "scale-max": "1"},
+    "colours as they are": {"jitter": "0"},
+    "colours twice as much": {"jitter": "0.8"},
+    "flatter classes (1.1)": {"softness": "1.1"},
+    "equal classes": {"softness": "0"},
+    "no Jaccard": {"jaccard": "0"},
+    "crops 448x320": {"crop-width": "448", "crop-height": "320"},
+}
+"""What each variant changes."""
+
+
+class Run:
+    """One variant with one seed."""
+
+    def __init__(self, args: argparse.Namespace, variant: str, seed: int) -> None:
+        """Say where it lives."""
+        self._args = args
+        self.variant, self.seed = variant, seed
+        words = "".join(c if c.isalnum() else "_" for c in variant)
+        self.folder: Path = args.runs / f"{words}_{seed}"
+        self._tests = {"known": args.camvid, "unseen": without_drive(args.camvid, args.runs)}
+
+    def finish(self) -> None:
+        """Train and score what is missing."""
+        if not (self.folder / f"{NAME}.json").exists():
+            self._command(self._training())
+        for label, folder in self._tests.items():
+            out = self.folder / f"{label}.json"
+            if not out.exists():
+                model = str(self.folder / f"{NAME}.json")
+                self._command(
+                    ["evaluate", f"camvid:{folder}", "--model", model, "--json", str(out)]
+                )
+
+    def _training(self) -> list[str]:
+        settings = {**RECIPE, **VARIANTS[self.variant]}
+        own = {"seed": str(self.seed), "steps": str(self._args.steps), "out": str(self.folder)}
+        words = [w for name, value in {**settings, **own}.items() for w in (f"--{name}", value)]
+        data = [
+            "--data",
+            f"camvid:{self._tests['unseen']}",
+            "--validation",
+            f"camvid:{self._args.camvid}",
+        ]
+        return ["train", "segment", *data, "--model", NETWORK, "--name", NAME, "--resume", *words]
+
+    def _command(self, words: list[str]) -> None:
+        env = {**os.environ, "OMP_NUM_THREADS": str(self._args.threads)}
+        print("seg_node", *words, flush=True)
+        subprocess.run([sys.executable, "-m", "seg_node.cli", *words], env=env, check=True)
+
+    def scores(self) -> dict[str, Any] | None:
+        """Return what the evaluations say, and the curve; None where the run is not finished."""
+        files = {label: self.folder / f"{label}.json" for label in self._tests}
+        if not all(file.exists() for file in files.values()):
+            return None
+        found = {k: json.loads(f.read_text())["modes"]["dense"] for k, f in files.items()}
+        return {
+            "seed": self.seed,
+            **{k: round(v["miou"], 4) for k, v in found.items()},
+            "class_iou": {
+                k: [x and round(x, 3) for x in v["class_iou"]] for k, v in found.items()
+            },
+            "curve": read_curves(self.folder)["val_miou"],
+        }
+
+
+def without_drive(camvid: Path, runs: Path) -> Path:
+    """Return a folder that trains without the drive `UNSEEN` and validates on it."""
+    folder = runs / "unseen_drive"
+    if folder.exists():
+        return folder
+    folder.mkdir(parents=True)
+    stems = (camvid / "train.txt").read_text().split()
+    for name, chosen in (("train", False), ("val", True)):
+        kept = [s for s in stems if s.startswith(UNSEEN) is chosen]
+        (folder / f"{name}.txt").write_text("\n".join(kept) + "\n")
+    for name in ("images", "labels", "classes.csv"):
+        (folder / name).symlink_to((camvid / name).resolve())
+    return folder
+
+
+def table(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the finished runs of every variant."""
+    rows = {}
+    for variant, changes in VARIANTS.items():
+        runs = [Run(args, variant, seed).scores() for seed in range(args.seeds)]
+        if finished := [run for run in runs if run is not None]:
+            rows[variant] = {"changes": changes, "runs": finished}
+    return {"network": NETWORK, "steps": args.steps, "recipe": RECIPE, "unseen": UNSEEN,
+            "versions": versions(), "variants": rows}  # fmt: skip
+
+
+def draw(found: dict[str, Any], out: Path) -> None:
+    """Write the picture: curves on the known drive, and both scores at the end."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5))
+    names = list(found["variants"])
+    for index, name in enumerate(names):
+        runs = found["variants"][name]["runs"]
+        style = {"color": f"C{index}" if index else "black", "lw": 1 if index else 2.5}
+        for run in runs[:1]:
+            left.plot(*zip(*run["curve"], strict=True), label=name, **style)
+        for key, offset, color in (("known", 0.2, "C0"), ("unseen", -0.2, "C1")):
+            values = [run[key] for run in runs]
+            at = len(names) - 1 - index + offset
+            right.barh(
+                at,
+                sum(values) / len(values),
+                0.36,
+                color=color,
+                label=f"{key} drive" if not index else None,
+            )
+            right.plot(values, [at] * len(values), "k.", ms=4)
+    left.set(xlabel="step", ylabel="mIoU on every fourth frame of CamVid val", ylim=(0.25, None))
+    left.grid(alpha=0.3)
+    left.legend(fontsize="x-small", loc="lower right")
+    right.set_yticks(range(len(names)), names[::-1])
+    right.set(xlabel="mIoU at the end", xlim=(0.3, None))
+    right.grid(alpha=0.3, axis="x")
+    right.legend(fontsize="small", loc="lower left")
+    figure.tight_layout()
+    figure.savefig(out, dpi=110)
+
+
+def main() -> None:
+    """Run what is missing, write the table and the picture."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--camvid", type=Path, required=True, help="folder of CamVid")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--json", type=Path, required=True, help="table to write")
+    parser.add_argument("--picture", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    parser.add_argument("variants", nargs="*", help="run these only")
+    args = parser.parse_args()
+    for seed in range(0 if args.table else args.seeds):
+        for variant in args.variants or VARIANTS:
+            Run(args, variant, seed).finish()
+    found = table(args)
+    args.json.write_text(json.dumps(found, indent=1) + "\n")
+    draw(found, args.picture)
+    for name, row in found["variants"].items():
+        told = ", ".join(f"{r['known']:.3f} {r['unseen']:.3f}" for r in row["runs"])
+        print(f"{name:24} known, unseen: {told}")
+
+
+if __name__ == "__main__":
+    main()
