@@ -14,7 +14,7 @@ BUILD ?= .
 export ROS
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv test lint format types demo build oracle clean ci force
+.PHONY: help .venv test gpu lint format types demo build oracle clean ci force
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[.a-z_-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,13 @@ $(STAMP): requirements.txt constraints.txt setup.py scripts/make_venv.sh
 
 test: $(STAMP) ## run the whole test suite
 	$(ENV) $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+
+# Needs a GPU and, in .venv, a torch that has CUDA; each command says so in one sentence.
+gpu: $(STAMP) ## on a GPU: test what runs there, and measure layers, motion and whole steps
+	$(ENV) $(BIN)/python -m pytest test/kernels test/core/test_graphs.py test/core/test_transfers.py
+	$(BIN)/python -m benchmarks.gpu_layers --json benchmarks/results/gpu_layers.json
+	$(BIN)/python -m benchmarks.gpu_step --json benchmarks/results/gpu_step.json
+	$(BIN)/python -m benchmarks.matching --json benchmarks/results/matching_gpu.json
 
 lint: $(STAMP) ## check style and formatting (ruff)
 	$(BIN)/ruff check .
