@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
-import subprocess
-import sys
 from typing import Any
 
 import matplotlib as mpl
 
+from benchmarks.trained_runs import NAME, TrainedRun
 from benchmarks.training_curves import read_curves
 from seg_node.eval.results import versions
 
@@ -29,7 +27,6 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt  # after the choice of backend
 
 NETWORK = "swiftnet18-half"
-NAME = "net"
 UNSEEN = "0006R0"
 RECIPE = {
     "batch": "8",
@@ -71,54 +68,32 @@ class Run:
 
     def __init__(self, args: argparse.Namespace, variant: str, seed: int) -> None:
         """Say where it lives."""
-        self._args = args
-        self.variant, self.seed = variant, seed
+        self._steps, self._variant, self._seed = args.steps, variant, seed
+        self._camvid, self._without = args.camvid, without_drive(args.camvid, args.runs)
         words = "".join(c if c.isalnum() else "_" for c in variant)
-        self.folder: Path = args.runs / f"{words}_{seed}"
-        self._tests = {"known": args.camvid, "unseen": without_drive(args.camvid, args.runs)}
+        tests = {"known": [f"camvid:{args.camvid}"], "unseen": [f"camvid:{self._without}"]}
+        self._run = TrainedRun(args.runs / f"{words}_{seed}", tests, args.threads)
 
     def finish(self) -> None:
         """Train and score what is missing."""
-        if not (self.folder / f"{NAME}.json").exists():
-            self._command(self._training())
-        for label, folder in self._tests.items():
-            out = self.folder / f"{label}.json"
-            if not out.exists():
-                model = str(self.folder / f"{NAME}.json")
-                self._command(
-                    ["evaluate", f"camvid:{folder}", "--model", model, "--json", str(out)]
-                )
-
-    def _training(self) -> list[str]:
-        settings = {**RECIPE, **VARIANTS[self.variant]}
-        own = {"seed": str(self.seed), "steps": str(self._args.steps), "out": str(self.folder)}
+        settings = {**RECIPE, **VARIANTS[self._variant]}
+        own = {"seed": str(self._seed), "steps": str(self._steps)}
         words = [w for name, value in {**settings, **own}.items() for w in (f"--{name}", value)]
-        data = [
-            "--data",
-            f"camvid:{self._tests['unseen']}",
-            "--validation",
-            f"camvid:{self._args.camvid}",
-        ]
-        return ["train", "segment", *data, "--model", NETWORK, "--name", NAME, "--resume", *words]
-
-    def _command(self, words: list[str]) -> None:
-        env = {**os.environ, "OMP_NUM_THREADS": str(self._args.threads)}
-        print("seg_node", *words, flush=True)
-        subprocess.run([sys.executable, "-m", "seg_node.cli", *words], env=env, check=True)
+        data = ["--data", f"camvid:{self._without}", "--validation", f"camvid:{self._camvid}"]
+        training = ["segment", *data, "--model", NETWORK, *words]
+        self._run.finish(training, f"{NAME}.json")
 
     def scores(self) -> dict[str, Any] | None:
         """Return what the evaluations say, and the curve; None where the run is not finished."""
-        files = {label: self.folder / f"{label}.json" for label in self._tests}
-        if not all(file.exists() for file in files.values()):
+        found = self._run.scores()
+        if found is None:
             return None
-        found = {k: json.loads(f.read_text())["modes"]["dense"] for k, f in files.items()}
+        per_class = {k: [x and round(x, 3) for x in v["class_iou"]] for k, v in found.items()}
         return {
-            "seed": self.seed,
+            "seed": self._seed,
             **{k: round(v["miou"], 4) for k, v in found.items()},
-            "class_iou": {
-                k: [x and round(x, 3) for x in v["class_iou"]] for k, v in found.items()
-            },
-            "curve": read_curves(self.folder)["val_miou"],
+            "class_iou": per_class,
+            "curve": read_curves(self._run.folder)["val_miou"],
         }
 
 

@@ -15,14 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 
+from benchmarks.trained_runs import TrainedRun
 from seg_node.eval.results import versions
 from seg_node.train.slim_settings import VARIANTS
 
@@ -30,7 +28,7 @@ NETWORK = "swiftnet18-half"
 TRAINING_MACS = 0.58
 """A little below the goal of 0.6."""
 SHORTER = "shorter"
-NAME = "net"
+RECORD = "record.json"
 RECIPE = (
     "--batch 8 --crop-width 320 --crop-height 256 --learning-rate 1e-3 --warmup 30 --average 0.99 "
     "--softness 1.04 --scale-min 0.75 --scale-max 1.6 --paste 0.5 --street-share 0.2 "
@@ -48,50 +46,28 @@ class Run:
         """Say where it lives."""
         self._args = args
         self.variant, self.seed = variant, seed
-        self.folder: Path = args.runs / f"{variant}_{seed}"
-        self._tests = {
-            "camvid_val": [f"camvid:{args.camvid}", "--split", "val"],
-            "street_7": ["street:7"],
-        }
+        tests = {"camvid_val": [f"camvid:{args.camvid}"], "street_7": ["street:7"]}
+        self._run = TrainedRun(args.runs / f"{variant}_{seed}", tests, args.threads)
 
     def finish(self) -> None:
         """Train and score what is missing."""
-        if not (self.folder / "record.json").exists():
-            self._command(self._training())
-        for label, data in self._tests.items():
-            out = self.folder / f"{label}.json"
-            if not out.exists():
-                model = str(self.folder / f"{NAME}.json")
-                self._command(["evaluate", *data, "--model", model, "--json", str(out)])
-
-    def _training(self) -> list[str]:
         args = self._args
         steps = args.steps if self.variant != SHORTER else round(args.steps * TRAINING_MACS)
         slim = self.variant if self.variant != SHORTER else "neither"
         own = ["--slim", slim, "--seed", str(self.seed), "--steps", str(steps)]
         start = ["--init", args.init] if args.init else []
-        where = ["--out", str(self.folder), "--name", NAME, "--resume"]
         data = ["--data", f"camvid:{args.camvid}", "--model", NETWORK]
-        return ["train", "slim", *data, *start, *RECIPE.split(), *own, *where]
-
-    def _command(self, words: list[str]) -> None:
-        env = {**os.environ, "OMP_NUM_THREADS": str(self._args.threads)}
-        print("seg_node", *words, flush=True)
-        subprocess.run([sys.executable, "-m", "seg_node.cli", *words], env=env, check=True)
+        self._run.finish(["slim", *data, *start, *RECIPE.split(), *own], RECORD)
 
     def figures(self) -> dict[str, Any] | None:
         """Return what the run reached and cost; None if it is not finished."""
-        paths = {label: self.folder / f"{label}.json" for label in self._tests}
-        record = self.folder / "record.json"
-        if not all(path.exists() for path in (record, *paths.values())):
+        scores, record = self._run.scores(), self._run.folder / RECORD
+        if scores is None or not record.exists():
             return None
         found: dict[str, Any] = json.loads(record.read_text())
         normal = found["normal_training_macs"] * self._args.steps // found["steps"]
         found["training_share"] = found["training_macs"] / normal
-        for label, path in paths.items():
-            (mode,) = json.loads(path.read_text())["modes"].values()
-            found[label] = mode["miou"]
-        return found
+        return {**found, **{label: score["miou"] for label, score in scores.items()}}
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
