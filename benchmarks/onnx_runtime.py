@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SIZES = ((480, 360), (960, 720))
 WARM_UP = 3
+REST_S = 0.02
+"""Before each frame: threads of the other run time, which wait for more work, fall asleep."""
 
 
 def steps(model: str, size: tuple[int, int], threads: int) -> dict[str, Step]:
@@ -41,6 +43,8 @@ def steps(model: str, size: tuple[int, int], threads: int) -> dict[str, Step]:
     rows = images.contiguous(memory_format=torch.channels_last)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Its threads would go on taking the cores while torch has its turn.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with tempfile.TemporaryDirectory() as folder:
         run_export(ExportSettings(model, Path(folder), size, ("dense",)))
         session = onnxruntime.InferenceSession(
@@ -60,6 +64,7 @@ def measure(run_times: dict[str, Step], frames: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in run_times}
     for index in range(WARM_UP + frames):
         for name, step in run_times.items():
+            time.sleep(REST_S)
             start = time.perf_counter_ns()
             step()
             if index >= WARM_UP:
@@ -87,6 +92,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the result here")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    load = round(os.getloadavg()[0], 1)
     runs = []
     for model in options.models:
         for size in SIZES:
@@ -100,7 +106,7 @@ def main() -> int:
         "versions": {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__},
         "machine": {
             "cpus": os.cpu_count(),
-            "load": round(os.getloadavg()[0], 1),
+            "load_before": load,
             "nice": os.nice(0),
             "processor": platform.machine(),
         },
