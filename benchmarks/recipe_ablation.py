@@ -149,7 +149,7 @@ def draw(found: dict[str, Any], out: Path) -> None:
     right.set_yticks(range(len(names)), names[::-1])
     right.set(xlabel="mIoU at the end", xlim=(0.3, None))
     right.grid(alpha=0.3, axis="x")
-    right.legend(fontsize="small", loc="lower left")
+    right.legend(fontsize="small", loc="lower right")
     figure.tight_layout()
     figure.savefig(out, dpi=110)
 
