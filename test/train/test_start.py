@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from seg_node.core.types import CAMVID_CLASSES, ClassInfo, ModelError
+from seg_node.core.types import CAMVID_CLASSES, ClassInfo, ConfigError, ModelError
 from seg_node.nets.build import load_model
 from seg_node.nets.manifest import find_manifest, Slimming
 from seg_node.nets.swiftnet import SwiftNet
 from seg_node.train import start
+from seg_node.train.command import start_network
+from seg_node.train.request import SegmentRequest
 from seg_node.train.widen import widen
 
 if TYPE_CHECKING:
@@ -112,8 +115,15 @@ def test_a_network_without_such_an_encoder_is_refused(
     trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "plain_net.py").write_text(PLAIN)
+    monkeypatch.delitem(sys.modules, "plain_net", raising=False)  # and again at the end
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
         ModelError, match="plain_net:plain has no ResNet-18 as encoder: leave --enc"
     ):
         start.from_encoder("plain_net:plain", CAMVID_CLASSES, 1, trained)
+
+
+def test_two_starts_at_once_are_refused(trained: str, tmp_path: Path) -> None:
+    request = SegmentRequest(("street:1",), tmp_path, init=trained, encoder=trained)
+    with pytest.raises(ConfigError, match="from one of --init, --widen and --encoder"):
+        start_network(request, CAMVID_CLASSES)
