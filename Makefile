@@ -32,7 +32,7 @@ $(STAMP): requirements.txt constraints.txt setup.py scripts/make_venv.sh
 test: $(STAMP) ## run the whole test suite
 	$(ENV) $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
-# Needs a GPU and, in .venv, a torch that has CUDA; each command says so in one sentence.
+# Needs a GPU and, in .venv, a torch that has CUDA: gpu_layers and gpu_step say so where there is none.
 gpu: $(STAMP) ## on a GPU: test what runs there, and measure layers, motion and whole steps
 	$(ENV) $(BIN)/python -m pytest test/kernels test/core/test_graphs.py test/core/test_transfers.py
 	$(BIN)/python -m benchmarks.gpu_layers --json benchmarks/results/gpu_layers.json

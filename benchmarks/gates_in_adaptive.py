@@ -5,7 +5,8 @@
 
 Mode adaptive runs as it is; of each block that it computes, beyond full frames, the untrained gate
 of mode stmg is asked what it thinks of it. What a gate drops at most is the residual blocks' share
-of the MACs, so the product with the share of blocks dropped bounds what gates would save in there.
+of the MACs. The gate sees adaptive's distortion, of the colour that changed most; in mode stmg it
+sees that of the grey picture, which is less, so there it would drop more.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from seg_node.core.blocks import scaled
 from seg_node.core.budgeted import Budgeted
 from seg_node.core.config import Config
 from seg_node.core.costs import dense_macs
-from seg_node.core.gate import DOUBT_FLOOR, TOLERANCE
-from seg_node.core.policy import NOTHING, Past
+from seg_node.core.gate import DistortionGate
+from seg_node.core.policy import GatePast, NOTHING, Past
 from seg_node.core.residual import find_residual_blocks
 from seg_node.core.types import Action
 from seg_node.data.datasets import open_source
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 BUDGETS = (0.1, 0.15, 0.3)
 THRESHOLDS = (0.4, 0.5, 0.6)
-"""Of the gate; mode stmg loses .4, .7 and 1.5 points at these (docs/gates.md)."""
+"""Of the gate; docs/gates.md says what mode stmg loses at these."""
 
 
 class Watched(Budgeted):
@@ -49,14 +50,16 @@ class Watched(Budgeted):
         """Keep nothing yet."""
         super().__init__()
         self.scores: list[float] = []
+        self._gate = DistortionGate()
 
     def plan(self, image: Tensor, config: Config, past: Past = NOTHING) -> Plan:
         """Return the plan."""
         plan = super().plan(image, config, past)
         if past.blocks is not None and not (plan.grid == Action.HIGH).all():
-            harm = past.blocks.distortion * (past.blocks.doubt + DOUBT_FLOOR)
-            score = harm / (harm + TOLERANCE)
-            self.scores += score[plan.grid == Action.HIGH].tolist()
+            known = past.blocks
+            seen = GatePast(known.distortion[None], known.oldest_ms[None], known.doubt)
+            (scores,) = self._gate(seen, config)
+            self.scores += scores[plan.grid == Action.HIGH].tolist()
         return plan
 
 
