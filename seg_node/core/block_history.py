@@ -6,12 +6,11 @@ from typing import Any, TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from seg_node.core.background import Recorder, Recording
 from seg_node.core.blocks import block_mean, grid_shape, plane_means, scaled
 from seg_node.core.borders import read_borders
-from seg_node.core.mixing import mixed
+from seg_node.core.mixing import around, mixed
 from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.origins import Origins
 from seg_node.core.policy import BlockPast, Past, Remembers
@@ -20,7 +19,6 @@ from seg_node.core.tile_pictures import TilePictures
 from seg_node.core.tiles import as_rows
 from seg_node.core.tracking import OnHost, StepTracker
 from seg_node.core.types import Action, Reason
-from seg_node.core.warp import rescale
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,9 +37,6 @@ Number = TypeVar("Number", np.float64, np.int64)
 
 COLOURS = 3
 """Red, green and blue of a picture, which follow the logits in tiles of results."""
-
-AROUND = 3
-"""Pixels of the results, on each axis, over which the change of the picture is averaged."""
 
 _NS_PER_MS = 1_000_000
 _MAX_MS = int(np.iinfo(np.uint16).max)
@@ -123,11 +118,13 @@ class BlockHistory:
         assert self._tracker is not None
         assert self._origins is not None
         assert self._picture is not None
+        assert self._pictures is not None
         origins = self._origins
         flow, valid = self._method.step_at(step, origins.size)
         origins.move(flow)
         if not self._tracker.stated:
-            origins.move(self._correction(frame.image))
+            off = self._pictures.off(frame.image, origins, self._method.correct)
+            origins.move(off)
         self._known = self._results.read(origins.places(), origins.size)
         logits, picture = self._known[:, :-COLOURS], self._known[0, -COLOURS:]
         # The colour that changed most: red in front of green may be as bright as the green.
@@ -146,16 +143,6 @@ class BlockHistory:
             _block_max(age_ms, side),
             interval_ns / _NS_PER_MS,
         )
-
-    def _correction(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the flow to where content is now shown, from where it should be, [h, w, 2]."""
-        assert self._tracker is not None
-        assert self._origins is not None
-        assert self._pictures is not None
-        now = self._pictures.reduced(image)
-        moved = self._pictures.moved(self._origins)[: now.shape[0], : now.shape[1]]
-        flow = self._method.correct(np.ascontiguousarray(moved), now)
-        return rescale(torch.from_numpy(flow)[None], self._origins.size)[0].numpy()
 
     # ---- what was computed -----------------------------------------------------------------
 
@@ -256,15 +243,6 @@ class BlockHistory:
         age_ns = frame.stamp_ns - self._results.stamps_ns[self._origins.slot]
         oldest = -(-_block_max(age_ns, self._origins.side) // _NS_PER_MS)
         return np.asarray(np.clip(oldest, 0, _MAX_MS), np.uint16)
-
-
-def around(plane: Tensor) -> Tensor:
-    """Average a plane [h, w] over the pixels around each; it is mirrored at its border."""
-    for axis, length in enumerate(plane.shape):
-        at = torch.arange(-(AROUND // 2), length + AROUND // 2, device=plane.device)
-        at = (length - 1 - (length - 1 - at.abs()).abs()).clamp(min=0)
-        plane = plane.index_select(axis, at)
-    return functional.avg_pool2d(plane[None], AROUND, 1)[0]
 
 
 def _block_max(values: NDArray[Number], side: int) -> NDArray[Number]:

@@ -16,6 +16,7 @@ from seg_node.core.blocks import plane_means, scaled, to_pixels
 from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.origins import Origins
 from seg_node.core.pools import MARGIN, ResultPool
+from seg_node.core.tile_pictures import TilePictures
 from seg_node.core.tiles import as_rows
 from seg_node.core.transfers import to_device
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from seg_node.core.residual import ResidualBlock
+    from seg_node.core.tile_pictures import Correct
 
 STRIDE = 8
 """Content is followed in pixels of this stride, for finer and coarser features alike."""
@@ -52,6 +54,7 @@ class Content:
         self.size = scaled(size, STRIDE)
         self.origins = Origins(self.size, side // STRIDE)
         self._greys = ResultPool(side // STRIDE)
+        self._pictures = TilePictures(size, STRIDE, side)
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield what is held on the device."""
@@ -65,6 +68,16 @@ class Content:
 
         """
         self.origins.move(flow)
+
+    def correct(self, image: NDArray[np.uint8], correct: Correct) -> None:
+        """Correct where content is by what it looked like when it was computed.
+
+        Args:
+            image: the present one, RGB, uint8 [H, W, 3].
+            correct: finds what is left of motion; see `seg_node.core.tracking.MotionMethod`.
+
+        """
+        self.origins.move(self._pictures.off(image, self.origins, correct))
 
     def distortion(self, grey: Tensor, valid: Tensor) -> NDArray[np.float64]:
         """Return how far the image is from that in which each bin's content was computed.
@@ -95,23 +108,32 @@ class Content:
         """Return how many pixels stem from each tile, [slots or fewer]."""
         return np.bincount(self.origins.slot.ravel())
 
-    def renew(self, kept: NDArray[np.bool_], grey: Tensor, stamps_ns: NDArray[np.int64]) -> None:
+    def renew(
+        self,
+        kept: NDArray[np.bool_],
+        image: NDArray[np.uint8],
+        grey: Tensor,
+        stamps_ns: NDArray[np.int64],
+    ) -> None:
         """Make this frame the one in which bins were computed.
 
         Args:
             kept: these bins, bool [gh, gw].
-            grey: the image, float32 [h, w].
+            image: RGB, uint8 [H, W, 3].
+            grey: the same in this plane, float32 [h, w].
             stamps_ns: of what each bin was computed from, [gh, gw].
 
         """
+        bins = np.argwhere(kept)
         if kept.all():
             self.origins = Origins(self.size, self.origins.side)
             self._greys.restart(grey[None, None], 0)
             self._greys.stamps_ns[:] = stamps_ns.ravel()
+            self._pictures.add(image, bins, np.arange(len(bins)))
         elif kept.any():
-            bins = np.argwhere(kept)
             self._greys.free_all_but(self.used())
             slots = self._greys.add(grey[None, None], bins, stamps_ns[kept])
+            self._pictures.add(image, bins, slots)
             self.origins.renew(bins, slots)
 
     def copy(self) -> Content:

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 from seg_node.core.bins import compute_bins
-from seg_node.core.blocks import block_mean, BlockLayout, grid_shape
+from seg_node.core.blocks import BlockLayout, grid_shape, plane_means, scaled, to_pixels
 from seg_node.core.gate_memory import Content, StageMemory
 from seg_node.core.policy import GatePast, Past, Remembers
 from seg_node.core.residual import branch, computed, in_place_of, joined, stages_of
+from seg_node.core.shown import Shown
 from seg_node.core.tracking import OnHost, StepTracker
+from seg_node.core.transfers import to_device
 from seg_node.core.types import Action, Reason
-from seg_node.core.warp import pull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
     from seg_node.core.residual import ResidualBlock
     from seg_node.core.tracking import AnyMethod
     from seg_node.core.types import Frame, Plan
-
-DOUBT_STRIDE = 8
-"""Doubt is looked at in pixels of this stride, or of the results' if that is coarser."""
 
 _NS_PER_MS = 1_000_000
 _MAX_MS = int(np.iinfo(np.uint16).max)
@@ -73,14 +71,13 @@ class GatedHistory:
         self._method: AnyMethod = method or OnHost()
         self._blocks, self._stages = blocks, stages_of(blocks)
         self._side, self._device = side, device
-        self._every = max(1, DOUBT_STRIDE // stride)
-        self._doubt_stride = self._every * stride
-        self._doubt = np.zeros((0, 0), np.float32)
+        self._stride, self._shown = stride, Shown()
         self._tracker: StepTracker[Any, Any] | None = None
         self._memories: list[StageMemory] = []
         self._contents: list[Content] = []  # of each stage
         self._stamps: list[NDArray[np.int64]] = []  # of what each stage made in this frame
         self._grey = torch.zeros(0)
+        self._picture = torch.zeros(0)  # in colour, as large as the results
         self._size = (0, 0)
         self._content_ns = np.zeros((0, 0), np.int64)
         self._layouts: dict[bytes, BlockLayout] = {}
@@ -96,7 +93,7 @@ class GatedHistory:
             yield from memory.tensors()
         for content in dict.fromkeys(self._contents):
             yield from content.tensors()
-        yield self._grey
+        yield from (self._grey, self._picture, *self._shown.tensors())
 
     # ---- before the plan -------------------------------------------------------------------
 
@@ -118,10 +115,12 @@ class GatedHistory:
         if lost is not None:
             self._forget((frame.image.shape[0], frame.image.shape[1]))
         self._grey = self._method.grey(frame, self._contents[0].size).to(self._device)
+        size = scaled(self._size, self._stride)
+        self._picture = self._method.colours(frame, size).to(self._device)
         if lost is not None or isinstance(found, Reason):
             self._tracker.start(frame)
             return Past(lost)
-        return Past(None, 1, gates=self._follow(found, frame.stamp_ns))
+        return Past(None, 1, gates=self._follow(found, frame))
 
     def _forget(self, size: tuple[int, int]) -> None:
         self._size, self._asked = size, False
@@ -130,21 +129,25 @@ class GatedHistory:
             StageMemory(stage, size, self._side, self._device) for stage in self._stages
         ]
 
-    def _follow(self, step: AnyMotion, now_ns: int) -> GatePast:
-        doubt_size = self._doubt.shape[0], self._doubt.shape[1]
-        doubt = pull(self._doubt, self._method.step_at(step, doubt_size)[0])
-        own_step, valid = self._method.step_at(step, self._contents[0].size)
+    def _follow(self, step: AnyMotion, frame: Frame) -> GatePast:
+        assert self._tracker is not None
+        flow, valid = self._method.step_at(step, scaled(self._size, self._stride))
+        on_device = to_device(flow, self._device), valid.to(self._device)
+        doubt = self._shown.follow(*on_device, self._picture)
+        own_flow, valid = self._method.step_at(step, self._contents[0].size)
         valid = valid.to(self._device)
         seen: dict[Content, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
         for content in dict.fromkeys(self._contents):
-            content.follow(own_step)
-            age_ms = (now_ns - content.oldest_ns()) / _NS_PER_MS
+            content.follow(own_flow)
+            if not self._tracker.stated:
+                content.correct(frame.image, self._method.correct)
+            age_ms = (frame.stamp_ns - content.oldest_ns()) / _NS_PER_MS
             seen[content] = content.distortion(self._grey, valid), age_ms
         distortion, oldest_ms = (
             np.stack(parts)
             for parts in zip(*(seen[content] for content in self._contents), strict=True)
         )
-        doubts = block_mean(doubt, self._side // self._doubt_stride)
+        doubts = plane_means(doubt[None], self._side // self._stride)[0].cpu().numpy()
         return GatePast(distortion, oldest_ms, doubts)
 
     # ---- the network -----------------------------------------------------------------------
@@ -175,8 +178,13 @@ class GatedHistory:
         # What stages share is as old as in the last of them: age never falls from one to the next.
         renewed = dict(zip(self._contents, range(len(self._stages)), strict=True))
         for content, stage in renewed.items():
-            content.renew(plan.gates[stage], self._grey, self._stamps[stage])
-        self._doubt = _doubt(logits, self._every)
+            content.renew(plan.gates[stage], frame.image, self._grey, self._stamps[stage])
+        if not plan.gates.all():
+            size = (logits.shape[-2], logits.shape[-1])
+            bins = np.asarray(plan.gates.any(0))
+            computed = to_pixels(bins, self._side // self._stride, size)
+            logits = self._shown.mixed(logits, to_device(computed, self._device))
+        self._shown.keep(logits, self._picture)
         return logits
 
     def _share(self, gates: NDArray[np.bool_]) -> None:
@@ -234,9 +242,3 @@ class GatedHistory:
         """Return how old the oldest computation behind each bin is, uint16 [gh, gw]."""
         age = -(-(frame.stamp_ns - self._content_ns) // _NS_PER_MS)
         return np.asarray(np.clip(age, 0, _MAX_MS), np.uint16)
-
-
-def _doubt(logits: Tensor, every: int) -> NDArray[np.float32]:
-    """Return how uncertain results are, 0..1, at every n-th pixel, float32 [h, w]."""
-    probability = torch.softmax(logits[0, :, ::every, ::every].float(), 0).amax(0)
-    return np.asarray((1 - probability).cpu().numpy(), np.float32)

@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,10 +24,13 @@ CHANGE = 10.0
 """Levels of change, of 0..255, over which that share falls to 1 / e, and to nothing over three
 times as many: even a small share of what was there before would make a new object smaller."""
 
+AROUND = 3
+"""Pixels of the results, on each axis, over which the change of the picture is averaged."""
+
 _END = math.exp(-3.0)
 
 
-def mixed(new: Tensor, old: Tensor, change: Tensor) -> Tensor:
+def mixed(new: Tensor, old: Tensor, change: Tensor, share: float | Tensor = SHARE) -> Tensor:
     """Return the mean of two results, of which the remembered one counts less where more changed.
 
     Args:
@@ -34,15 +38,27 @@ def mixed(new: Tensor, old: Tensor, change: Tensor) -> Tensor:
         old: logits of what is remembered of them, moved, likewise.
         change: how far the picture is off from that which `old` was computed from, in
             levels 0..255, float [k].
+        share: of the remembered one where nothing changed, 0..1; one, or one for each pixel [k].
 
     Returns:
         logits of the mean of both probabilities, [k, C], in the number format of `new`; those of
-        `new` themselves where both are the same.
+        `new` themselves where both are the same, and those of `old`, bit for bit, where the
+        share is 1 and nothing changed.
 
     """
     wide = torch.promote_types(new.dtype, torch.float32)
-    share = SHARE * ((torch.exp(-change.to(wide) / CHANGE) - _END) / (1 - _END)).clamp_min(0)
+    fading = ((torch.exp(-change.to(wide) / CHANGE) - _END) / (1 - _END)).clamp_min(0)
+    part = share * fading
     level = new.to(wide).logsumexp(1, keepdim=True)
     now, before = (logits.to(wide).log_softmax(1) for logits in (new, old))
-    mean = torch.logaddexp(now + torch.log1p(-share)[:, None], before + share.log()[:, None])
-    return (level + mean).to(new.dtype)
+    mean = torch.logaddexp(now + torch.log1p(-part)[:, None], before + part.log()[:, None])
+    return torch.where((part == 1)[:, None], old, level + mean).to(new.dtype)
+
+
+def around(plane: Tensor) -> Tensor:
+    """Average a plane [h, w] over the pixels around each; it is mirrored at its border."""
+    for axis, length in enumerate(plane.shape):
+        at = torch.arange(-(AROUND // 2), length + AROUND // 2, device=plane.device)
+        at = (length - 1 - (length - 1 - at.abs()).abs()).clamp(min=0)
+        plane = plane.index_select(axis, at)
+    return functional.avg_pool2d(plane[None], AROUND, 1)[0]

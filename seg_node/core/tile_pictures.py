@@ -11,14 +11,21 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import torch
 
 from seg_node.core.blocks import grid_shape, scaled
 from seg_node.core.flow import WORK_PIXELS
+from seg_node.core.warp import rescale
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from seg_node.core.origins import Origins
+
+    Grey = NDArray[np.uint8]
+    Correct = Callable[[Grey, Grey], NDArray[np.float32]]
 
 MOST_PIXELS = 2 * WORK_PIXELS
 """Most pixels of the pictures, where the stride of the results allows so few."""
@@ -85,6 +92,25 @@ class TilePictures:
             y, x = (part * span for part in divmod(slot, _COLUMNS))
             cut = wide[row : row + span, column : column + span]
             self._atlas[y : y + span, x : x + span] = cut
+
+    def off(
+        self, image: NDArray[np.uint8], origins: Origins, correct: Correct
+    ) -> NDArray[np.float32]:
+        """Return how far content is shown from where the pointers of the results have it.
+
+        Args:
+            image: the present one, RGB, uint8 [H, W, 3].
+            origins: the tile and place of every pixel of the results, [h, w].
+            correct: finds it; see `seg_node.core.tracking.MotionMethod.correct`.
+
+        Returns:
+            flow to where content is shown, in pixels of the results, float32 [h, w, 2].
+
+        """
+        now = self.reduced(image)
+        moved = self.moved(origins)[: now.shape[0], : now.shape[1]]
+        flow = correct(np.ascontiguousarray(moved), now)
+        return rescale(torch.from_numpy(flow)[None], origins.size)[0].numpy()
 
     def moved(self, origins: Origins) -> NDArray[np.uint8]:
         """Return the pictures where their content is now, by the pointers of the results.

@@ -16,7 +16,6 @@ import torch
 from torch.nn import functional
 
 from seg_node.core.gate_memory import STRIDE
-from seg_node.core.gated import DOUBT_STRIDE
 from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.residual import branch, computed, in_place_of, joined, stages_of
 from seg_node.core.warp import move
@@ -90,13 +89,10 @@ class GatedPairs:
         """
         distortion = self._distortion(images, STRIDE, side)
         stride = images.shape[-1] // self.key_logits.shape[-1]
-        every = max(1, DOUBT_STRIDE // stride)
-        logits = self.key_logits[..., ::every, ::every].float()
+        logits, _ = move(self.key_logits.float(), self._flow, self._valid)
         doubt = 1 - logits.softmax(1).amax(1, keepdim=True)
-        doubt, _ = move(doubt, self._flow, self._valid)
         return Seen(
-            distortion.expand(-1, len(self._stages), -1, -1),
-            _bin_means(doubt, side // (stride * every)),
+            distortion.expand(-1, len(self._stages), -1, -1), _bin_means(doubt, side // stride)
         )
 
     def _distortion(self, images: Tensor, stride: int, side: int) -> Tensor:
@@ -107,6 +103,8 @@ class GatedPairs:
 
     def logits(self, images: Tensor, gates: Tensor) -> Tensor:
         """Run the network on the later frames, with gates.
+
+        The node mixes what comes out with what it showed before (`seg_node.core.shown`).
 
         Args:
             images: uint8 [N, 3, H, W].

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seg_node.core.block_history import AROUND, around, BlockHistory
+from seg_node.core.block_history import BlockHistory
 from seg_node.core.blocks import block_mean, plane_means
 from seg_node.core.budgeted import Budgeted
 from seg_node.core.config import Config, Value
@@ -318,10 +318,3 @@ def test_blocks_are_averaged_as_on_the_host(size: tuple[int, int]) -> None:
     values = np.random.default_rng(1).random(size).astype(np.float32)
     found = plane_means(torch.from_numpy(values)[None], 4)[0]
     np.testing.assert_allclose(found.numpy(), block_mean(values, 4), rtol=1e-12)
-
-
-@pytest.mark.parametrize("size", [(7, 11), (1, 5), (2, 2)], ids=str)
-def test_change_is_averaged_over_the_pixels_around(size: tuple[int, int]) -> None:
-    values = np.random.default_rng(2).random(size).astype(np.float32)
-    expected = cv2.blur(values, (AROUND, AROUND))
-    np.testing.assert_allclose(around(torch.from_numpy(values)).numpy(), expected, rtol=1e-6)

@@ -23,6 +23,7 @@ from seg_node.core.residual import find_residual_blocks, stages_of
 from seg_node.core.types import Action, ConfigError, Frame, Plan, Reason
 from seg_node.data.street import Street
 from seg_node.nets.build import build_network
+from test.core.motions import picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -298,6 +299,28 @@ def test_memory_follows_what_moves(net: nn.Module) -> None:
     assert off["flow"] < 0.5 * off["none"]
 
 
+def test_errors_of_motion_do_not_add_up_where_it_is_estimated(net: nn.Module) -> None:
+    """Frames are panned by fractions of a pixel, and the memory never learns of a new one."""
+    wide = picture(3, (112, 220))
+    steps = [np.array([[1, 0, -0.75 * i - 8], [0, 1, -8]], np.float32) for i in range(12)]
+    shown = frames(
+        [cv2.warpAffine(wide, m, (160, 96), flags=cv2.INTER_CUBIC).astype(np.uint8) for m in steps]
+    )
+    off = {}
+    for corrected in (True, False):
+        pipeline = stmg(net, gate__threshold=1.0, max_age_ms=60000.0)
+        pipeline.step(shown[0])
+        if not corrected:
+            history = pipeline._histories["front"]
+            assert isinstance(history, GatedHistory)
+            nothing = np.zeros((96, 160, 2), np.float32)
+            history._method.correct = lambda moved, image: nothing  # type: ignore[method-assign]  # noqa: ARG005, B023 - names are those of the method
+        last = [pipeline.step(frame) for frame in shown[1:]][-1]
+        assert last.plan.distortion is not None
+        off[corrected] = last.plan.distortion
+    assert off[True] < 0.9 * off[False]
+
+
 def test_what_skips_brings_what_is_new(net: nn.Module) -> None:
     """With all reused on a picture that moves on, against results that are shown as they were.
 
@@ -367,7 +390,8 @@ def test_a_network_without_residual_blocks_is_refused(net: nn.Module) -> None:
 def test_where_motion_is_unknown_bins_differ_as_much_as_can_be() -> None:
     grey = torch.rand((8, 12), generator=torch.Generator().manual_seed(1)) * 255
     content = Content((64, 96), 32)
-    content.renew(np.ones((2, 3), np.bool_), grey, np.zeros((2, 3), np.int64))
+    image = np.zeros((64, 96, 3), np.uint8)
+    content.renew(np.ones((2, 3), np.bool_), image, grey, np.zeros((2, 3), np.int64))
     valid = torch.ones(8, 12, dtype=torch.bool)
     valid[:4, :2] = False
     found = content.distortion(grey + 3, valid)

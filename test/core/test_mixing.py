@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
-from seg_node.core.mixing import CHANGE, mixed, SHARE
+from seg_node.core.mixing import AROUND, around, CHANGE, mixed, SHARE
 
 SURE, UNSURE = torch.tensor([[0.0, 4.0, 0.0]]), torch.tensor([[1.5, 0.0, 0.0]])
 
@@ -47,3 +49,20 @@ def test_pixels_do_not_mingle_and_the_number_format_stays() -> None:
         )
     assert mixed(new.bfloat16(), old.bfloat16(), change).dtype == torch.bfloat16
     assert torch.isfinite(mixed(1e4 * new, old, change)).all()
+
+
+def test_the_share_may_differ_by_pixel_and_be_the_whole() -> None:
+    """Then what is remembered is shown, bit for bit, where nothing changed at all."""
+    new, old = torch.randn(3, 4, generator=torch.manual_seed(0)), torch.randn(3, 4)
+    share, change = torch.tensor([1.0, 0.5, 0.0]), torch.zeros(3)
+    found = mixed(new, old, change, share)
+    assert torch.equal(found[0], old[0])
+    torch.testing.assert_close(found[1:2], mixed(new[1:2], old[1:2], change[1:2]))
+    torch.testing.assert_close(found[2], new[2])
+
+
+@pytest.mark.parametrize("size", [(7, 11), (1, 5), (2, 2)], ids=str)
+def test_change_is_averaged_over_the_pixels_around(size: tuple[int, int]) -> None:
+    values = np.random.default_rng(2).random(size).astype(np.float32)
+    expected = cv2.blur(values, (AROUND, AROUND))
+    np.testing.assert_allclose(around(torch.from_numpy(values)).numpy(), expected, rtol=1e-6)

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from seg_node.core.blocks import to_pixels
 from seg_node.core.config import Config
 from seg_node.core.gate import Gated
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import NOTHING, UNTRAINED
 from seg_node.core.residual import find_residual_blocks
+from seg_node.core.shown import Shown
+from seg_node.core.tracking import OnHost
 from seg_node.core.types import ConfigError, Frame, Plan
 from seg_node.data.clips import StreetClip
 from seg_node.nets.build import build_gate
@@ -66,7 +69,10 @@ class Set(Gated):
 
 
 def test_training_computes_what_the_pipeline_computes() -> None:
-    """Gates, memory and skips; a still camera, so that both read the same pixels."""
+    """Gates, memory and skips; a still camera, so that both read the same pixels.
+
+    The node mixes that with what it showed before, the first frame.
+    """
     torch.manual_seed(0)
     net = high()
     blocks = find_residual_blocks(net)
@@ -90,6 +96,14 @@ def test_training_computes_what_the_pipeline_computes() -> None:
         pairs = GatedPairs(net, blocks, keys, flow, valid)
         seen = pairs.seen(images, 32)
         found = pairs.logits(images, torch.from_numpy(policy.kept)[None].float())
+        assert (found - expected).abs().max() > 1e-2
+        shown, method = Shown(), OnHost()
+        shown.keep(pairs.key_logits, method.colours(Frame(key, 0), (16, 24)))
+        colours = method.colours(Frame(image, 1), (16, 24))
+        shown.follow(flow[0, :16, :24], valid[0, :16, :24], colours)
+        kept = np.asarray(policy.kept.any(0))
+        computed = torch.from_numpy(to_pixels(kept, 8, (16, 24)))
+        found = shown.mixed(found, computed)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     np.testing.assert_allclose(seen.distortion[0], past.gates.distortion, atol=1.0)
     np.testing.assert_allclose(seen.doubt[0, 0], past.gates.doubt, atol=1e-4)
