@@ -49,10 +49,11 @@ def mixed(new: Tensor, old: Tensor, change: Tensor, share: float | Tensor = SHAR
     wide = torch.promote_types(new.dtype, torch.float32)
     fading = ((torch.exp(-change.to(wide) / CHANGE) - _END) / (1 - _END)).clamp_min(0)
     part = share * fading
-    level = new.to(wide).logsumexp(1, keepdim=True)
-    now, before = (logits.to(wide).log_softmax(1) for logits in (new, old))
-    mean = torch.logaddexp(now + torch.log1p(-part)[:, None], before + part.log()[:, None])
-    return torch.where((part == 1)[:, None], old, level + mean).to(new.dtype)
+    # Class by class, not pixel by pixel: rows of a dozen numbers are slow to sum.
+    fresh, known = (logits.to(wide).t().contiguous() for logits in (new, old))
+    now, before = fresh.log_softmax(0), known.log_softmax(0)
+    mean = fresh.logsumexp(0) + torch.logaddexp(now + torch.log1p(-part), before + part.log())
+    return torch.where(part == 1, known, mean).t().to(new.dtype)
 
 
 def around(plane: Tensor) -> Tensor:
