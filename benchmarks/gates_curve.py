@@ -28,6 +28,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 
+from benchmarks.earlier import with_earlier_curves
 from seg_node.core.config import Config, Value
 from seg_node.core.costs import MacCounter
 from seg_node.core.gate import DistortionGate, Gated, GateScore, LearnedGate, TOLERANCE
@@ -267,10 +268,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="picture, *.png")
     args = parser.parse_args()
     result = measure(args)
-    if args.ways and args.json.exists():
-        before = json.loads(args.json.read_text())
-        if all(before[key] == result[key] for key in ("data", "model", "bin", "gate")):
-            result["curves"] = before["curves"] | result["curves"]
+    if args.ways:
+        result = with_earlier_curves(result, args.json, ("data", "model", "bin", "gate"))
     args.json.write_text(json.dumps(result, indent=1) + "\n")
     for name, points in result["curves"].items():
         line = "  ".join(f"{p['macs_of_dense']:.3f}:{p['miou']:.4f}" for p in points)

@@ -3,6 +3,8 @@
     PYTHONPATH=. python benchmarks/segblocks_curve.py camvid:DIR --model NAME \
         --json benchmarks/results/segblocks_curve.json --out docs/pictures/segblocks_curve.png
 
+With `--size 960x720` images are enlarged, and masks are scored at the size of the labels.
+
 Every labelled frame goes through the same network at every share with every ranking, so that all
 points see the same frames. `oracle` ranks by what half resolution costs, seen from the labels: it
 is no policy, but the best that a ranking of this kind could do.
@@ -11,19 +13,23 @@ is no policy, but the best that a ranking of this kind could do.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 import json
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
+import cv2
 import matplotlib as mpl
 import numpy as np
 import torch
 
+from benchmarks.earlier import with_earlier_curves
 from seg_node.core.config import Config
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import Ranked, UNTRAINED
 from seg_node.core.scores import BlockScore, Complexity, Heuristic, Middle, Oracle, Random
 from seg_node.data.datasets import open_source
+from seg_node.eval.bench import parse_size
 from seg_node.eval.metrics import ConfusionMatrix
 from seg_node.eval.progress import progress
 from seg_node.eval.results import versions
@@ -53,7 +59,9 @@ class Point:
         """Run and score one frame."""
         result: StepResult = self.segmenter.step(sample.frame)
         assert sample.labels is not None
-        self.confusion.update(sample.labels, result.labels)
+        size = (sample.labels.shape[1], sample.labels.shape[0])
+        labels = cv2.resize(result.labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        self.confusion.update(sample.labels, np.asarray(labels, np.uint8))
         self.macs.append(result.report.macs / result.report.dense_macs)
         self.high.append(float(np.mean(result.plan.grid == 2)))  # noqa: PLR2004 - Action.HIGH
 
@@ -87,6 +95,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         {"model": args.model, "mode": "segblocks", "block_size": args.block_size}
     )
     scores = rankings(model)
+    if args.rankings:
+        scores = {name: scores[name] for name in args.rankings.split(",")}
     points = {
         (name, fraction): Point(
             Segmenter(
@@ -105,10 +115,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for sample in source.every(args.stride):
             if sample.labels is None:
                 continue
-            oracle = scores["oracle"]
-            assert isinstance(oracle, Oracle)
-            oracle.labels = torch.from_numpy(sample.labels.astype(np.int64))
-            run_all(points.values(), sample)
+            oracle = scores.get("oracle")
+            image = sample.frame.image
+            if args.size is not None:
+                image = np.asarray(cv2.resize(image, args.size, interpolation=cv2.INTER_LINEAR))
+            if isinstance(oracle, Oracle):
+                shape = image.shape[1::-1]
+                seen = cv2.resize(sample.labels, shape, interpolation=cv2.INTER_NEAREST_EXACT)
+                oracle.labels = torch.from_numpy(seen.astype(np.int64))
+            run_all(points.values(), replace(sample, frame=replace(sample.frame, image=image)))
             frames += 1
             bar(frames)
     curves: dict[str, list[dict[str, Any]]] = {}
@@ -118,6 +133,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "data": f"{args.data.split(':')[0]} {args.split}, every {args.stride}. frame",
         "model": {"name": model.manifest.name, "sha256": model.manifest.sha256},
         "block_size": args.block_size,
+        "size": args.size and "x".join(map(str, args.size)),
         "frames": frames,
         "versions": versions(),
         "curves": curves,
@@ -160,6 +176,10 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--stride", type=int, default=1, help="every n-th frame")
     parser.add_argument("--model", required=True)
+    parser.add_argument(
+        "--rankings", default="", help="comma list (default: all); others stay as --json has them"
+    )
+    parser.add_argument("--size", type=parse_size, help="of the images (default: as they are)")
     parser.add_argument("--block-size", type=int, default=64)
     parser.add_argument(
         "--fractions",
@@ -171,6 +191,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="picture, *.png")
     args = parser.parse_args()
     result = measure(args)
+    if args.rankings:
+        same = "data", "model", "block_size", "size", "frames"
+        result = with_earlier_curves(result, args.json, same)
     args.json.write_text(json.dumps(result, indent=1) + "\n")
     for name, points in result["curves"].items():
         line = "  ".join(f"{p['macs_of_dense']:.3f}:{p['miou']:.4f}" for p in points)

@@ -118,12 +118,22 @@ class PolicyTrainer(Trainer[PolicyTraining, Batch, Pair]):
             self._teach("network", loss, figures["rate"], step)
         if scores is None:
             return figures
-        losses = block_losses(
-            logits.detach(), batch.labels, self.weights, config.block_size, phase=step
-        )
+        losses = self._losses(logits.detach(), batch, step)
+        if config.reward == "gain":
+            losses = self._gains(images, batch, step)
         lesson = policy_lesson(scores, draw, losses, config)
         self._teach("policy", lesson.loss, config.policy_rate_at(step), step)
         return {**figures, **lesson.figures}
+
+    def _losses(self, logits: Tensor, batch: Batch, step: int) -> Tensor:
+        side = self.config.block_size
+        return block_losses(logits, batch.labels, self.weights, side, phase=step)
+
+    def _gains(self, images: Tensor, batch: Batch, step: int) -> Tensor:
+        """Return what full resolution takes from the loss of each block, [N, gh, gw]."""
+        with torch.no_grad(), self._autocast():
+            low, high = (self.network(x).float() for x in (halved(images), images))
+        return self._losses(low, batch, step) - self._losses(high, batch, step)
 
     def _draw(
         self, step: int, images: Tensor, rng: np.random.Generator

@@ -30,6 +30,12 @@ class PolicyTraining(Training):
     )
     block_size: int = setting(64, "Side of the blocks in pixels.", NETS_SEE, 512)
     target: float = setting(0.3, "Share of HIGH blocks that the policy is to reach.", 0.0, 1.0)
+    reward: str = setting(
+        "loss",
+        "What makes a block worth full resolution: its loss, as in SegBlocks, or its gain, the "
+        "loss at half resolution less that at full.",
+        choices=("loss", "gain"),
+    )
     size_weight: float = setting(
         1.0, "Weight of the distance to the target in the reward of every block.", 0.0, 1000.0
     )

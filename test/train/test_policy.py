@@ -121,6 +121,27 @@ def test_the_side_with_the_higher_loss_is_chosen(tmp_path: Path) -> None:
     assert last["entropy"] < 0.3
 
 
+@pytest.mark.parametrize(("reward", "side"), [("loss", 0), ("gain", 1)])
+def test_what_resolution_helps_is_not_what_is_hard(tmp_path: Path, reward: str, side: int) -> None:
+    """The left block is wrong at any resolution; the stripes of the right one need the full.
+
+    The network looks at every second pixel, so at half resolution at every second stripe.
+    """
+    stripes = np.arange(64) // 2 % 2
+    image, labels = np.full((64, 128, 3), 220, np.uint8), np.zeros((64, 128), np.uint8)
+    image[:, 64:], labels[:, 64:] = (30 + 190 * stripes)[:, None], stripes
+    torch.manual_seed(0)
+    config = replace(STILL, reward=reward, target=0.5)
+    pools = Pools([Picture(image, labels)])
+    net = Brightness()
+    net.layer.stride = (2, 2)
+    nets = Pair(net, ComplexityNet(8))
+    run = PolicyTrainer(nets, BatchMaker(pools, config), torch.ones(2), Run(tmp_path))
+    run.run()
+    wanted = chosen(run)
+    assert wanted[side] > 0.9 > 0.1 > wanted[1 - side]
+
+
 @pytest.mark.parametrize("target", [0.2, 0.75])
 def test_the_target_is_approached_where_nothing_is_hard(tmp_path: Path, target: float) -> None:
     run = still_trainer(tmp_path, replace(STILL, target=target), bright_right=30)
