@@ -24,7 +24,6 @@ class Shown:
     """The newest result of one camera, and the picture that it is of.
 
     For each frame: `follow` first, then `mixed` where some of it is reused, then `keep`.
-
     """
 
     def __init__(self) -> None:
@@ -61,8 +60,9 @@ class Shown:
         wide = torch.promote_types(self._logits.dtype, torch.float32)
         planes = torch.cat((self._logits.to(wide), self._picture[None].to(wide)), 1)
         moved = warp(planes, flow[None])
-        self._logits, was = moved[:, :-3], moved[0, -3:]
-        change = (was - picture).abs().amax(0)
+        # Both, or a frame that fails before `keep` would leave the two apart.
+        self._logits, self._picture = moved[:, :-3], moved[0, -3:]
+        change = (self._picture - picture).abs().amax(0)
         self._change = around(torch.where(valid, change, UNKNOWN_DISTORTION))
         return 1 - torch.softmax(self._logits[0], 0).amax(0)
 

@@ -68,6 +68,16 @@ def test_the_more_the_picture_changed_the_less_it_counts() -> None:
     assert not torch.equal(expected[..., 4:], logits(0)[..., 4:])
 
 
+def test_a_frame_that_failed_is_followed_across() -> None:
+    """Nothing was kept of it; result and picture have moved on together."""
+    shown, image = after(logits(0), picture(0)), picture(0)
+    for _ in range(2):
+        image = image.roll(1, 2)
+        shown.follow(flow(-1), ALL, image)
+    found = shown.mixed(logits(1), ~ALL)
+    assert torch.equal(found[..., 3:], logits(0).roll(2, 3)[..., 3:])
+
+
 def test_where_motion_is_unknown_the_new_result_is_shown() -> None:
     valid = ALL.clone()
     valid[:, :3] = False
