@@ -118,9 +118,10 @@ class PolicyTrainer(Trainer[PolicyTraining, Batch, Pair]):
             self._teach("network", loss, figures["rate"], step)
         if scores is None:
             return figures
-        losses = self._losses(logits.detach(), batch, step)
         if config.reward == "gain":
             losses = self._gains(images, batch, step)
+        else:
+            losses = self._losses(logits.detach(), batch, step)
         lesson = policy_lesson(scores, draw, losses, config)
         self._teach("policy", lesson.loss, config.policy_rate_at(step), step)
         return {**figures, **lesson.figures}
@@ -131,8 +132,11 @@ class PolicyTrainer(Trainer[PolicyTraining, Batch, Pair]):
 
     def _gains(self, images: Tensor, batch: Batch, step: int) -> Tensor:
         """Return what full resolution takes from the loss of each block, [N, gh, gw]."""
+        training = self.network.training
+        self.network.eval()  # its norms are not to take statistics of whole passes
         with torch.no_grad(), self._autocast():
             low, high = (self.network(x).float() for x in (halved(images), images))
+        self.network.train(training)
         return self._losses(low, batch, step) - self._losses(high, batch, step)
 
     def _draw(

@@ -143,6 +143,17 @@ def test_what_resolution_helps_is_not_what_is_hard(tmp_path: Path, reward: str, 
     assert wanted[1 - side] < 0.1
 
 
+def test_a_network_learns_the_same_whatever_the_policy_is_rewarded_for(tmp_path: Path) -> None:
+    """The passes that tell the gain leave nothing in its norms."""
+    config = replace(TINY, steps=1, warmup=0, random_share=0.0)
+    runs = [trainer(tmp_path / x, replace(config, reward=x)) for x in ("loss", "gain")]
+    for run in runs:
+        run.run()
+    assert same(runs[0].network, runs[1].network)
+    assert runs[1].network.training
+    assert not same(runs[0].policy.net, runs[1].policy.net)
+
+
 @pytest.mark.parametrize("target", [0.2, 0.75])
 def test_the_target_is_approached_where_nothing_is_hard(tmp_path: Path, target: float) -> None:
     run = still_trainer(tmp_path, replace(STILL, target=target), bright_right=30)
