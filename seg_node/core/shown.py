@@ -59,9 +59,9 @@ class Shown:
         """
         wide = torch.promote_types(self._logits.dtype, torch.float32)
         planes = torch.cat((self._logits.to(wide), self._picture[None].to(wide)), 1)
-        sizes = self._logits.shape[1], len(self._picture)
+        sizes = [self._logits.shape[1], len(self._picture)]
         # Both, or a frame that fails before `keep` would leave the two apart.
-        self._logits, (self._picture,) = warp(planes, flow[None]).split(sizes, 1)
+        self._logits, (self._picture,) = torch.split(warp(planes, flow[None]), sizes, 1)
         change = (self._picture - picture).abs().amax(0)
         self._change = around(torch.where(valid, change, UNKNOWN_DISTORTION))
         return 1 - torch.softmax(self._logits[0], 0).amax(0)
