@@ -18,34 +18,48 @@ if TYPE_CHECKING:
     from seg_node.core.blocks import Window
 
 
-class Plane(Protocol):
-    """What one operation may read beyond the blocks that are computed."""
+Found = tuple[Tensor, ...]
+"""What a plane has looked up: lists on the device, each with one entry a pixel or a block."""
 
-    def rows(self, pixels: Tensor, window: Window, *, halve: bool) -> Tensor:
-        """Return some pixels.
+
+class Plane(Protocol):
+    """What one operation may read beyond the blocks that are computed.
+
+    What is decided on the host, `find` and `room`, is apart from what the device does: all planes
+    of a background give the same answer there, and the rest can be recorded (`core/lists.py`).
+    """
+
+    def find(self, pixels: Tensor | None, window: Window, *, halve: bool = False) -> Found:
+        """Look up where pixels are.
 
         Args:
             pixels: their numbers in the plane, counted row by row through all images, int64 [k],
-                on the host.
+                on the host; None for all pixels.
             window: of the operation, with stride and size of the plane.
             halve: whether they are pixels of the plane at half its resolution.
-
-        Returns:
-            float [k, C].
 
         """
         ...
 
-    def whole(self, window: Window) -> Tensor:
-        """Return all pixels, [N, C, h, w]."""
+    def rows(self, found: Found, window: Window, *, halve: bool = False) -> Tensor:
+        """Return the pixels that were found, float [k, C]."""
         ...
 
-    def keep(self, tiles: Tensor, window: Window) -> None:
+    def whole(self, found: Found, window: Window) -> Tensor:
+        """Return all pixels, [N, C, h, w]; they were found."""
+        ...
+
+    def room(self, count: int) -> Found:
+        """Look up where `keep` is to put so many blocks; the last may be there several times."""
+        ...
+
+    def keep(self, tiles: Tensor, window: Window, room: Found) -> None:
         """Take note of the plane's pixels in the HIGH blocks and, by the window, around them.
 
         Args:
             tiles: float [K, C, span, span]; what lies beyond the image is what padding put there.
             window: of the operation, with the pixels before and after the blocks.
+            room: for as many blocks.
 
         """
         ...
@@ -91,16 +105,24 @@ class Shown:
         """Take the tensor."""
         self._tensor = tensor
 
-    def rows(self, pixels: Tensor, window: Window, *, halve: bool) -> Tensor:  # noqa: ARG002 - its size is known
+    def find(self, pixels: Tensor | None, window: Window, *, halve: bool = False) -> Found:  # noqa: ARG002 - its size is known
+        """Return where pixels are: at their numbers."""
+        return () if pixels is None else (to_device(pixels, self._tensor.device),)
+
+    def rows(self, found: Found, window: Window, *, halve: bool = False) -> Tensor:  # noqa: ARG002 - its size is known
         """Return some pixels, [k, C]."""
         plane = halved(self._tensor) if halve else self._tensor
-        return as_rows(plane).index_select(0, to_device(pixels, plane.device))
+        return as_rows(plane).index_select(0, found[0])
 
-    def whole(self, window: Window) -> Tensor:  # noqa: ARG002 - its size is known
+    def whole(self, found: Found, window: Window) -> Tensor:  # noqa: ARG002 - it is all there
         """Return all pixels."""
         return self._tensor
 
-    def keep(self, tiles: Tensor, window: Window) -> None:
+    def room(self, count: int) -> Found:  # noqa: ARG002 - nothing is kept
+        """Return nothing: there is no room."""
+        return ()
+
+    def keep(self, tiles: Tensor, window: Window, room: Found) -> None:
         """Forget: the tensor stays as it is."""
 
 

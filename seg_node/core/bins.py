@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, cast, NamedTuple, TYPE_CHECKING
+from typing import Any, cast, NamedTuple, NoReturn, TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from seg_node.core.types import Action, ModelError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from seg_node.core.background import Found
     from seg_node.core.blocks import BlockLayout
 
 
@@ -69,21 +70,31 @@ class _Computed:
         """Take the values of these pixels, [k, C]."""
         self._rows = rows
 
-    def rows(self, pixels: Tensor, window: Window, *, halve: bool) -> Tensor:  # noqa: ARG002 - they were computed for them
+    def find(self, pixels: Tensor | None, window: Window, *, halve: bool = False) -> Found:  # noqa: ARG002 - they were computed for them
+        """Return nothing: the pixels are there.
+
+        Raises:
+            ModelError: all pixels are asked for, and only some are known.
+
+        """
+        if pixels is None:
+            msg = f"an operation reads the whole plane of {window.size}; bins alone do not have it"
+            raise ModelError(msg)
+        return ()
+
+    def rows(self, found: Found, window: Window, *, halve: bool = False) -> Tensor:  # noqa: ARG002 - they were computed for them
         """Return the pixels."""
         return self._rows
 
-    def whole(self, window: Window) -> Tensor:
-        """Refuse: only some pixels are known.
+    def whole(self, found: Found, window: Window) -> NoReturn:  # noqa: ARG002 - none is found
+        """Refuse, as `find` does."""
+        raise AssertionError
 
-        Raises:
-            ModelError: always.
+    def room(self, count: int) -> Found:  # noqa: ARG002 - nothing is kept
+        """Return nothing: there is no room."""
+        return ()
 
-        """
-        msg = f"an operation reads the whole plane of {window.size}; bins alone do not have it"
-        raise ModelError(msg)
-
-    def keep(self, tiles: Tensor, window: Window) -> None:
+    def keep(self, tiles: Tensor, window: Window, room: Found) -> None:
         """Forget: the next frame computes what it needs."""
 
 

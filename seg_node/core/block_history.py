@@ -175,8 +175,9 @@ class BlockHistory:
         self._pictures = TilePictures((image.shape[0], image.shape[1]), self._stride, self._side)
         every = np.argwhere(np.ones(grid, np.bool_))
         self._pictures.add(image, every, np.arange(len(every)))
-        self._features = FeaturePool(grid, self._origins, self._stride, self._side)
-        self._features.restart(self._recording.tensors)
+        if self._features is None or self._features.grid != grid:
+            self._features = FeaturePool(grid, self._stride, self._side)
+        self._features.restart(self._recording.tensors, self._origins)
         self._recording = Recording()  # the pool cuts the planes up, and then lets go of them
         self._before_ns, self._asked = frame.stamp_ns, False
 

@@ -408,7 +408,7 @@ class BlockLayout:
     ) -> NDArray[np.int64]:
         """Return rows [m, 1 or 4] in the other set, for pixels of the ring (block, index) [m]."""
         if not len(pixels[0]):
-            return np.empty((0, 1), np.int64)
+            return np.empty((0, 1 if action == Action.HIGH else 4), np.int64)
         block, index = pixels
         _, slots = self._neighbours(action, ring.reach)
         slot, y, x = slots[block, ring.neighbour[index]], ring.y[index], ring.x[index]

@@ -14,18 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seg_node.core.backend import Layer, OUTSIDE, Source
+from seg_node.core.backend import Layer, Source
 from seg_node.core.blocks import scaled, SETS, Window
-from seg_node.core.halos import other_rows, plane_rows
+from seg_node.core.halos import done, other_rows, plane_rows
+from seg_node.core.lists import inside, Lists, numbers, ring
 from seg_node.core.sparse import BlockTensor, FUNCTIONS, split
-from seg_node.core.tiles import as_rows, bounded
+from seg_node.core.tiles import as_rows, filled
 from seg_node.core.types import Action
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from seg_node.core.backend import BlockKernels
-    from seg_node.core.background import Background, Plane
+    from seg_node.core.background import Background, Found, Plane
     from seg_node.core.blocks import BlockLayout
 
 KERNELS = (1, 3)
@@ -41,12 +42,12 @@ class KernelBlocks(BlockTensor):
 
     Attributes:
         kernels: the backend; `on_kernels` sets it.
-        lists: rows of windows, made once for all layers of a frame.
+        lists: what `listed` has made.
 
     """
 
     kernels: BlockKernels = field(kw_only=True)
-    lists: dict[tuple[Action, Window, bool], Tensor] = field(kw_only=True)
+    lists: Lists = field(kw_only=True)
 
     @classmethod
     def __torch_function__(
@@ -107,29 +108,44 @@ class KernelBlocks(BlockTensor):
     def _source(
         self, action: Action, window: Window, plane: Plane | None, *, clamp: bool
     ) -> Source:
-        tiles, rows = self.of(action), self.layout.rows(action, window)
+        tiles, length = self.of(action), ring(self.layout, action, window)
+        other = Action.LOW if action == Action.HIGH else Action.HIGH
         more = []
-        if len(rows.other_at):
-            more.append(other_rows(self, action, rows.other))
-        if len(rows.plane_at):
-            more.append(plane_rows(self, action, window, plane).to(tiles.dtype))
-        numbers = self._numbers(action, window, clamp=clamp)
-        return Source(as_rows(tiles), numbers, torch.cat(more) if more else None)
+        if length and self.layout.count(other):
+            more.append(self._rows_of_other(action, window, length))
+        if length and self.layout.count(Action.REUSE):
+            more.append(plane_rows(self, action, window, plane, length).to(tiles.dtype))
+        (rows,) = self.listed(
+            ("rows", action, window, clamp),
+            lambda layout: (numbers(layout, action, window, clamp=clamp),),
+        )
+        return Source(as_rows(tiles), rows, torch.cat(more) if more else None)
 
-    def _numbers(self, action: Action, window: Window, *, clamp: bool) -> Tensor:
-        """Return the rows of a window, int32 [K, span, span], with those of other sources."""
-        key = (action, window, clamp)
-        if key not in self.lists:
-            rows, count = self.layout.rows(action, window), self.layout.count(action)
-            numbers = rows.own.clone()
-            first = count * self.layout.block_side(action, window.stride) ** 2
-            for at in (rows.other_at, rows.plane_at):
-                numbers[at] = torch.arange(first, first + len(at), device=at.device)
-                first += len(at)
-            square = numbers.view(count, 1, rows.span, rows.span)
-            bounded(square, self.layout.beyond(action, window), None if clamp else OUTSIDE)
-            self.lists[key] = square[:, 0].int()
-        return self.lists[key]
+    def _rows_of_other(self, action: Action, window: Window, length: int) -> Tensor:
+        """Return pixels of the other set that a window reads, and some that nobody reads."""
+        rows = self.listed(
+            ("other", action, window),
+            lambda layout: (filled(layout.rows(action, window).other, length),),
+        )
+        return other_rows(self, action, *rows)
+
+    def listed(self, key: Hashable, make: Callable[[BlockLayout], Found]) -> Found:
+        """Return lists that depend on where the blocks lie, made once for all layers."""
+        return self.lists.get(key, make)
+
+    def cut_out(self, action: Action, window: Window, outside: float | None = 0.0) -> Tensor:
+        """Cut the blocks of one set out of its uncut plane, and do what is pending."""
+        if not self.layout.count(action):
+            return super().cut_out(action, window, outside)
+        (pixels,) = self.listed(
+            ("pixels", action, window), lambda layout: (layout.pixels(action, window),)
+        )
+        (seen,) = self.listed(
+            ("inside", action, window), lambda layout: (inside(layout, action, window),)
+        )
+        span, rows = seen.shape[-1], as_rows(self.of(action)).index_select(0, pixels)
+        tiles = done(self, rows.view(len(seen), span, span, -1).permute(0, 3, 1, 2))
+        return tiles if outside is None else torch.where(seen, tiles, outside)
 
     def gathered(
         self, action: Action, window: Window, outside: float | None, plane: Plane | None
@@ -195,10 +211,10 @@ class Sources:
     window: Window
     plane: Plane | None
 
-    def show(self, kernels: BlockKernels, fill: float = 0.0) -> None:
+    def show(self, x: KernelBlocks, fill: float = 0.0) -> None:
         """Have the background take note of what the HIGH blocks show, and what is around them."""
         if self.plane is not None and Action.HIGH in self.found:
-            self.plane.keep(kernels.gather(self.found[Action.HIGH], fill), self.window)
+            x.show(self.plane, x.kernels.gather(self.found[Action.HIGH], fill), self.window)
 
 
 class Deferred:
@@ -308,7 +324,11 @@ class Deferred:
 
 
 def on_kernels(
-    image: Tensor, layout: BlockLayout, background: Background | None, kernels: BlockKernels
+    image: Tensor,
+    layout: BlockLayout,
+    background: Background | None,
+    kernels: BlockKernels,
+    lists: Lists | None = None,
 ) -> KernelBlocks:
     """Return an image as the input of a network that runs on blocks by kernels.
 
@@ -317,6 +337,7 @@ def on_kernels(
         layout: what is computed; of the image's size.
         background: what REUSE blocks show.
         kernels: what computes.
+        lists: of the layout, to be kept by the caller; None for some of this run alone.
 
     Raises:
         ModelError: the layout is for an image of another size or batch.
@@ -332,7 +353,7 @@ def on_kernels(
         whole=True,
         background=x.background,
         kernels=kernels,
-        lists={},
+        lists=lists or Lists(layout),
     )
 
 
@@ -365,7 +386,7 @@ def _conv2d(  # noqa: PLR0913, PLR0917 - the arguments of torch.conv2d
         return FUNCTIONS[torch.conv2d](x, weight, bias, stride, padding, dilation, groups)
     window = Window(x.stride, x.full, layer.reach, layer.reach)
     sources = x.sources(window, looks_around=layer.reach > 0)
-    sources.show(x.kernels)
+    sources.show(x)
     return Deferred(x, layer, sources)
 
 
@@ -385,7 +406,7 @@ def _max_pool2d(  # noqa: PLR0913, PLR0917 - the arguments of torch's max_pool2d
         more = (dilation, ceil_mode, return_indices)
         return FUNCTIONS[functional.max_pool2d](x, kernel_size, stride, padding, *more)
     sources = x.sources(Window(x.stride, x.full, padding, padding))
-    sources.show(x.kernels, float("-inf"))
+    sources.show(x, float("-inf"))
 
     def change(_: Action, source: Source) -> Tensor:
         return x.kernels.max_pool(source, kernel_size, step)
@@ -416,7 +437,7 @@ def _interpolate(  # noqa: PLR0913, PLR0917 - the arguments of torch's interpola
         more = (align_corners, recompute_scale_factor, antialias)
         return FUNCTIONS[functional.interpolate](x, size, scale_factor, mode, *more)
     sources = x.sources(Window(x.stride, x.full, 1, 1), clamp=True)
-    sources.show(x.kernels)
+    sources.show(x)
 
     def change(_: Action, source: Source) -> Tensor:
         return x.kernels.enlarge(source, factor)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from seg_node.core.blocks import scale_of
-from seg_node.core.tiles import as_rows, bounded, none_like
+from seg_node.core.tiles import as_rows, bounded, filled, none_like
 from seg_node.core.types import Action, ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from seg_node.core.background import Plane
-    from seg_node.core.blocks import Window
+    from seg_node.core.background import Found, Plane
+    from seg_node.core.blocks import BlockLayout, Window
     from seg_node.core.sparse import BlockTensor
 
 
@@ -20,16 +20,16 @@ def cut_out(x: BlockTensor, action: Action, window: Window, outside: float | Non
     """Cut the blocks of one set out of its uncut plane, and do what is pending to their pixels."""
     plane, layout = x.of(action), x.layout
     if not layout.count(action):
-        return _done(x, none_like(plane))
+        return done(x, none_like(plane))
     span = window.before + layout.block_side(action, window.stride) + window.after
     rows = as_rows(plane).index_select(0, layout.pixels(action, window))
-    done = _done(x, rows.view(layout.count(action), span, span, -1).permute(0, 3, 1, 2))
-    if done.requires_grad:  # a step may need its result for its gradient
-        done = done.clone()
-    return bounded(done, layout.beyond(action, window), outside)
+    cut = done(x, rows.view(layout.count(action), span, span, -1).permute(0, 3, 1, 2))
+    if cut.requires_grad:  # a step may need its result for its gradient
+        cut = cut.clone()
+    return bounded(cut, layout.beyond(action, window), outside)
 
 
-def _done(x: BlockTensor, pixels: Tensor) -> Tensor:
+def done(x: BlockTensor, pixels: Tensor) -> Tensor:
     """Do what is pending."""
     for step in x.pending:
         pixels = step(pixels)
@@ -70,10 +70,29 @@ def other_rows(x: BlockTensor, action: Action, rows: Tensor) -> Tensor:
     return found if rows.shape[1] == 1 else found.view(*rows.shape, -1).mean(1)
 
 
-def plane_rows(x: BlockTensor, action: Action, window: Window, plane: Plane | None) -> Tensor:
-    """Return the pixels of a window that the background shows, [k, C]."""
+def plane_rows(
+    x: BlockTensor, action: Action, window: Window, plane: Plane | None, length: int | None = None
+) -> Tensor:
+    """Return the pixels of a window that the background shows.
+
+    Args:
+        x: the blocks of both sets.
+        action: the set.
+        window: which pixels.
+        plane: what REUSE blocks show.
+        length: rows to return, where there may be some behind that nobody reads; None for none.
+
+    Returns:
+        [k, C] or [length, C].
+
+    """
     if plane is None:
         msg = "the grid has REUSE blocks, but there is no background for them"
         raise ModelError(msg)
     halve = scale_of(action) > x.layout.background
-    return plane.rows(x.layout.rows(action, window).plane, window, halve=halve)
+
+    def find(layout: BlockLayout) -> Found:
+        found = plane.find(layout.rows(action, window).plane, window, halve=halve)
+        return found if length is None else tuple(filled(part, length) for part in found)
+
+    return plane.rows(x.listed(("shown", action, window), find), window, halve=halve)

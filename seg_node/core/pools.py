@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from seg_node.core.background import Plane
+    from seg_node.core.background import Found, Plane
     from seg_node.core.blocks import Window
     from seg_node.core.origins import Origins, Places
 
@@ -229,30 +229,41 @@ class FeaturePool:
     and `SPARE` more; when it is full, the tile least pixels stem from goes, but never the newest
     of a block. What stems from a tile that is gone reads the newest one where it is now.
 
+    Its tables stay where they are, from one whole frame to the next: what was recorded of a
+    network on blocks reads and writes there (`core/block_graphs.py`).
+
     Args:
         grid: blocks (gh, gw).
-        origins: where the content of every pixel was computed.
         stride: image pixels per pixel of the origins.
         side: side of a block, in image pixels.
 
     """
 
-    def __init__(self, grid: tuple[int, int], origins: Origins, stride: int, side: int) -> None:
-        """Start with tiles for all blocks, numbered row by row."""
+    def __init__(self, grid: tuple[int, int], stride: int, side: int) -> None:
+        """Start without tiles."""
         count = grid[0] * grid[1]
         self.grid, self.stride, self.side = grid, stride, side
         self.capacity = count + max(1, round(count * SPARE))
+        self._tables: list[_Table] = []
+        self._device = torch.device("cpu")
+
+    def _number(self, origins: Origins) -> None:
+        """Number the tiles of all blocks row by row."""
+        count = self.grid[0] * self.grid[1]
         self._origins = origins
         self._tile_of = np.arange(count)  # of each result's slot
         self._slot_of = np.full(self.capacity, NO_TILE)  # result's slot of each tile
         self._slot_of[:count] = np.arange(count)
         self._newest = np.arange(count)  # tile of each block
-        self._tables: list[_Table] = []
-        self._device = torch.device("cpu")
-        self._claimed = np.zeros(0, np.int64)
+        self._forget_lists(np.zeros(0, np.int64))
+
+    def _forget_lists(self, claimed: NDArray[np.int64]) -> None:
+        """Begin a frame that computes the blocks of some tiles."""
+        self._claimed = claimed
+        self._room: dict[int, Tensor] = {}
         # By identity of the pixels, which all operations of a window share; they are held, so
         # that no other tensor can be taken for them.
-        self._rows: dict[int, tuple[Tensor, Reads]] = {}
+        self._rows: dict[object, tuple[Tensor | None, Reads]] = {}
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield what is held on the device."""
@@ -261,9 +272,19 @@ class FeaturePool:
         for _, reads in self._rows.values():
             yield from reads
 
-    def restart(self, planes: Sequence[Tensor]) -> None:
-        """Keep the planes that a dense network's operations have read, in order."""
-        self._tables = [_Table(self, plane) for plane in planes]
+    def restart(self, planes: Sequence[Tensor], origins: Origins) -> None:
+        """Keep the planes of another frame in place of all before.
+
+        Args:
+            planes: what a dense network's operations have read, in order.
+            origins: where the content of every pixel was computed: in this frame.
+
+        """
+        self._number(origins)
+        if len(planes) != len(self._tables):
+            self._tables = [_Table(self) for _ in planes]
+        for table, plane in zip(self._tables, planes, strict=True):
+            table.restart(plane)
         self._device = planes[0].device if planes else torch.device("cpu")
 
     def planes(self) -> Iterator[Plane]:
@@ -286,11 +307,10 @@ class FeaturePool:
         kept = np.ones(len(self._newest), np.bool_)
         kept[blocks] = False
         load[self._newest[kept]] = np.iinfo(np.int64).max
-        self._claimed = np.argsort(load, kind="stable")[: len(blocks)]
+        self._forget_lists(np.argsort(load, kind="stable")[: len(blocks)])
         gone = self._slot_of[self._claimed]
         self._tile_of[gone[gone != NO_TILE]] = NO_TILE
         self._newest[blocks] = self._claimed
-        self._rows.clear()
 
     def name(self, slots: NDArray[np.int64]) -> None:
         """Say which results belong to the tiles that were claimed last, [K]."""
@@ -303,32 +323,46 @@ class FeaturePool:
         self._tile_of[slots] = self._claimed
         self._slot_of[self._claimed] = slots
 
-    def cut(self, plane: Tensor, b: int) -> Tensor:
-        """Return a plane as tiles of b pixels a side and those around, with room for more."""
+    def table(self, plane: Tensor, b: int) -> Tensor:
+        """Return room for all tiles of a plane, of b pixels a side and those around."""
+        span = b + 2 * MARGIN
+        return plane.new_zeros((self.capacity * span * span, plane.shape[1]))
+
+    def cut(self, plane: Tensor, b: int, table: Tensor) -> None:
+        """Write a plane into a table, as tiles of b pixels a side and those around."""
         (gh, gw), channels = self.grid, plane.shape[1]
         h, w = plane.shape[-2:]
         span = b + 2 * MARGIN
         beyond = (MARGIN, gw * b - w + MARGIN, MARGIN, gh * b - h + MARGIN)
         wide = functional.pad(plane, beyond, mode="replicate")
         tiles = wide[0].unfold(1, span, b).unfold(2, span, b).permute(1, 2, 3, 4, 0)
-        table = plane.new_zeros((self.capacity, span, span, channels))
-        table[: gh * gw].view(gh, gw, span, span, channels).copy_(tiles)
-        return table.view(-1, channels)
+        held = table.view(self.capacity, span, span, channels)[: gh * gw]
+        held.view(gh, gw, span, span, channels).copy_(tiles)
 
-    def write(self, table: Tensor, tiles: Tensor) -> None:
-        """Write the blocks of the last claim, [K, C, span, span], into a table.
+    def room(self, count: int) -> Tensor:
+        """Return the tiles of the last claim, int64 [count]; the last again for repeated blocks."""
+        if count not in self._room:
+            again = self._claimed[-1:].repeat(count - len(self._claimed))
+            self._room[count] = to_device(np.concatenate((self._claimed, again)), self._device)
+        return self._room[count]
 
-        What comes after them are blocks that were computed again.
+    def write(self, table: Tensor, tiles: Tensor, room: Tensor) -> None:
+        """Write blocks, [K, C, span, span], into tiles of a table, [K]."""
+        rows = as_rows(tiles).view(len(tiles), -1, tiles.shape[1])
+        table.view(self.capacity, -1, tiles.shape[1]).index_copy_(0, room, rows)
+
+    def reads(self, pixels: Tensor | None, window: Window) -> Reads:
+        """Return what to read of a table for pixels of an operation's plane.
+
+        Args:
+            pixels: int64 [k], on the host; None for all.
+            window: of the operation.
+
         """
-        places = to_device(self._claimed, table.device)
-        rows = as_rows(tiles).view(len(tiles), -1, tiles.shape[1])[: len(places)]
-        table.view(self.capacity, -1, tiles.shape[1]).index_copy_(0, places, rows)
-
-    def reads(self, pixels: Tensor, window: Window) -> Reads:
-        """Return what to read of a table for pixels of an operation's plane, [k], on the host."""
-        key = id(pixels)
+        key = window if pixels is None else id(pixels)
         if key not in self._rows:
-            found = self._find(pixels.numpy(), window)
+            every = np.arange(window.size[0] * window.size[1])
+            found = self._find(every if pixels is None else pixels.numpy(), window)
             reads = Reads(*(to_device(part, self._device) for part in found))
             self._rows[key] = pixels, reads
         return self._rows[key][1]
@@ -361,22 +395,34 @@ class _Table:
 
     Args:
         pool: where the tiles of all operations are.
-        plane: what it read in the whole frame, [1, C, h, w].
 
     """
 
-    def __init__(self, pool: FeaturePool, plane: Tensor) -> None:
-        """Keep the plane whole until an operation on blocks says what stride it has."""
+    def __init__(self, pool: FeaturePool) -> None:
+        """Start without tiles."""
         self._pool = pool
-        self._plane: Tensor | None = plane
+        self._plane: Tensor | None = None
+        self._side = 0  # of a block, in pixels of the plane
         self._table: Tensor | None = None  # [capacity * span * span, C]
+
+    def restart(self, plane: Tensor) -> None:
+        """Keep a plane, [1, C, h, w], of a whole frame in place of all before.
+
+        It stays whole until an operation on blocks says what stride it has; the next ones have
+        the same.
+        """
+        table = self._table
+        if table is None or (table.shape[1], table.dtype) != (plane.shape[1], plane.dtype):
+            self._plane, self._table = plane, None
+        else:
+            self._pool.cut(plane, self._side, table)
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield what is held on the device."""
         yield from (x for x in (self._plane, self._table) if x is not None)
 
-    def rows(self, pixels: Tensor, window: Window, *, halve: bool) -> Tensor:
-        """Return some pixels, [k, C].
+    def find(self, pixels: Tensor | None, window: Window, *, halve: bool = False) -> Found:
+        """Look up where pixels are.
 
         Raises:
             ModelError: pixels of half the resolution were asked for, as LOW blocks do.
@@ -385,29 +431,35 @@ class _Table:
         if halve:
             msg = "LOW blocks cannot be computed beside REUSE blocks that stay in tiles"
             raise ModelError(msg)
-        return _read(self._cut(window), self._pool.reads(pixels, window))
+        return self._pool.reads(pixels, window)
 
-    def whole(self, window: Window) -> Tensor:
+    def rows(self, found: Found, window: Window, *, halve: bool = False) -> Tensor:  # noqa: ARG002 - `find` refuses it
+        """Return some pixels, [k, C]."""
+        return _read(self._cut(window), Reads(*found))
+
+    def whole(self, found: Found, window: Window) -> Tensor:
         """Return all pixels, [1, C, h, w]."""
-        h, w = window.size
-        table = self._cut(window)
-        pixels = torch.arange(h * w)
-        found = _read(table, self._pool.reads(pixels, window))
-        return found.view(1, h, w, -1).permute(0, 3, 1, 2)
+        return self.rows(found, window).view(1, *window.size, -1).permute(0, 3, 1, 2)
 
-    def keep(self, tiles: Tensor, window: Window) -> None:
-        """Keep the blocks of the last claim, [K, C, span, span]."""
+    def room(self, count: int) -> Found:
+        """Return the tiles of the last claim."""
+        return (self._pool.room(count),)
+
+    def keep(self, tiles: Tensor, window: Window, room: Found) -> None:
+        """Keep blocks, [K, C, span, span]."""
         beyond = MARGIN - window.before
         if beyond > 0:
             tiles = functional.pad(tiles, (beyond,) * 4, mode="replicate")
         elif beyond < 0:
             tiles = tiles[..., -beyond:beyond, -beyond:beyond]
-        self._pool.write(self._cut(window), tiles)
+        self._pool.write(self._cut(window), tiles, *room)
 
     def _cut(self, window: Window) -> Tensor:
         """Return the table."""
         if self._table is None:
             assert self._plane is not None
-            self._table = self._pool.cut(self._plane, self._pool.side // window.stride)
+            self._side = self._pool.side // window.stride
+            self._table = self._pool.table(self._plane, self._side)
+            self._pool.cut(self._plane, self._side, self._table)
             self._plane = None
         return self._table

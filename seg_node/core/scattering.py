@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from seg_node.core.background import Shown
-from seg_node.core.blocks import scale_of, scaled, Window
+from seg_node.core.blocks import BlockLayout, scale_of, scaled, Window
 from seg_node.core.tiles import enlarged, halved
 from seg_node.core.types import Action
 
@@ -28,14 +29,18 @@ def scattered(x: BlockTensor, base: Tensor | None, *, smooth: bool) -> Tensor:
         if layout.count(action):
             doubled = action != finest
             tiles = _doubled(x, base, smooth=smooth) if doubled else x.of(action)
-            canvas[layout.places(action)] = tiles
+            places = x.listed(("places", action), partial(BlockLayout.places, action=action))
+            canvas[places] = tiles
     plane = canvas.permute(0, 3, 1, 4, 2, 5).reshape(layout.images, -1, gh * b, gw * b)
     size = scaled(x.full, layout.finest)
     plane = plane[..., : size[0], : size[1]]
     if base is None or not layout.count(Action.REUSE):
         return plane
     stride = x.stride * layout.finest
-    return torch.where(layout.where(Action.REUSE, stride, size), base, plane)
+    (reused,) = x.listed(
+        ("reused", stride, size), lambda layout: (layout.where(Action.REUSE, stride, size),)
+    )
+    return torch.where(reused, base, plane)
 
 
 def _doubled(x: BlockTensor, base: Tensor | None, *, smooth: bool) -> Tensor:

@@ -41,9 +41,9 @@ from seg_node.core.tiles import halved, none_like
 from seg_node.core.types import Action, ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
-    from seg_node.core.background import Background, Plane
+    from seg_node.core.background import Background, Found, Plane
     from seg_node.core.blocks import BlockLayout
 
 
@@ -190,6 +190,16 @@ class BlockTensor:
 
     # ---- blocks and their neighbourhoods ---------------------------------------------------
 
+    def listed(self, key: Hashable, make: Callable[[BlockLayout], Found]) -> Found:  # noqa: ARG002 - for those who keep them
+        """Return lists that depend on where the blocks lie.
+
+        Args:
+            key: one key always means the same lists.
+            make: makes them of a layout.
+
+        """
+        return make(self.layout)
+
     def of(self, action: Action) -> Tensor:
         """Return the features of one set."""
         return self.high if action == Action.HIGH else self.low
@@ -226,7 +236,7 @@ class BlockTensor:
         if not self.whole:
             return self
         window = Window(self.stride, self.full)
-        return self.mapped(lambda action: cut_out(self, action, window))
+        return self.mapped(lambda action: self.cut_out(action, window))
 
     def around(
         self, before: int, after: int, *, fill: float = 0.0, clamp: bool = False
@@ -244,9 +254,9 @@ class BlockTensor:
         outside = None if clamp else fill
         window = Window(self.stride, self.full, before, after)
         if self.whole:
-            return self.mapped(lambda action: cut_out(self, action, window, outside))
+            return self.mapped(lambda action: self.cut_out(action, window, outside))
         around = self.mapped(lambda action: self.gathered(action, window, outside, plane))
-        _show(plane, around.high, window)
+        self.show(plane, around.high, window)
         return around
 
     def _next_plane(self) -> Plane | None:
@@ -258,6 +268,16 @@ class BlockTensor:
     ) -> Tensor:
         """Gather the pixels of a window around each block of one set; see `halos.gathered`."""
         return gathered(self, action, window, outside, plane)
+
+    def cut_out(self, action: Action, window: Window, outside: float | None = 0.0) -> Tensor:
+        """Cut the blocks of one set out of its uncut plane; see `halos.cut_out`."""
+        return cut_out(self, action, window, outside)
+
+    def show(self, plane: Plane | None, tiles: Tensor, window: Window) -> None:
+        """Have the background take note of what the HIGH blocks show, and what is around them."""
+        if plane is not None and tiles.shape[0]:
+            room = self.listed("room", lambda layout: plane.room(layout.count(Action.HIGH)))
+            plane.keep(tiles, window, room)
 
     # ---- the whole -------------------------------------------------------------------------
 
@@ -287,20 +307,17 @@ class BlockTensor:
     def _put_together(self, plane: Plane | None) -> Tensor:
         """Return the whole plane, with what REUSE blocks show."""
         x, window = self.cut(), Window(self.stride, self.full)
-        base = None if plane is None else plane.whole(window)
+        base = None
+        if plane is not None:
+            found = self.listed(("whole", window), lambda _: plane.find(None, window))
+            base = plane.whole(found, window)
         if base is not None and self.layout.background > self.layout.finest:
             base = base.repeat_interleave(2, 2).repeat_interleave(2, 3)
             base = base[..., : self.full[0], : self.full[1]]
         elif base is not None and self.layout.background < self.layout.finest:
             base = halved(base)
-        _show(plane, x.high, window)
+        self.show(plane, x.high, window)
         return x.combined(smooth=False, base=base)
-
-
-def _show(plane: Plane | None, tiles: Tensor, window: Window) -> None:
-    """Have the background take note of what the HIGH blocks show, and what is around them."""
-    if plane is not None and tiles.shape[0]:
-        plane.keep(tiles, window)
 
 
 def split(image: Tensor, layout: BlockLayout, background: Background | None = None) -> BlockTensor:

@@ -49,6 +49,13 @@ def bounded(tiles: Tensor, beyond: Beyond | None, outside: float | None) -> Tens
     return tiles
 
 
+def filled(values: Tensor, length: int) -> Tensor:
+    """Return a list [n, ...] with zeros behind it, [length, ...]."""
+    wide = values.new_zeros((length, *values.shape[1:]))
+    wide[: len(values)] = values
+    return wide
+
+
 def none_like(x: Tensor) -> Tensor:
     """Return no blocks of as many channels, [0, C, 1, 1]."""
     return x.new_empty((0, x.shape[1], 1, 1))

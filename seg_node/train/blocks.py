@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from seg_node.core.background import Plane
+    from seg_node.core.background import Found, Plane
     from seg_node.core.blocks import Window
     from seg_node.core.sparse import BlockTensor
     from seg_node.train.block_settings import BlockTraining
@@ -73,8 +73,8 @@ class _Moved:
         self._plane = plane
         self._flow = flow
 
-    def rows(self, pixels: Tensor, window: Window, *, halve: bool) -> Tensor:
-        """Return some pixels, [k, C].
+    def find(self, pixels: Tensor | None, window: Window, *, halve: bool = False) -> Found:
+        """Look up where pixels were.
 
         Raises:
             ModelError: pixels of half the resolution were asked for.
@@ -84,6 +84,8 @@ class _Moved:
             msg = "LOW blocks cannot be trained beside REUSE blocks"
             raise ModelError(msg)
         (h, w), stride = window.size, window.stride
+        if pixels is None:
+            pixels = torch.arange(len(self._plane) * h * w)
         pixels = pixels.to(self._plane.device)
         column = pixels % w
         row = pixels // w % h
@@ -94,15 +96,22 @@ class _Moved:
         flow = self._flow[image, middle_y, middle_x]
         was_y = ((middle_y + flow[:, 1] + 0.5) / stride).floor().long().clamp_(0, h - 1)
         was_x = ((middle_x + flow[:, 0] + 0.5) / stride).floor().long().clamp_(0, w - 1)
-        return as_rows(self._plane).index_select(0, (image * h + was_y) * w + was_x)
+        return ((image * h + was_y) * w + was_x,)
 
-    def whole(self, window: Window) -> Tensor:
+    def rows(self, found: Found, window: Window, *, halve: bool = False) -> Tensor:  # noqa: ARG002 - their numbers say it
+        """Return some pixels, [k, C]."""
+        return as_rows(self._plane).index_select(0, found[0])
+
+    def whole(self, found: Found, window: Window) -> Tensor:
         """Return all pixels, [N, C, h, w]."""
-        (h, w), n = window.size, len(self._plane)
-        rows = self.rows(torch.arange(n * h * w), window, halve=False)
-        return rows.view(n, h, w, -1).permute(0, 3, 1, 2)
+        rows = self.rows(found, window)
+        return rows.view(len(self._plane), *window.size, -1).permute(0, 3, 1, 2)
 
-    def keep(self, tiles: Tensor, window: Window) -> None:
+    def room(self, count: int) -> Found:  # noqa: ARG002 - nothing is kept
+        """Return nothing: there is no room."""
+        return ()
+
+    def keep(self, tiles: Tensor, window: Window, room: Found) -> None:
         """Forget: each pair of frames stands alone."""
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from seg_node.core.background import Plane
+    from seg_node.core.background import Found, Plane
     from seg_node.core.blocks import Window
 
 HIGH, LOW, REUSE = Action.HIGH, Action.LOW, Action.REUSE
@@ -63,7 +63,7 @@ class Noted(Shown):
         super().__init__(tensor)
         self._kept = kept
 
-    def keep(self, tiles: Tensor, window: Window) -> None:  # noqa: ARG002 - of no interest
+    def keep(self, tiles: Tensor, window: Window, room: Found) -> None:  # noqa: ARG002 - of no interest
         """Note the blocks."""
         self._kept.append(tiles.clone())
 

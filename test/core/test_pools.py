@@ -200,14 +200,22 @@ def tiles_of(plane: torch.Tensor, b: int) -> list[NDArray[np.float32]]:
     return [pixels[row[:, None], column] for row in rows for column in columns]
 
 
+def rows_of(plane: Plane, pixels: torch.Tensor, window: Window) -> torch.Tensor:
+    return plane.rows(plane.find(pixels, window), window)
+
+
+def whole_of(plane: Plane, window: Window) -> torch.Tensor:
+    return plane.whole(plane.find(None, window), window)
+
+
 class FeatureWalk(Walk):
     """The same with features of planes of several strides."""
 
     def __init__(self, seed: int = 0) -> None:
         """Start with the planes of a whole frame."""
         super().__init__(seed)
-        self.pool = FeaturePool(GRID, self.origins, STRIDE, BLOCK)
-        self.pool.restart([stamped_plane(window) for window in WINDOWS])
+        self.pool = FeaturePool(GRID, STRIDE, BLOCK)
+        self.pool.restart([stamped_plane(window) for window in WINDOWS], self.origins)
         self.newest = np.arange(GRID[0] * GRID[1])
         self.kept = {w: tiles_of(stamped_plane(w), BLOCK // w.stride) for w in WINDOWS}
         self.resident = np.full(self.pool.capacity, NO_TILE)
@@ -231,7 +239,9 @@ class FeatureWalk(Walk):
             n = 1 + window.stride % 4 // 2
             tiles = [stamped(first + k, b, n) for k in range(len(blocks))]
             if tiles:
-                plane.keep(torch.stack(tiles), replace(window, before=n, after=n))
+                plane.keep(
+                    torch.stack(tiles), replace(window, before=n, after=n), plane.room(len(tiles))
+                )
             self.kept[window] += [
                 stamped(first + k, b, 1).permute(1, 2, 0).numpy() for k in range(len(blocks))
             ]
@@ -289,7 +299,7 @@ def test_features_are_found_where_the_content_was_computed_for_hundreds_of_frame
             if frame % 4 == 0 or frame < 20:
                 pixels = walk.reused(window)
                 expected, missing = walk.expected_features(pixels, window)
-                read = plane.rows(every[window], window, halve=False)
+                read = rows_of(plane, every[window], window)
                 np.testing.assert_allclose(read.numpy()[pixels], expected, rtol=1e-5, atol=1e-4)
                 gone += missing
     assert gone > 300  # it was full, and content without tiles was read
@@ -306,7 +316,7 @@ def test_whole_planes_are_read_pixel_by_pixel() -> None:
         for plane, window in walk.frame(frame):
             pixels = walk.reused(window)
             expected, _ = walk.expected_features(pixels, window)
-            whole = plane.whole(window)
+            whole = whole_of(plane, window)
             assert whole.shape == (1, 3, *window.size)
             read = whole[0].flatten(1).T.numpy()[pixels]
             np.testing.assert_allclose(read, expected, rtol=1e-5, atol=1e-4)
@@ -314,22 +324,22 @@ def test_whole_planes_are_read_pixel_by_pixel() -> None:
 
 @pytest.mark.parametrize("window", WINDOWS, ids=lambda window: f"stride{window.stride}")
 def test_operations_first_find_the_plane_that_the_dense_network_read(window: Window) -> None:
-    pool = FeaturePool(GRID, Origins(SIZE, SIDE), STRIDE, BLOCK)
+    pool = FeaturePool(GRID, STRIDE, BLOCK)
     plane = random_plane(3, window.size)
-    pool.restart([plane, plane + 1])
+    pool.restart([plane, plane + 1], Origins(SIZE, SIDE))
     first, second = pool.planes()
-    torch.testing.assert_close(first.whole(window), plane, atol=0, rtol=0)
+    torch.testing.assert_close(whole_of(first, window), plane, atol=0, rtol=0)
     pixels = torch.randperm(window.size[0] * window.size[1])[:200]
-    rows = second.rows(pixels, window, halve=False)
+    rows = rows_of(second, pixels, window)
     torch.testing.assert_close(rows, plane[0].flatten(1).T[pixels] + 1, atol=0, rtol=0)
 
 
 def test_content_without_a_tile_is_the_newest_of_where_it_is_now() -> None:
     """A tile that was evicted is not read, though its place holds something else by then."""
     origins = Origins(SIZE, SIDE)
-    pool = FeaturePool(GRID, origins, STRIDE, BLOCK)
+    pool = FeaturePool(GRID, STRIDE, BLOCK)
     window = WINDOWS[1]
-    pool.restart([stamped_plane(window)])
+    pool.restart([stamped_plane(window)], origins)
     (plane,) = pool.planes()
     origins.move(
         np.full((*SIZE, 2), (SIDE, 0), np.float32)
@@ -339,9 +349,13 @@ def test_content_without_a_tile_is_the_newest_of_where_it_is_now() -> None:
     for turn in range(3):  # compute the last columns again and again, until room runs out
         last = everything[everything % GRID[1] >= 2]
         pool.claim(last, used)
-        plane.keep(torch.stack([stamped(100 * turn + int(n), SIDE) for n in last]), window)
+        plane.keep(
+            torch.stack([stamped(100 * turn + int(n), SIDE) for n in last]),
+            window,
+            plane.room(len(last)),
+        )
         pool.name(1000 * (turn + 1) + last)
-    read = plane.rows(torch.arange(SIZE[0] * SIZE[1]), window, halve=False)
+    read = rows_of(plane, torch.arange(SIZE[0] * SIZE[1]), window)
     first = read.view(*SIZE, 3)[:, :SIDE]
     np.testing.assert_array_equal(first[..., 0], np.indices((37, 8))[0] // SIDE * 6 + 1)
     second = read.view(*SIZE, 3)[:, SIDE : 2 * SIDE, 0]
@@ -354,20 +368,21 @@ def test_content_without_a_tile_is_the_newest_of_where_it_is_now() -> None:
 def test_operations_hand_over_what_they_have_around_their_blocks(margin: int) -> None:
     """Those that look at no neighbours have nothing: then the edge of a block is repeated."""
     origins = Origins(SIZE, SIDE)
-    pool, window = FeaturePool(GRID, origins, STRIDE, BLOCK), WINDOWS[1]
-    pool.restart([torch.zeros(1, 1, *window.size)])
+    pool, window = FeaturePool(GRID, STRIDE, BLOCK), WINDOWS[1]
+    pool.restart([torch.zeros(1, 1, *window.size)], origins)
     (plane,) = pool.planes()
     pool.claim(np.arange(30), np.bincount(origins.slot.ravel()))
     span = SIDE + 2 * margin
-    plane.keep(torch.full((30, 1, span, span), 7.0), replace(window, before=margin, after=margin))
+    around = replace(window, before=margin, after=margin)
+    plane.keep(torch.full((30, 1, span, span), 7.0), around, plane.room(30))
     pool.name(np.arange(30))
     origins.move(np.full((*SIZE, 2), 0.5, np.float32))
-    torch.testing.assert_close(plane.whole(window), torch.full((1, 1, *window.size), 7.0))
+    torch.testing.assert_close(whole_of(plane, window), torch.full((1, 1, *window.size), 7.0))
 
 
 def test_half_the_resolution_is_refused() -> None:
-    pool = FeaturePool(GRID, Origins(SIZE, SIDE), STRIDE, BLOCK)
-    pool.restart([stamped_plane(WINDOWS[1])])
+    pool = FeaturePool(GRID, STRIDE, BLOCK)
+    pool.restart([stamped_plane(WINDOWS[1])], Origins(SIZE, SIDE))
     (plane,) = pool.planes()
     with pytest.raises(ModelError, match="LOW blocks cannot be computed beside REUSE blocks"):
-        plane.rows(torch.arange(3), WINDOWS[1], halve=True)
+        plane.find(torch.arange(3), WINDOWS[1], halve=True)

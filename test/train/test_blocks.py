@@ -65,12 +65,12 @@ def test_the_surroundings_are_those_that_the_flow_leads_to() -> None:
     flow[1, ..., 0], flow[1, ..., 1] = 17.0, -8.0  # two pixels to the right, one up, at stride 8
     (moved,) = MovedPlanes([plane], flow).planes()
     window = Window(8, (4, 6))
-    found = moved.whole(window)
+    found = moved.whole(moved.find(None, window), window)
     assert torch.equal(found[0], plane[0])
     assert torch.equal(found[1, 0, 1:, :4], plane[1, 0, :3, 2:])
     assert torch.equal(found[1, 0, 0], found[1, 0, 1])  # beyond the image its border is repeated
     with pytest.raises(ModelError, match="LOW"):
-        moved.rows(torch.tensor([0]), window, halve=True)
+        moved.find(torch.tensor([0]), window, halve=True)
 
 
 def test_blocks_and_whole_frames_are_learned_and_the_teacher_stays(tmp_path: Path) -> None:
