@@ -67,7 +67,7 @@ class BlockHistory:
         self._tracker: StepTracker[Any, Any] | None = None
         self._origins: Origins | None = None
         self._results = ResultPool(side // stride)
-        self._features: FeaturePool | None = None
+        self.features: FeaturePool | None = None
         self._pictures: TilePictures | None = None
         self._known: Tensor | None = None  # results where things are now, and their picture
         self._picture: Tensor | None = None  # in colour, as large as the results
@@ -76,6 +76,10 @@ class BlockHistory:
         self._recording = Recording()
         self._asked = False
 
+    def forget(self) -> None:
+        """Remember nothing, and keep the room for it: the next frame may be another camera's."""
+        self._tracker = self._origins = None
+
     def ask(self) -> None:
         """Have the next frame computed in full."""
         self._asked = True
@@ -83,8 +87,8 @@ class BlockHistory:
     def tensors(self) -> Iterator[Tensor]:
         """Yield what is held on the device."""
         yield from self._results.tensors()
-        if self._features is not None:
-            yield from self._features.tensors()
+        if self.features is not None:
+            yield from self.features.tensors()
         yield from (x for x in (self._known, self._picture) if x is not None)
         yield from self._recording.tensors
 
@@ -175,20 +179,20 @@ class BlockHistory:
         self._pictures = TilePictures((image.shape[0], image.shape[1]), self._stride, self._side)
         every = np.argwhere(np.ones(grid, np.bool_))
         self._pictures.add(image, every, np.arange(len(every)))
-        if self._features is None or self._features.grid != grid:
-            self._features = FeaturePool(grid, self._stride, self._side)
-        self._features.restart(self._recording.tensors, self._origins)
+        if self.features is None or self.features.grid != grid:
+            self.features = FeaturePool(grid, self._stride, self._side)
+        self.features.restart(self._recording.tensors, self._origins)
         self._recording = Recording()  # the pool cuts the planes up, and then lets go of them
         self._before_ns, self._asked = frame.stamp_ns, False
 
     def background(self, grid: NDArray[np.uint8]) -> Background:
         """Return what the network finds around the blocks that it computes of a grid."""
         assert self._origins is not None
-        assert self._features is not None
+        assert self.features is not None
         used = np.bincount(self._origins.slot.ravel())
         self._results.free_all_but(used)
-        self._features.claim(np.flatnonzero(grid == Action.HIGH), used)
-        return self._features
+        self.features.claim(np.flatnonzero(grid == Action.HIGH), used)
+        return self.features
 
     def mixed(self, logits: Tensor, high: Tensor) -> Tensor:
         """Return logits in which computed blocks are mixed with what is remembered of them.
@@ -226,11 +230,11 @@ class BlockHistory:
 
         """
         assert self._origins is not None
-        assert self._features is not None
+        assert self.features is not None
         assert self._pictures is not None
         blocks = np.argwhere(grid == Action.HIGH)
         slots = self._results.add(self._with_picture(logits), blocks, frame.stamp_ns)
-        self._features.name(slots)
+        self.features.name(slots)
         self._pictures.add(frame.image, blocks, slots)
         self._origins.renew(blocks, slots)
 

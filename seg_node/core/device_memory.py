@@ -264,6 +264,7 @@ class DeviceMemory(Generic[History]):
         while 0 < config.memory_limit_mb < held / BYTES_PER_MB:
             if not self._leave_out(self._histories, config):
                 self._histories.clear()
+            self._release()  # what was recorded over them holds them
             held = held_bytes(self._histories.values())
         use = MemoryUse(
             self._peak(most), held, self._counts.short, self._counts.lost, str(self._ladder)

@@ -5,16 +5,17 @@ inputs are copied into tensors that stay, and its results are copied out of tens
 frames never share any. All graphs share one pool of memory for what lies between, since only one
 runs at a time and nothing is read from it after it.
 
-What is recorded must not depend on the host: no lists made there, no numbers read there. That
-holds for whole frames, not for blocks (docs/gpu.md says where not). On a CPU there are no graphs;
-`Graphs` without `capture` is all the rest of this, for tests.
+What is recorded must not depend on the host: no lists made there, no numbers read there. Networks
+on blocks keep to that by `core/block_graphs.py`. On a CPU there are no graphs; `Graphs` without
+`captures` is all the rest of this, for tests.
 """
 
 from __future__ import annotations
 
+from functools import partial
 import logging
 import time
-from typing import Any, TYPE_CHECKING
+from typing import Any, Protocol, TYPE_CHECKING
 
 import torch
 from torch.overrides import handle_torch_function, has_torch_function
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Run = Callable[..., tuple[Tensor, ...]]
+    Work = Callable[[], tuple[Tensor, ...]]
     Key = tuple[str, tuple[tuple[object, ...], ...]]
 
 LOG = logging.getLogger(__name__)
@@ -40,51 +42,113 @@ MOST = 8
 come only from those who change `input.scale` while driving."""
 
 
+class Captured(Protocol):
+    """Launches that were captured.
+
+    Attributes:
+        outputs: what they write, in tensors that stay.
+
+    """
+
+    outputs: tuple[Tensor, ...]
+
+    def replay(self) -> None:
+        """Launch them again, on the memory that they were captured with."""
+        ...
+
+
+class Captures(Protocol):
+    """What captures launches."""
+
+    def capture(self, work: Work) -> Captured:
+        """Capture what work launches."""
+        ...
+
+    def clear(self) -> None:
+        """Let go of memory that the captured share; none of them is replayed any more."""
+        ...
+
+
+class CudaCaptures:
+    """CUDA graphs of a device, which share one pool of memory.
+
+    Args:
+        device: where work runs.
+
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Take no memory yet."""
+        self._device = device
+        self._pool: Any = None  # a handle whose type torch keeps to itself
+
+    def capture(self, work: Work) -> Captured:
+        """Capture what work launches, after some runs."""
+        with torch.cuda.device(self._device):
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            return _CudaGraph(work, self._pool)
+
+    def clear(self) -> None:
+        """Let go of the pool."""
+        self._pool = None
+
+
+class _CudaGraph:
+    """A CUDA graph of what work launches."""
+
+    def __init__(self, work: Work, pool: Any) -> None:
+        """Warm up on a stream of its own, as torch asks for, and capture."""
+        here = torch.cuda.current_stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's stub
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UP):
+                work()
+        here.wait_stream(aside)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=pool):
+            self.outputs = work()
+
+    def replay(self) -> None:
+        """Launch it."""
+        self._graph.replay()
+
+
 class Recorded:
     """A function on tensors that stay.
 
     Args:
         function: takes tensors and returns some; the same work for all tensors of these shapes.
-        inputs: the first it is to take.
-        pool: memory that graphs share; None for a function that is only run again.
+        inputs: tensors to copy all inputs into; they hold the first.
+        captures: what captures its launches; None for a function that is only run again.
 
     Attributes:
         macs: multiply-accumulates of one run.
 
     """
 
-    def __init__(self, function: Run, inputs: tuple[Tensor, ...], pool: Any) -> None:
-        """Warm up, and record where there is a pool."""
-        self._function = function
-        self._inputs = tuple(torch.empty_like(x).copy_(x) for x in inputs)
-        self._graph: torch.cuda.CUDAGraph | None = None
+    def __init__(
+        self, function: Run, inputs: tuple[Tensor, ...], captures: Captures | None
+    ) -> None:
+        """Run once, and capture."""
+        self._work = partial(function, *inputs)
+        self._inputs = inputs
         with MacCounter() as counter:
-            self._outputs = self._warm_up() if pool else function(*self._inputs)
-        self.macs: int = counter.macs // (WARM_UP if pool else 1)
-        if pool is not None:
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, pool=pool):
-                self._outputs = function(*self._inputs)
-
-    def _warm_up(self) -> tuple[Tensor, ...]:
-        """Run on a stream of its own, as torch asks for before a capture."""
-        here = torch.cuda.current_stream()
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's stub
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
-            outputs = [self._function(*self._inputs) for _ in range(WARM_UP)]
-        here.wait_stream(aside)
-        return outputs[-1]
+            self._outputs = self._work()
+        self.macs: int = counter.macs
+        self._captured = None if captures is None else captures.capture(self._work)
+        if self._captured is not None:
+            self._outputs = self._captured.outputs
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return what the function makes of other inputs of the same shapes."""
         for kept, new in zip(self._inputs, inputs, strict=True):
             kept.copy_(new)
-        if self._graph is None:
-            for out, made in zip(self._outputs, self._function(*self._inputs), strict=True):
+        if self._captured is None:
+            for out, made in zip(self._outputs, self._work(), strict=True):
                 out.copy_(made)
         else:
-            self._graph.replay()
+            self._captured.replay()
         return tuple(out.clone() for out in self._outputs)
 
 
@@ -92,21 +156,19 @@ class Graphs:
     """Functions of a device, recorded at their first run with inputs of new shapes.
 
     Args:
-        device: where they run.
-        capture: whether as CUDA graphs; otherwise they are run again.
+        captures: what captures launches there; None where functions are run again.
 
     """
 
-    def __init__(self, device: torch.device, *, capture: bool) -> None:
+    def __init__(self, captures: Captures | None = None) -> None:
         """Record nothing yet."""
-        self._device = device
-        self._capture = capture
-        self._pool: Any = None  # a handle whose type torch keeps to itself
+        self._captures = captures
         self._recorded: dict[Key, Recorded] = {}
+        self._inputs: dict[tuple[object, ...], Tensor] = {}
 
     @property
     def count(self) -> int:
-        """How many are recorded."""
+        """How many functions are recorded by name."""
         return len(self._recorded)
 
     def run(self, name: str, function: Run, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -121,50 +183,68 @@ class Graphs:
             what it returns, in tensors of their own.
 
         """
-        # Whoever counts multiply-accumulates sees one run, however often it is warmed up.
-        return _counted(self, name, function, *inputs)
+        return replay(partial(self.recorded, name, function, inputs), *inputs)
 
     def clear(self) -> None:
         """Forget all, and free their memory."""
         self._recorded.clear()
-        self._pool = None
+        self._inputs.clear()
+        if self._captures is not None:
+            self._captures.clear()
 
     def recorded(self, name: str, function: Run, inputs: tuple[Tensor, ...]) -> Recorded:
         """Return the record of a function for inputs of these shapes, made if there is none."""
-        key = name, tuple((x.shape, x.stride(), x.dtype) for x in inputs)
+        key = name, tuple(_form(x) for x in inputs)
         found = self._recorded.pop(key, None)
-        self._recorded[key] = found or self._record(name, function, inputs)
+        self._recorded[key] = found or self.record(name, function, inputs)
         while len(self._recorded) > MOST:
             del self._recorded[next(iter(self._recorded))]
         return self._recorded[key]
 
-    def _record(self, name: str, function: Run, inputs: tuple[Tensor, ...]) -> Recorded:
-        if not self._capture:
-            return Recorded(function, inputs, None)
+    def record(self, name: str, function: Run, inputs: tuple[Tensor, ...]) -> Recorded:
+        """Record a function, for a caller that keeps the record until `clear`."""
         began_s = time.perf_counter()
-        with torch.cuda.device(self._device):
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
-            made = Recorded(function, inputs, self._pool)
-        took_s = time.perf_counter() - began_s
-        LOG.info("CUDA graph of %s for %s: %.1f s", name, tuple(inputs[0].shape), took_s)
+        made = Recorded(
+            function, tuple(map(self._kept, range(len(inputs)), inputs)), self._captures
+        )
+        if self._captures is not None:
+            took_s = time.perf_counter() - began_s
+            LOG.info("graph of %s for %s: %.1f s", name, tuple(inputs[0].shape), took_s)
         return made
 
+    def _kept(self, place: int, first: Tensor) -> Tensor:
+        """Return the tensor that stays for an input; only one record runs at a time."""
+        key = place, _form(first)
+        if key not in self._inputs:
+            self._inputs[key] = torch.empty_like(first)
+        return self._inputs[key].copy_(first)
 
-def _counted(graphs: Graphs, name: str, function: Run, *inputs: Tensor) -> tuple[Tensor, ...]:
+
+def _form(x: Tensor) -> tuple[object, ...]:
+    return x.shape, x.stride(), x.dtype
+
+
+def replay(record: Callable[[], Recorded], *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Run what is recorded.
+
+    Who counts multiply-accumulates sees one run, however often the function runs to be recorded.
+
+    Args:
+        record: returns the record, made at its first call.
+        inputs: of the function.
+
+    """
     if has_torch_function(inputs):
-        found: tuple[Tensor, ...] = handle_torch_function(
-            _counted, inputs, graphs, name, function, *inputs
-        )
+        found: tuple[Tensor, ...] = handle_torch_function(replay, inputs, record, *inputs)
         return found
-    return graphs.recorded(name, function, inputs)(*inputs)
+    return record()(*inputs)
 
 
-def _macs(graphs: Graphs, name: str, function: Run, *inputs: Tensor) -> int:
-    recorded: Recorded = graphs.recorded(name, function, inputs)
-    return recorded.macs
+def _macs(record: Callable[[], Recorded], *_: Tensor) -> int:
+    return record().macs
 
 
-PRICED[_counted] = _macs
+PRICED[replay] = _macs
 
 
 def choose_graphs(choice: str, device: torch.device, *, engines: bool = False) -> Graphs | None:
@@ -189,4 +269,4 @@ def choose_graphs(choice: str, device: torch.device, *, engines: bool = False) -
         )
         msg = f"graphs is 'on', which needs {what}; choose auto or off"
         raise ConfigError(msg)
-    return Graphs(device, capture=True) if able and choice != "off" else None
+    return Graphs(CudaCaptures(device)) if able and choice != "off" else None

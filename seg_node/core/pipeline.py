@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+import logging
 import time
 from typing import cast, Protocol, TYPE_CHECKING
 
@@ -11,8 +12,9 @@ import cv2
 import numpy as np
 import torch
 
+from seg_node.core.block_graphs import BlockGraphs, BUCKETS, every_count
 from seg_node.core.block_history import BlockHistory
-from seg_node.core.blocks import BlockLayout, scaled
+from seg_node.core.blocks import BlockLayout, grid_shape, scaled
 from seg_node.core.config import Config
 from seg_node.core.costs import dense_macs, MacCounter
 from seg_node.core.device_memory import DeviceMemory, eased, Form
@@ -34,6 +36,7 @@ from seg_node.core.types import (
     Action,
     ConfigError,
     Frame,
+    Plan,
     Reason,
     StepReport,
     StepResult,
@@ -50,7 +53,8 @@ if TYPE_CHECKING:
     from seg_node.core.policy import BlockPolicy
     from seg_node.core.sparse import BlockTensor
     from seg_node.core.threads import Cores
-    from seg_node.core.types import Plan
+
+LOG = logging.getLogger(__name__)
 
 LACKS = {
     "segblocks": "no learned policy for it; choose a model that has one, or set policy.score to "
@@ -65,6 +69,9 @@ LEAST = AllLow(Reason.MEMORY)
 
 WHOLE_FRAMES = ("dense", "warp", "arseg")
 """Modes that compute all of a frame in one way, or nothing."""
+
+BLOCK_MODES = ("adaptive", "segblocks")
+"""Modes that run the network on blocks of one number."""
 
 AnyHistory = History | BlockHistory | GatedHistory
 """What is remembered of a camera."""
@@ -190,9 +197,13 @@ class Segmenter:
         self._threads = FollowedThreads(cores, clock) if cores and on_cpu else None
         self._motion = choose_method(self.config.motion.estimator, self.compute.device, kernels)
         self._histories: dict[str, AnyHistory] = {}
+        self._spare: BlockHistory | None = None
         self._uploads = Uploads(self.compute.device)
         engines = self.config.device == "tensorrt"
         self._graphs = choose_graphs(self.config.graphs, self.compute.device, engines=engines)
+        self._blocks: BlockGraphs | None = None
+        if self._graphs is not None and kernels is not None:
+            self._blocks = BlockGraphs(self._net, kernels, self._graphs)
         self._memory = DeviceMemory(self.compute.device, self._histories, self._forget_graphs)
 
     def _placed(self, net: nn.Module) -> nn.Module:
@@ -299,7 +310,41 @@ class Segmenter:
         black = np.zeros((height, width, 3), np.uint8)
         for stamp_ns in (0, 1_000_000):
             self.step(Frame(black, stamp_ns, camera=WARM_UP_CAMERA))
-        self._histories.pop(WARM_UP_CAMERA, None)
+        if self._blocks is not None and self.config.mode in BLOCK_MODES:
+            self._record_blocks(Frame(black, 2_000_000, camera=WARM_UP_CAMERA), self._blocks)
+        history = self._histories.pop(WARM_UP_CAMERA, None)
+        if self._blocks is not None and isinstance(history, BlockHistory):
+            history.forget()
+            self._spare = history  # with the tables that were recorded: the first camera's
+
+    @torch.inference_mode()
+    def _record_blocks(self, frame: Frame, blocks: BlockGraphs) -> None:
+        """Record the network for every number of blocks."""
+        began_ns = self._clock()
+        history = self._history(frame.camera, self.policies[self.config.mode])
+        image = self._uploads.send(frame.image)
+        self._motion.take(frame, image)
+        past = NOTHING if history is None else history.look(frame, self.config)
+        if past.lost is not None:  # memory was short before there were blocks
+            return
+        height, width = frame.image.shape[:2]
+        shape = grid_shape(height, width, self.config.block_side)
+        other = Action.LOW if history is None else Action.REUSE
+        try:
+            for grid in every_count(shape, self._buckets, other):
+                self._execute(frame, image, Plan(grid, Reason.ASKED), history)
+        except torch.cuda.OutOfMemoryError:
+            LOG.warning("memory is short: networks on blocks are recorded when they are needed")
+            self._histories.pop(frame.camera, None)
+            self._forget_graphs()
+        else:
+            took_s = (self._clock() - began_ns) / 1e9
+            LOG.info("recorded networks on %d numbers of blocks in %.1f s", blocks.count, took_s)
+
+    def _block_history(self) -> BlockHistory:
+        """Return a memory of blocks for a camera."""
+        side, device = self.config.block_side, self.compute.device
+        return BlockHistory(self._face.stride, side, device, self._motion)
 
     def _scaled(self, frame: Frame) -> Frame:
         """Return the frame with its image as the network will see it."""
@@ -320,8 +365,7 @@ class Segmenter:
         if history is None and remembers is Remembers.FRAME:
             history = self._histories[camera] = History(self._motion)
         if history is None and remembers is Remembers.BLOCKS:
-            side, device = self.config.block_side, self.compute.device
-            history = BlockHistory(self._face.stride, side, device, self._motion)
+            history, self._spare = self._spare or self._block_history(), None
             self._histories[camera] = history
         if history is None and isinstance(policy, Gated):
             side, device = self.config.block_side, self.compute.device
@@ -353,9 +397,7 @@ class Segmenter:
             size = scaled((image.shape[-2], image.shape[-1]), self._face.stride)
             return enlarge(self._net(halved(image)), size)
         size = (image.shape[-2], image.shape[-1])
-        layout = self._layout(plan, size, image.device)
-        blocks: BlockTensor = self._net(self._cut(image, layout))
-        return blocks.combined()
+        return self._on_blocks(image, self._layout(plan, size, image.device)).combined()
 
     def _whole(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the features and logits of a whole frame."""
@@ -376,8 +418,17 @@ class Segmenter:
         return self._graphs.run(name, function, *inputs)
 
     def _forget_graphs(self) -> None:
+        self._spare = None
+        if self._blocks is not None:
+            self._blocks.clear()
         if self._graphs is not None:
             self._graphs.clear()
+
+    def _forget_unused_graphs(self) -> None:
+        """Forget what was recorded over memories that no camera has any more."""
+        if self._blocks is not None:
+            kept = (*self._histories.values(), self._spare)
+            self._blocks.keep([h.features for h in kept if isinstance(h, BlockHistory)])
 
     def _refresh(
         self, frame: Frame, image: Tensor, plan: Plan, history: BlockHistory | GatedHistory
@@ -389,13 +440,14 @@ class Segmenter:
             with history.recorder():
                 logits = self._face.head(self._face.features(image))
             history.keep_all(frame, logits)
+            self._forget_unused_graphs()
             return logits
         if (plan.grid == Action.REUSE).all():
             return history.logits()
         size = (image.shape[-2], image.shape[-1])
         layout = self._layout(plan, size, image.device)
         background = history.background(plan.grid)
-        computed: BlockTensor = self._net(self._cut(image, layout, background))
+        computed = self._on_blocks(image, layout, background)
         logits = computed.combined(base=history.logits())
         plane = logits.shape[-2], logits.shape[-1]
         logits = history.mixed(logits, layout.inside(Action.HIGH, self._face.stride, plane))
@@ -403,16 +455,25 @@ class Segmenter:
         return logits
 
     def _layout(self, plan: Plan, size: tuple[int, int], device: torch.device) -> BlockLayout:
-        side, buckets = self.config.block_side, self.config.block_buckets
+        side, buckets = self.config.block_side, self._buckets
         return BlockLayout(plan.grid[None], side, size, device=device, buckets=buckets)
 
-    def _cut(
+    @property
+    def _buckets(self) -> int:
+        """How many numbers of blocks there may be; 0 for any."""
+        return self.config.block_buckets or (0 if self._blocks is None else BUCKETS)
+
+    def _on_blocks(
         self, image: Tensor, layout: BlockLayout, background: Background | None = None
     ) -> BlockTensor:
-        """Return an image as the network's input on blocks."""
+        """Return what the network makes of the blocks of an image."""
+        if self._blocks is not None:
+            return self._blocks.run(image, layout, background)
         if self._kernels is None:
-            return split(image, layout, background)
-        return on_kernels(image, layout, background, self._kernels)
+            of_blocks: BlockTensor = self._net(split(image, layout, background))
+        else:
+            of_blocks = self._net(on_kernels(image, layout, background, self._kernels))
+        return of_blocks
 
     def _dense_macs(self, image: Tensor) -> int:
         size = (image.shape[-2], image.shape[-1])

@@ -340,7 +340,7 @@ class FeaturePool:
         held.view(gh, gw, span, span, channels).copy_(tiles)
 
     def room(self, count: int) -> Tensor:
-        """Return the tiles of the last claim, int64 [count]; the last again for repeated blocks."""
+        """Return the tiles of the last claim, int64 [count]; the last may come again."""
         if count not in self._room:
             again = self._claimed[-1:].repeat(count - len(self._claimed))
             self._room[count] = to_device(np.concatenate((self._claimed, again)), self._device)

@@ -418,10 +418,10 @@ def test_memory_is_bounded_for_hundreds_of_frames() -> None:
     for frame in panned(300, 2.7):
         pipeline.step(frame)
         kept = history(pipeline)
-        assert kept._features is not None
+        assert kept.features is not None
         tiles.append(len(kept._results.stamps_ns))
-        features.append(kept._features.capacity)
-        rows.append(len(kept._features._rows))
+        features.append(kept.features.capacity)
+        rows.append(len(kept.features._rows))
     assert tiles[0] == 12
     assert max(tiles) <= 6 * 12
     assert max(tiles[100:]) == max(tiles)

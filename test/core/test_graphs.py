@@ -13,7 +13,7 @@ from seg_node.core import graphs
 from seg_node.core.config import Config
 from seg_node.core.costs import MacCounter
 from seg_node.core.fusion import enlarge
-from seg_node.core.graphs import choose_graphs, Graphs
+from seg_node.core.graphs import choose_graphs, CudaCaptures, Graphs
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import Interval, UNTRAINED
 from seg_node.core.types import Action, ConfigError, DeviceMemoryError
@@ -55,7 +55,7 @@ def _no_gradients() -> Iterator[None]:
 
 
 def test_results_are_those_of_the_function() -> None:
-    function, recorded = Watched(), Graphs(CPU, capture=False)
+    function, recorded = Watched(), Graphs()
     for seed in range(3):
         found = recorded.run("features", function, image(seed))
         for a, b in zip(found, function(image(seed)), strict=True):
@@ -63,7 +63,7 @@ def test_results_are_those_of_the_function() -> None:
 
 
 def test_inputs_lie_in_the_same_place_in_every_run() -> None:
-    function, recorded = Watched(), Graphs(CPU, capture=False)
+    function, recorded = Watched(), Graphs()
     kept = [image(seed) for seed in range(4)]
     for x in kept:
         recorded.run("features", function, x)
@@ -73,7 +73,7 @@ def test_inputs_lie_in_the_same_place_in_every_run() -> None:
 
 
 def test_two_frames_in_flight_share_nothing() -> None:
-    function, recorded = Watched(), Graphs(CPU, capture=False)
+    function, recorded = Watched(), Graphs()
     first = recorded.run("features", function, image(0))
     before = [x.clone() for x in first]
     recorded.run("features", function, image(1))
@@ -81,7 +81,7 @@ def test_two_frames_in_flight_share_nothing() -> None:
 
 
 def test_each_shape_layout_and_name_has_its_own() -> None:
-    function, recorded = Watched(), Graphs(CPU, capture=False)
+    function, recorded = Watched(), Graphs()
     last = torch.channels_last
     for x in (image(0), image(0, 4, 4), image(0).contiguous(memory_format=last), image(1, 4, 4)):
         found = recorded.run("features", function, x)
@@ -93,7 +93,7 @@ def test_each_shape_layout_and_name_has_its_own() -> None:
 
 def test_the_least_recently_used_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "MOST", 2)
-    function, recorded = Watched(), Graphs(CPU, capture=False)
+    function, recorded = Watched(), Graphs()
     a, b = (recorded.recorded("x", function, (image(0, side, side),)) for side in (4, 5))
     assert recorded.recorded("x", function, (image(1, 4, 4),)) is a
     recorded.recorded("x", function, (image(0, 6, 6),))
@@ -103,7 +103,7 @@ def test_the_least_recently_used_is_dropped(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_run_counts_as_one_run_of_the_function() -> None:
-    function, recorded = Watched(), Graphs(CPU, capture=False)
+    function, recorded = Watched(), Graphs()
     counts = []
     for run in (function, lambda x: recorded.run("features", function, x)):
         for seed in range(2):
@@ -114,7 +114,7 @@ def test_every_run_counts_as_one_run_of_the_function() -> None:
 
 
 def test_what_is_cleared_is_recorded_anew() -> None:
-    function, recorded = Watched(), Graphs(CPU, capture=False)
+    function, recorded = Watched(), Graphs()
     recorded.run("features", function, image(0))
     recorded.clear()
     assert recorded.count == 0
@@ -164,7 +164,7 @@ def segmenter(mode: str) -> Segmenter:
 @pytest.mark.parametrize("mode", ["dense", "warp", "arseg"])
 def test_frames_of_recorded_networks_are_those_of_the_networks(mode: str) -> None:
     plain, recorded = segmenter(mode), segmenter(mode)
-    recorded._graphs = Graphs(CPU, capture=False)
+    recorded._graphs = Graphs()
     for index, sample in enumerate(Street(3, 96, 64).frames(5)):
         a, b = plain.step(sample.frame), recorded.step(sample.frame)
         assert np.array_equal(a.labels, b.labels), index
@@ -175,7 +175,7 @@ def test_frames_of_recorded_networks_are_those_of_the_networks(mode: str) -> Non
 
 def test_graphs_go_where_memory_is_short() -> None:
     steps = segmenter("dense")
-    steps._graphs = Graphs(CPU, capture=False)
+    steps._graphs = Graphs()
     (sample,) = Street(3, 96, 64).frames(1)
     steps.step(sample.frame)
 
@@ -191,7 +191,7 @@ def test_graphs_go_where_memory_is_short() -> None:
 def test_a_captured_function_gives_what_it_gives() -> None:
     device, function = torch.device("cuda"), Watched()
     function.layer.to(device)
-    recorded = Graphs(device, capture=True)
+    recorded = Graphs(CudaCaptures(device))
     for size in ((8, 6), (16, 12), (8, 6)):
         for seed in range(3):
             x = image(seed, *size).to(device)
