@@ -115,6 +115,11 @@ class Turns(Generic[T]):
         """Return the intake of a camera."""
         return self._intakes[name]
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is taken any more."""
+        return self._closed
+
     def take(self, timeout_s: float | None = None) -> tuple[str, T] | None:
         """Remove the oldest item of the camera whose turn it is.
 

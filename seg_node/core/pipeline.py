@@ -198,6 +198,7 @@ class Segmenter:
         self._motion = choose_method(self.config.motion.estimator, self.compute.device, kernels)
         self._histories: dict[str, AnyHistory] = {}
         self._spare: BlockHistory | None = None
+        self._next: tuple[Frame, float, Frame] | None = None  # as it comes, scale, as it is seen
         self._uploads = Uploads(self.compute.device)
         engines = self.config.device == "tensorrt"
         self._graphs = choose_graphs(self.config.graphs, self.compute.device, engines=engines)
@@ -248,11 +249,13 @@ class Segmenter:
         for history in tuple(self._histories.values()):
             history.ask()
 
-    def step(self, frame: Frame) -> StepResult:
+    def step(self, frame: Frame, meanwhile: Callable[[], None] = lambda: None) -> StepResult:
         """Segment one frame.
 
         Args:
             frame: image uint8 [H, W, 3].
+            meanwhile: called where a device computes beside the host, when all is launched and
+                before the host waits for the mask.
 
         Returns:
             labels and confidence at the image's own size, the plan and its cost.
@@ -262,19 +265,35 @@ class Segmenter:
 
         """
         if self._threads is None:
-            return self._bounded(frame)
+            return self._bounded(frame, meanwhile)
         if not self.config.budget.latency_ms:
             self._threads.release()
-            return self._bounded(frame)
+            return self._bounded(frame, meanwhile)
         with self._threads:
-            return self._bounded(frame)
+            return self._bounded(frame, meanwhile)
 
-    def _bounded(self, frame: Frame) -> StepResult:
+    def send_ahead(self, frame: Frame) -> None:
+        """Start sending the image of the frame that comes next to the device.
+
+        To be called from `meanwhile`: then the copy runs beside the device's work on this frame.
+        """
+        self._next = frame, self.config.input.scale, self._scaled(frame)
+        self._uploads.send_ahead(self._next[-1].image)
+
+    def _bounded(self, frame: Frame, meanwhile: Callable[[], None]) -> StepResult:
         """Segment a frame in the form for which there is memory."""
         config, timer = self.config, StageTimer(self._clock)
-        return self._memory.step(frame.camera, config, partial(self._step, frame, config, timer))
+        compute = partial(self._step, frame, meanwhile, config, timer)
+        return self._memory.step(frame.camera, config, compute)
 
-    def _step(self, frame: Frame, config: Config, timer: StageTimer, form: Form) -> StepResult:
+    def _step(
+        self,
+        frame: Frame,
+        meanwhile: Callable[[], None],
+        config: Config,
+        timer: StageTimer,
+        form: Form,
+    ) -> StepResult:
         size = frame.image.shape[:2]
         with timer.stage("prepare"):
             frame = self._scaled(frame)
@@ -295,6 +314,8 @@ class Segmenter:
                 planes = self._decide(logits, self._face.stride, size_seen)
                 if isinstance(history, BlockHistory):
                     planes = history.sharpened(planes)
+                if self._uploads.beside:
+                    meanwhile()
                 labels, confidence = to_host(*planes)
         with timer.stage("finish"):
             labels, confidence = resize_result(labels, confidence, (size[0], size[1]))
@@ -351,6 +372,8 @@ class Segmenter:
         scale = self.config.input.scale
         if scale == 1.0:
             return frame
+        if self._next is not None and self._next[0] is frame and self._next[1] == scale:
+            return self._next[2]
         height, width = frame.image.shape[:2]
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         image = cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA)

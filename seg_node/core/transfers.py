@@ -28,31 +28,48 @@ class Uploads:
     def __init__(self, device: torch.device) -> None:
         """Open the stream where the device has some."""
         self._device = device
+        self._ahead: tuple[NDArray[np.uint8], Tensor] | None = None
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's stub
+
+    @property
+    def beside(self) -> bool:
+        """Whether images travel while the host goes on."""
+        return self._stream is not None
 
     def send(self, image: NDArray[np.uint8]) -> Tensor:
         """Return an image [H, W, 3] as uint8 [1, 3, H, W], channels_last, on the device.
 
         The host goes on before it is there; what is launched next on the device waits for it.
         """
+        ahead, self._ahead = self._ahead, None
+        landed = ahead[1] if ahead is not None and ahead[0] is image else self._copied(image)
+        if self._stream is not None:
+            here = torch.cuda.current_stream(self._device)
+            here.wait_stream(self._stream)
+            landed.record_stream(here)  # its memory is that stream's: it must not go back early
+        return landed.permute(2, 0, 1)[None]
+
+    def send_ahead(self, image: NDArray[np.uint8]) -> None:
+        """Start sending the image that the next `send` will be asked for; the device works on.
+
+        Args:
+            image: [H, W, 3]; it stays as it is until then.
+
+        """
+        self._ahead = image, self._copied(image)
+
+    def _copied(self, image: NDArray[np.uint8]) -> Tensor:
+        """Return an image on its way to the device."""
         if self._stream is None:
             # A view on a message's buffer is read-only, which torch.from_numpy only warns about.
             usable = image.flags.c_contiguous and image.flags.writeable
-            return _as_batch(torch.from_numpy(image if usable else image.copy()))
+            return torch.from_numpy(image if usable else image.copy())
         staged = torch.empty(image.shape, dtype=torch.uint8, pin_memory=True)
         staged.numpy()[:] = image
         with torch.cuda.stream(self._stream):
-            landed = staged.to(self._device, non_blocking=True)
-        here = torch.cuda.current_stream(self._device)
-        here.wait_stream(self._stream)
-        landed.record_stream(here)  # its memory is that stream's, and must not go back too early
-        return _as_batch(landed)
-
-
-def _as_batch(pixels: Tensor) -> Tensor:
-    return pixels.permute(2, 0, 1)[None]
+            return staged.to(self._device, non_blocking=True)
 
 
 def to_device(values: NDArray[Any] | Tensor, device: torch.device) -> Tensor:

@@ -5,6 +5,7 @@ One thread and one network serve all cameras, in turns.
 
 from __future__ import annotations
 
+from collections import deque
 import threading
 import time
 import traceback
@@ -51,6 +52,7 @@ class Worker:
         self._turns = turns
         self._now_ns = now_ns
         self._abandoned = threading.Event()
+        self._waiting: deque[tuple[Feed, Frame, int]] = deque()  # with the time of their arrival
         self._thread = threading.Thread(target=self._run, name="segmentation", daemon=True)
 
     def start(self) -> None:
@@ -72,18 +74,43 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            while (turn := self._turns.take()) is not None:
-                name, arrived = turn
-                feed = self._feeds[name]
-                motion = self._segmenter.config.motion.source in {"auto", "codec"}
-                for frame, arrived_ns in feed.frames(arrived, motion=motion):
-                    self._process(feed, frame, arrived_ns)
+            while self._fetch():
+                self._process(*self._waiting.popleft())
         except Exception:  # noqa: BLE001 - told, and raised by the node in its main thread
             self.failure = traceback.format_exc()
 
+    def _fetch(self) -> bool:
+        """Wait until a frame waits; False if no more are to come."""
+        while not self._waiting:
+            turn = self._turns.take()
+            if turn is None:
+                return False
+            self._open(*turn)
+        return not self._turns.closed
+
+    def _open(self, name: str, arrived: Arrived) -> None:
+        """Add the frames of a message to those that wait."""
+        feed = self._feeds[name]
+        motion = self._segmenter.config.motion.source in {"auto", "codec"}
+        found = feed.frames(arrived, motion=motion)
+        self._waiting.extend((feed, frame, arrived_ns) for frame, arrived_ns in found)
+
+    def _look_ahead(self) -> None:
+        """Send the image of the next frame to the device, beside its work on the present one.
+
+        A message is opened for it only where none is dropped for a newer one.
+        """
+        while not self._waiting and self._segmenter.config.overload == "every":
+            turn = self._turns.take(0.0)
+            if turn is None:
+                return
+            self._open(*turn)
+        if self._waiting:
+            self._segmenter.send_ahead(self._waiting[0][1])
+
     def _process(self, feed: Feed, frame: Frame, arrived_ns: int) -> None:
         try:
-            result = self._segmenter.step(frame)
+            result = self._segmenter.step(frame, self._look_ahead)
         except DeviceMemoryError as err:
             feed.lose(str(err))
             return

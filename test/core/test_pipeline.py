@@ -15,6 +15,7 @@ from seg_node.core.config import Config, Value
 from seg_node.core.pipeline import choose_compute, Segmenter
 from seg_node.core.policy import AllLow, Ranked, UNTRAINED
 from seg_node.core.scores import Heuristic
+from seg_node.core.transfers import Uploads
 from seg_node.core.types import Action, ConfigError, Frame, ImageError, Reason
 from seg_node.nets.build import build_network
 
@@ -98,6 +99,34 @@ def test_stage_times_come_from_the_given_clock(net: torch.nn.Module) -> None:
     assert list(report.stage_ns) == ["prepare", "motion", "plan", "execute", "decide", "finish"]
     assert set(report.stage_ns.values()) == {10}
     assert report.total_ns > sum(report.stage_ns.values())
+
+
+def test_the_host_has_time_only_beside_a_device(
+    net: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it prepares then is what the next step uses, unless the scale changed meanwhile."""
+    config = Config().updated({"mode": "dense", "device": "cpu", "input.scale": 0.5})
+    segmenter, plain = (Segmenter(net, UNTRAINED, config) for _ in range(2))
+    frames = [Frame(np.full((40, 60, 3), value, np.uint8), value) for value in range(3)]
+    calls: list[int] = []
+
+    def meanwhile() -> None:
+        calls.append(1)
+        segmenter.send_ahead(frames[len(calls)])
+
+    segmenter.step(frames[0], meanwhile)
+    assert not calls
+    monkeypatch.setattr(Uploads, "beside", True)
+    segmenter.step(frames[0], meanwhile)
+    ahead = segmenter._scaled(frames[1])
+    assert ahead is segmenter._scaled(frames[1])
+    segmenter.step(frames[1], meanwhile)
+    smaller = config.updated({"input.scale": 0.25})
+    for steps in (segmenter, plain):
+        steps.reconfigure(smaller)
+    assert segmenter._scaled(frames[2]).image.shape == (10, 15, 3)
+    assert np.array_equal(segmenter.step(frames[2]).labels, plain.step(frames[2]).labels)
+    assert len(calls) == 2
 
 
 def test_reconfigure_applies_from_the_next_frame(net: torch.nn.Module) -> None:

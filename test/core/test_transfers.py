@@ -38,6 +38,32 @@ def test_views_that_torch_cannot_take_are_copied() -> None:
         assert sent.data_ptr() != view.ctypes.data
 
 
+def test_an_image_sent_ahead_is_there_and_any_other_is_sent() -> None:
+    uploads, first, second = Uploads(CPU), IMAGE.copy(), IMAGE[::-1].copy()
+    first.flags.writeable = second.flags.writeable = False  # so that sending copies
+    uploads.send_ahead(first)
+    ahead = uploads.send(first)
+    again = uploads.send(first)
+    assert ahead.data_ptr() != again.data_ptr()
+    uploads.send_ahead(first)
+    for image in (second, first):
+        assert np.array_equal(uploads.send(image)[0].permute(1, 2, 0).numpy(), image)
+
+
+@needs_gpu
+def test_an_image_travels_beside_the_work_of_the_device() -> None:
+    uploads = Uploads(torch.device("cuda"))
+    images = [np.full((1024, 2048, 3), value, np.uint8) for value in range(4)]
+    sums = []
+    for image, following in zip(images, [*images[1:], None], strict=True):
+        sent = uploads.send(image)
+        busy = sent.double().sum()
+        if following is not None:
+            uploads.send_ahead(following)
+        sums.append(float(busy) / image.size)
+    assert sums == [0, 1, 2, 3]
+
+
 def test_all_planes_come_back_in_order() -> None:
     planes = (torch.zeros(2, 2, dtype=torch.uint8), torch.ones(3))
     found = to_host(*planes)

@@ -17,6 +17,7 @@ from seg_node.core import pipeline
 from seg_node.core.config import Config
 from seg_node.core.intake import Intake, Turns
 from seg_node.core.policy import UNTRAINED
+from seg_node.core.transfers import Uploads
 from seg_node.data.converters import choose_converter
 from seg_node.data.encode import encode_packets, Encoding
 from seg_node.data.street import Street
@@ -26,6 +27,8 @@ from seg_node.ros.inputs import VideoInput
 from seg_node.ros.worker import Worker
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from seg_node.core.pipeline import Segmenter
     from seg_node.core.types import Frame
 
@@ -281,6 +284,29 @@ def test_cameras_take_turns_and_broken_images_are_counted_where_they_came_from(
     assert refused == {"front": 0, "broken": 4, "silent": 0, "rear": 0}
     assert "image on /broken (encoding '32FC7'" in benches["broken"].health.refusal
     assert benches["front"].outputs.extra == {"dropped": 0, "refused": 0}
+
+
+@pytest.mark.parametrize(("overload", "sent"), [("every", 5), ("newest", 0)])
+def test_the_next_frame_is_sent_beside_the_present_one(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, overload: str, sent: int
+) -> None:
+    """Only where it cannot be dropped for a newer one; the order stays, and what is counted."""
+    ahead: list[int] = []
+    send_ahead = Uploads.send_ahead
+
+    def noted(self: Uploads, image: NDArray[np.uint8]) -> None:
+        ahead.append(id(image))
+        send_ahead(self, image)
+
+    monkeypatch.setattr(Uploads, "beside", True)
+    monkeypatch.setattr(Uploads, "send_ahead", noted)
+    segmenter.reconfigure(segmenter.config.updated({"overload": overload, "input.scale": 0.5}))
+    benches, log = published_by_turns(segmenter, overload, COUNTS)
+    order = ["/front", "/rear", "/front", "/rear", "/front", "/front"]
+    assert [frame.camera for frame in log] == (order if overload == "every" else order[:2])
+    assert len(set(ahead)) == len(ahead) == sent
+    refused = {name: bench.health.refused for name, bench in benches.items()}
+    assert refused["broken"] == (4 if overload == "every" else 1)
 
 
 def test_the_newest_frame_of_each_camera_is_segmented(segmenter: Segmenter) -> None:
