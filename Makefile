@@ -34,7 +34,7 @@ test: $(STAMP) ## run the whole test suite
 
 # Needs a GPU and, in .venv, a torch that has CUDA: gpu_layers and gpu_step say so where there is none.
 gpu: $(STAMP) ## on a GPU: test what runs there, and measure layers, motion and whole steps
-	$(ENV) $(BIN)/python -m pytest test/kernels test/core/test_graphs.py test/core/test_transfers.py
+	$(ENV) $(BIN)/python -m pytest test/kernels test/core/test_graphs.py test/core/test_block_graphs.py test/core/test_transfers.py
 	$(BIN)/python -m benchmarks.gpu_layers --json benchmarks/results/gpu_layers.json
 	$(BIN)/python -m benchmarks.gpu_step --json benchmarks/results/gpu_step.json
 	$(BIN)/python -m benchmarks.matching --json benchmarks/results/matching_gpu.json

@@ -66,10 +66,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "triton": {"kernels": "triton"},
     "torch": {"kernels": "torch"},
     "launches": {"kernels": "triton", "graphs": "off"},
-    "buckets": {"kernels": "triton", "block_buckets": 32},
 }
-BLOCKS = ("adaptive", "segblocks")
-"""Modes in which form `buckets` differs from `triton`; in the others `launches` does."""
 GOALS = {"adaptive": 2.5, "arseg": 2.5, "segblocks": 1.5}
 
 
@@ -112,13 +109,8 @@ class DenseGraph:
 
 
 def runs() -> list[tuple[str, str]]:
-    """Return modes and forms, each pair that differs from the others."""
-    return [
-        (mode, form)
-        for mode in SETTINGS
-        for form in FORMS
-        if form not in {"launches", "buckets"} or (form == "buckets") == (mode in BLOCKS)
-    ]
+    """Return all modes in all forms."""
+    return [(mode, form) for mode in SETTINGS for form in FORMS]
 
 
 def build_segmenter(model: Model, mode: str, form: str) -> Segmenter:

@@ -279,8 +279,9 @@ class Config:
     graphs: str = _setting(
         "auto",
         Limits(
-            "Whether frames that are computed as a whole run as CUDA graphs, without gaps between "
-            "launches: auto (on a CUDA device), on (refused on a CPU), or off.",
+            "Whether networks run as CUDA graphs, without gaps between launches, on whole frames "
+            "and, with kernels triton, on blocks: auto (on a CUDA device), on (refused on a CPU), "
+            "or off.",
             choices=("auto", "on", "off"),
             live=False,
         ),
@@ -316,7 +317,8 @@ class Config:
         0,
         Limits(
             "The number of blocks that a frame computes is rounded up to one of so many, by "
-            "computing its last block again, so that few shapes occur; 0: it is any number.",
+            "computing its last block again, so that few shapes occur; 0: of 32 where blocks run "
+            "as CUDA graphs, else it is any number.",
             low=0,
             high=1024,
             live=False,
