@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from typing import Any, Protocol, TYPE_CHECKING
+from weakref import ref
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from seg_node.core.forms import (
+    convolution,
+    enlargement,
+    looks_around,
+    Margin,
+    mean_pooling,
+    NO_MARGIN,
+    pooling,
+)
 from seg_node.core.tiles import as_rows, halved
 from seg_node.core.transfers import to_device
 
@@ -16,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from seg_node.core.blocks import Window
+    from seg_node.core.forms import Reading
 
 
 Found = tuple[Tensor, ...]
@@ -138,6 +149,9 @@ class Recorder(TorchFunctionMode):
         """Take the recording."""
         super().__init__()
         self._recording = recording
+        # By identity, for as long as they live.
+        self._pooled: dict[int, ref[Tensor]] = {}
+        self._padded: dict[int, tuple[ref[Tensor], Tensor, Margin]] = {}
 
     def __torch_function__(
         self,
@@ -147,15 +161,68 @@ class Recorder(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Note the input of every operation that looks beyond the pixel."""
-        if _looks_around(func, args, kwargs or {}):
-            self._recording.tensors.append(args[0])
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        pooled = self._stems_from_pooled(func, args)
+        if not pooled and _looks_around(func, args, kwargs):
+            self._recording.tensors.append(self._read(func, args, kwargs))
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and (pooled or func in POOLS):
+            self._pooled[id(result)] = ref(result)
+        if func is functional.pad and len(args[1]) == len(NO_MARGIN):
+            self._padded[id(result)] = ref(result), args[0], Margin(*args[1])
+        return result
+
+    def _stems_from_pooled(self, func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+        """Return whether an operation sees nothing of the planes but what was pooled of them.
+
+        On blocks that is a plain tensor, which needs no plane, whatever becomes of it.
+        """
+        seen = args[:1] if func is torch.conv2d else args
+        parts = [x for arg in seen for x in (arg if isinstance(arg, list | tuple) else [arg])]
+        tensors = [x for x in parts if isinstance(x, Tensor)]
+        pooled = [x for x in tensors if self._is_pooled(x)]
+        planes = [x for x in tensors if x.dim() == _DIMS and x.shape[-2:] != (1, 1)]
+        return bool(pooled) and all(self._is_pooled(x) for x in planes)
+
+    def _is_pooled(self, x: Tensor) -> bool:
+        kept = self._pooled.get(id(x))
+        return kept is not None and kept() is x
+
+    def _read(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor:
+        """Return the plane that an operation reads, without zeros that it takes for padding."""
+        x: Tensor = args[0]
+        kept = self._padded.get(id(x))
+        if kept is None or kept[0]() is not x or func not in READINGS:
+            return x
+        _, source, margin = kept
+        size = source.shape[-2], source.shape[-1]
+        around = READINGS[func](*args[1:], **kwargs).around(size, margin)
+        return x if around is None else source
+
+
+_DIMS = 4
+
+READINGS: dict[Callable[..., Any], Callable[..., Reading]] = {
+    torch.conv2d: convolution,
+    functional.max_pool2d: pooling,
+    functional.avg_pool2d: mean_pooling,
+}
+"""Functions that may read the zeros of a step before, and what they read."""
+
+POOLS = {functional.adaptive_avg_pool2d, Tensor.mean, torch.mean}
+"""Functions that make a few numbers of a whole plane."""
 
 
 def _looks_around(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Return whether an operation on a plane reads more than the pixel that it writes."""
     if func is torch.conv2d:
         return bool(args[1].shape[-1] > 1)
-    if func is functional.interpolate:  # pooled context is resized to a size, planes by a factor
-        return kwargs.get("scale_factor") is not None
-    return func in {functional.max_pool2d, functional.adaptive_avg_pool2d, Tensor.mean}
+    if func is functional.avg_pool2d:
+        return looks_around(mean_pooling(*args[1:], **kwargs))
+    if func is functional.interpolate:
+        size = args[0].shape[-2], args[0].shape[-1]
+        factor = enlargement(size, kwargs.get("size"), kwargs.get("scale_factor"))
+        return factor > 1 and kwargs.get("mode") == "bilinear"
+    return func is functional.max_pool2d or func in POOLS

@@ -7,18 +7,31 @@ arguments that have no block-sparse form.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
 from seg_node.core.blocks import scaled
+from seg_node.core.forms import (
+    convolution,
+    enlargement,
+    looks_around,
+    Margin,
+    mean_pooling,
+    NO_MARGIN,
+    pooling,
+)
 from seg_node.core.tiles import convolved_as_matrix, enlarged, follow
 from seg_node.core.types import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
+    from seg_node.core.forms import Reading
     from seg_node.core.sparse import BlockTensor
     from seg_node.core.types import Action
 
@@ -34,30 +47,15 @@ MATRIX_CHANNELS = 128
 """And only with at least so many input channels."""
 
 
-def conv2d(  # noqa: PLR0913, PLR0917 - the arguments of torch.conv2d
-    x: BlockTensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | tuple[int, ...] = (1, 1),
-    padding: int | tuple[int, ...] = (0, 0),
-    dilation: int | tuple[int, ...] = (1, 1),
-    groups: int = 1,
+def conv2d(
+    x: BlockTensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> BlockTensor:
     """Convolve the blocks: gather with halo, convolve without padding."""
-    kernel = weight.shape[-1]
-    stride, padding, dilation = (
-        (n, n) if isinstance(n, int) else n for n in (stride, padding, dilation)
-    )
-    step, reach = stride[0], dilation[0] * (kernel // 2)
-    same = (kernel % 2 == 1, *(p == reach for p in padding), weight.shape[-2] == kernel)
-    if not all(same) or len(set(stride)) > 1 or len(set(dilation)) > 1:
-        msg = (
-            f"conv2d with kernel {tuple(weight.shape[-2:])}, padding {tuple(padding)} and "
-            f"dilation {tuple(dilation)} has no block-sparse form; pad square odd kernels by half"
-        )
-        raise ModelError(msg)
-    # As many pixels after as before, though a stride may need fewer: so all layers share rows.
-    around = x.around(reach, reach) if kernel > 1 else x.cut()
+    reading = convolution(weight, bias, *args, **kwargs)
+    groups = kwargs.get("groups", args[_GROUPS] if len(args) > _GROUPS else 1)
+    kernel, step, dilation = reading.kernel[0], reading.step[0], reading.dilation
+    x, before, after = _placed(x, reading, "conv2d")
+    around = x.around(before, after) if kernel > 1 else x.cut()
     full = scaled(x.full, step)
 
     def change(action: Action) -> Tensor:
@@ -65,7 +63,7 @@ def conv2d(  # noqa: PLR0913, PLR0917 - the arguments of torch.conv2d
         if not tiles.shape[0]:
             return tiles.new_empty((0, weight.shape[0], 1, 1))
         side = x.layout.block_side(action, x.stride * step)
-        dense_enough = groups == 1 and weight.shape[1] >= MATRIX_CHANNELS
+        dense_enough = groups == 1 and weight.shape[1] >= MATRIX_CHANNELS and before == after
         if side <= MATRIX_SIDE and dense_enough and kernel > 1:
             return convolved_as_matrix(tiles, weight, bias, (step, dilation[0], side))
         return functional.conv2d(tiles, weight, bias, step, 0, dilation, groups)
@@ -73,53 +71,135 @@ def conv2d(  # noqa: PLR0913, PLR0917 - the arguments of torch.conv2d
     return around.mapped(change, stride=x.stride * step, full=full)
 
 
-def max_pool2d(  # noqa: PLR0913, PLR0917 - the arguments of torch's max_pool2d
-    x: BlockTensor,
-    kernel_size: int,
-    stride: int | None = None,
-    padding: int = 0,
-    dilation: int = 1,
-    ceil_mode: bool = False,  # noqa: FBT001, FBT002 - as in torch
-    return_indices: bool = False,  # noqa: FBT001, FBT002 - as in torch
-) -> BlockTensor:
-    """Take the maximum around each pixel."""
-    step = stride or kernel_size
-    is_same = kernel_size % 2 == 1 and padding == kernel_size // 2
-    if ceil_mode or return_indices or dilation != 1 or not is_same:
-        msg = f"max_pool2d of {kernel_size} with padding {padding} has no block-sparse form"
+_GROUPS = 3
+"""Place of `groups` among the arguments of torch.conv2d after the bias."""
+
+
+def _placed(x: BlockTensor, reading: Reading, name: str) -> tuple[BlockTensor, int, int]:
+    """Return blocks, and how many pixels around them an operation reads.
+
+    A margin that is not a part of its reading belongs to the image.
+    """
+    found = reading.around(x.full, x.margin)
+    if found is not None:
+        return replace(x, margin=NO_MARGIN), *found
+    x = x.settled(name)
+    found = reading.around(x.full, x.margin)
+    if found is None:
+        msg = (
+            f"{name} with kernel {reading.kernel}, stride {reading.step}, padding "
+            f"{reading.padding} and dilation {reading.dilation} has no block-sparse form on a "
+            f"plane of {x.full}: it has to write one pixel for each stride, rounded up; pad by "
+            "half the kernel, or pad the image to a multiple of the largest stride"
+        )
         raise ModelError(msg)
-    around = x.around(padding, padding, fill=float("-inf"))
+    return x, *found
+
+
+def pad(
+    x: BlockTensor,
+    pad: Sequence[int],  # as in torch
+    mode: str = "constant",
+    value: float | None = None,
+) -> BlockTensor:
+    """Put zeros around the plane: for the next operation, or at the image's right and bottom."""
+    if mode != "constant" or value or len(pad) != len(NO_MARGIN) or min(pad) < 0:
+        msg = f"pad by {tuple(pad)} ({mode}, {value}) has no block-sparse form; use four and zeros"
+        raise ModelError(msg)
+    return replace(x.settled("pad"), margin=Margin(*pad))
+
+
+def max_pool2d(x: BlockTensor, *args: Any, **kwargs: Any) -> BlockTensor:
+    """Take the maximum around each pixel."""
+    reading = pooling(*args, **kwargs)
+    kernel, step, dilation = reading.kernel[0], reading.step[0], reading.dilation[0]
+    fill = 0.0 if any(x.margin) else float("-inf")
+    mixed = fill == 0.0 and any(reading.padding)
+    if kwargs.get("return_indices") or dilation != 1 or mixed:
+        msg = f"max_pool2d of {args} {kwargs} has no block-sparse form"
+        raise ModelError(msg)
+    x, before, after = _placed(x, reading, "max_pool2d")
+    around = x.around(before, after, fill=fill)
 
     def change(action: Action) -> Tensor:
         tiles = around.of(action)
-        return functional.max_pool2d(tiles, kernel_size, step) if tiles.shape[0] else tiles
+        return functional.max_pool2d(tiles, kernel, step) if tiles.shape[0] else tiles
 
     return around.mapped(change, stride=x.stride * step, full=scaled(x.full, step))
+
+
+def avg_pool2d(  # noqa: PLR0913, PLR0917 - the arguments of torch's avg_pool2d
+    x: BlockTensor,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    padding: int | tuple[int, ...] = 0,
+    ceil_mode: bool = False,  # noqa: FBT001, FBT002 - as in torch
+    count_include_pad: bool = True,  # noqa: FBT001, FBT002 - as in torch
+    divisor_override: int | None = None,
+) -> BlockTensor:
+    """Average around each pixel, or each two by two pixels."""
+    reading = mean_pooling(kernel_size, stride, padding, ceil_mode)
+    kernel, step = reading.kernel[0], reading.step[0]
+    x, before, after = _placed(x, reading, "avg_pool2d")
+    # Where a last pair is cut by the border, torch averages what is there: the nearest again.
+    tiled = (kernel, step, before) == (_PAIR, _PAIR, 0)
+    counted = count_include_pad and not ceil_mode
+    if divisor_override or not (tiled or counted):
+        msg = (
+            f"avg_pool2d of {kernel} with ceil_mode {ceil_mode}, count_include_pad "
+            f"{count_include_pad} and divisor {divisor_override} has no block-sparse form"
+        )
+        raise ModelError(msg)
+    around = x.around(before, after) if looks_around(reading) else x.cut().bounded()
+
+    def change(action: Action) -> Tensor:
+        tiles = around.of(action)
+        return functional.avg_pool2d(tiles, kernel, step) if tiles.shape[0] else tiles
+
+    return around.mapped(change, stride=x.stride * step, full=scaled(x.full, step))
+
+
+_PAIR = 2
 
 
 def interpolate(  # noqa: PLR0913, PLR0917 - the arguments of torch's interpolate
     x: BlockTensor,
     size: Any = None,
-    scale_factor: float | None = None,
+    scale_factor: float | tuple[float, ...] | None = None,
     mode: str = "nearest",
     align_corners: bool | None = None,  # noqa: FBT001 - as in torch
     recompute_scale_factor: bool | None = None,  # noqa: ARG001, FBT001 - as in torch
     antialias: bool = False,  # noqa: FBT001, FBT002 - as in torch
 ) -> BlockTensor:
-    """Upsample bilinearly by a whole factor."""
-    factor = int(scale_factor or 0)
-    exact = factor == scale_factor and factor > 1 and x.stride % factor == 0
-    if size is not None or mode != "bilinear" or align_corners or antialias or not exact:
-        msg = f"interpolate to {size or scale_factor} ({mode}) has no block-sparse form"
+    """Upsample by a whole factor, bilinearly or to the nearest pixel."""
+    factor = enlargement((x.shape[-2], x.shape[-1]), size, scale_factor)
+    known = mode in {"bilinear", "nearest"} and not align_corners and not antialias
+    if not known or not factor or x.stride % factor:
+        msg = (
+            f"interpolate from {tuple(x.shape[-2:])} to {size or scale_factor} ({mode}) has no "
+            "block-sparse form; enlarge by a whole factor, bilinearly without align_corners or to "
+            "the nearest pixel, and pad the image to a multiple of the largest stride"
+        )
         raise ModelError(msg)
-    around = x.around(1, 1, clamp=True)
+    if factor == 1:
+        return x
+    around = x.around(1, 1, clamp=True) if mode == "bilinear" else x.cut()
 
     def change(action: Action) -> Tensor:
         tiles = around.of(action)
-        return enlarged(tiles, factor) if tiles.shape[0] else tiles
+        if not tiles.shape[0]:
+            return tiles
+        if mode == "bilinear":
+            return enlarged(tiles, factor)
+        return functional.interpolate(tiles, scale_factor=factor)
 
     full = (x.full[0] * factor, x.full[1] * factor)
     return around.mapped(change, stride=x.stride // factor, full=full)
+
+
+def mean(x: BlockTensor, dim: tuple[int, ...], keepdim: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - as in torch
+    """Average the whole plane."""
+    return x.mean(dim, keepdim=keepdim)
 
 
 def adaptive_avg_pool2d(x: BlockTensor, output_size: Any) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from seg_node.core.backend import Layer, Source
 from seg_node.core.blocks import scaled, SETS, Window
+from seg_node.core.forms import enlargement
 from seg_node.core.halos import done, other_rows, plane_rows
 from seg_node.core.lists import inside, Lists, numbers, ring
 from seg_node.core.sparse import BlockTensor, FUNCTIONS, split
@@ -66,7 +67,7 @@ class KernelBlocks(BlockTensor):
         args, kwargs = _settled(args), dict(kwargs or {})
         if "inplace" in kwargs:  # a convolution that waits may still have to read the blocks
             kwargs["inplace"] = False
-        if func in FORMS:
+        if func in FORMS and not any(any(x.margin) for x in args if isinstance(x, BlockTensor)):
             return FORMS[func](*args, **kwargs)
         return super().__torch_function__(func, types, args, kwargs)
 
@@ -424,16 +425,9 @@ def _interpolate(  # noqa: PLR0913, PLR0917 - the arguments of torch's interpola
     antialias: bool = False,  # noqa: FBT001, FBT002 - as in torch
 ) -> Any:
     """Upsample bilinearly by a whole factor."""
-    factor = int(scale_factor or 0)
-    exact = factor == scale_factor and factor > 1 and x.stride % factor == 0
-    if (
-        x.whole
-        or size is not None
-        or mode != "bilinear"
-        or not exact
-        or align_corners
-        or antialias
-    ):
+    factor = enlargement((x.shape[-2], x.shape[-1]), size, scale_factor)
+    exact = factor > 1 and x.stride % factor == 0
+    if x.whole or mode != "bilinear" or not exact or align_corners or antialias:
         more = (align_corners, recompute_scale_factor, antialias)
         return FUNCTIONS[functional.interpolate](x, size, scale_factor, mode, *more)
     sources = x.sources(Window(x.stride, x.full, 1, 1), clamp=True)

@@ -188,6 +188,6 @@ def _longer(drift: NDArray[np.float32]) -> NDArray[np.float32]:
 def _middle(at: NDArray[np.int64], scale: float, length: int) -> NDArray[np.int64]:
     """Return the pixels of this plane in the middle of those of another, or around them."""
     if scale < 1:
-        return at // round(1 / scale)
+        return np.minimum(at // round(1 / scale), length - 1)
     step = int(scale)
     return np.minimum(at * step + step // 2, length - 1)

@@ -447,11 +447,13 @@ class _Table:
 
     def keep(self, tiles: Tensor, window: Window, room: Found) -> None:
         """Keep blocks, [K, C, span, span]."""
-        beyond = MARGIN - window.before
-        if beyond > 0:
-            tiles = functional.pad(tiles, (beyond,) * 4, mode="replicate")
-        elif beyond < 0:
-            tiles = tiles[..., -beyond:beyond, -beyond:beyond]
+        missing = MARGIN - window.before, MARGIN - window.after
+        first, last = (max(0, -n) for n in missing)
+        span = tiles.shape[-1] - last
+        tiles = tiles[..., first:span, first:span]
+        if max(missing) > 0:
+            more = max(0, missing[0]), max(0, missing[1])
+            tiles = functional.pad(tiles, (*more, *more), mode="replicate")
         self._pool.write(self._cut(window), tiles, *room)
 
     def _cut(self, window: Window) -> Tensor:

@@ -28,14 +28,18 @@ from torch.nn import functional
 
 from seg_node.core.block_functions import (
     adaptive_avg_pool2d,
+    avg_pool2d,
     batch_norm,
     conv2d,
     dropout2d,
     interpolate,
     max_pool2d,
+    mean,
+    pad,
 )
-from seg_node.core.blocks import scale_of, scaled, Window
-from seg_node.core.halos import cut_out, gathered
+from seg_node.core.blocks import scale_of, scaled, SETS, Window
+from seg_node.core.forms import Margin, NO_MARGIN
+from seg_node.core.halos import cut_out, done, gathered
 from seg_node.core.scattering import scattered
 from seg_node.core.tiles import halved, none_like
 from seg_node.core.types import Action, ModelError
@@ -57,6 +61,7 @@ class BlockTensor:
         full: height and width of the whole plane at full resolution, in feature pixels.
         high: features of the HIGH blocks, [K, C, b, b]; of the whole plane while `whole`.
         low: features of the LOW blocks, [L, C, b/2, b/2]; of the whole plane while `whole`.
+        margin: zeros around the plane, from a step of its own, for the operation that comes next.
         whole: the network's input: planes of both resolutions that are not cut yet, [N, C, h, w].
         pending: what is still to be done to the pixels of uncut planes, in order.
         background: planes still to be read for REUSE blocks; None if there are none.
@@ -69,6 +74,7 @@ class BlockTensor:
     high: Tensor
     low: Tensor
     whole: bool = False
+    margin: Margin = NO_MARGIN
     pending: tuple[Callable[[Tensor], Tensor], ...] = ()
     background: Iterator[Plane] | None = None
     _context: list[Tensor] = field(default_factory=list, init=False, repr=False)
@@ -89,10 +95,12 @@ class BlockTensor:
             ModelError: the function has no block-sparse form.
 
         """
+        name = getattr(func, "__name__", str(func))
+        if func not in READ_MARGINS:
+            args = _settled(args, name)
         if func in POINTWISE:
             return _pointwise(func, args, kwargs or {})
         if func not in FUNCTIONS:
-            name = getattr(func, "__name__", str(func))
             msg = f"{name} has no block-sparse form; known are {', '.join(known_functions())}"
             raise ModelError(msg)
         return FUNCTIONS[func](*args, **(kwargs or {}))
@@ -100,9 +108,19 @@ class BlockTensor:
     @property
     def shape(self) -> torch.Size:
         """Size [N, C, h, w] of the whole plane, at the finest resolution that is present."""
-        return torch.Size(
-            (self.layout.images, self.high.shape[1], *scaled(self.full, self.layout.finest))
-        )
+        height, width = scaled(self.full, self.layout.finest)
+        left, right, top, bottom = self.margin
+        size = height + top + bottom, width + left + right
+        return torch.Size((self.layout.images, self.high.shape[1], *size))
+
+    def size(self, dim: int | None = None) -> Any:
+        """Return the shape, or one number of it."""
+        return self.shape if dim is None else self.shape[dim]
+
+    @property
+    def ndim(self) -> int:
+        """Return 4, as for any batch of feature maps."""
+        return self.dim()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -231,8 +249,44 @@ class BlockTensor:
         )
         return BlockTensor(self.layout, stride, full, high, low, background=planes)
 
+    def settled(self, name: str) -> BlockTensor:
+        """Return a feature map without a margin: zeros at the end of an image become a part of it.
+
+        Args:
+            name: of the operation that needs it so.
+
+        Raises:
+            ModelError: there is a margin elsewhere.
+
+        """
+        if not any(self.margin):
+            return self
+        left, right, top, bottom = self.margin
+        full = self.full[0] + bottom, self.full[1] + right
+        room = [count * self.layout.side for count in self.layout.grids.shape[1:]]
+        if not self.whole or left or top or full[0] > room[0] or full[1] > room[1]:
+            msg = (
+                f"{name} after pad by {tuple(self.margin)} has no block-sparse form on a plane of "
+                f"{self.full}; pad the image at the right and bottom, inside its last blocks, or "
+                "right before a convolution or pooling"
+            )
+            raise ModelError(msg)
+        planes = {
+            action: _extended(done(self, self.of(action)), scaled(full, scale_of(action)))
+            for action in SETS
+        }
+        high, low = planes[Action.HIGH], planes[Action.LOW]
+        return replace(self, full=full, high=high, low=low, margin=NO_MARGIN, pending=())
+
+    def bounded(self) -> BlockTensor:
+        """Return the blocks with the nearest pixels in place of those outside the image."""
+        window = Window(self.stride, self.full)
+        return self.mapped(lambda action: self.gathered(action, window, None, None))
+
     def cut(self) -> BlockTensor:
         """Return the blocks, if these are still whole planes."""
+        if any(self.margin):
+            return self.settled("an operation").cut()
         if not self.whole:
             return self
         window = Window(self.stride, self.full)
@@ -318,6 +372,26 @@ class BlockTensor:
             base = halved(base)
         self.show(plane, x.high, window)
         return x.combined(smooth=False, base=base)
+
+
+def _extended(plane: Tensor, size: tuple[int, int]) -> Tensor:
+    """Put zeros at the right and bottom of a plane, up to a size; no plane stays none."""
+    if not plane.shape[0]:
+        return plane
+    h, w = plane.shape[-2:]
+    return functional.pad(plane, (0, size[1] - w, 0, size[0] - h))
+
+
+def _settled(args: tuple[Any, ...], name: str) -> tuple[Any, ...]:
+    """Return arguments whose margins are a part of the image."""
+    return tuple(
+        arg.settled(name)
+        if isinstance(arg, BlockTensor)
+        else type(arg)(_settled(tuple(arg), name))
+        if type(arg) in {list, tuple}
+        else arg
+        for arg in args
+    )
 
 
 def split(image: Tensor, layout: BlockLayout, background: Background | None = None) -> BlockTensor:
@@ -430,13 +504,19 @@ POINTWISE = {
 FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.conv2d: conv2d,
     functional.max_pool2d: max_pool2d,
+    functional.avg_pool2d: avg_pool2d,
+    functional.pad: pad,
     functional.interpolate: interpolate,
     functional.adaptive_avg_pool2d: adaptive_avg_pool2d,
     functional.batch_norm: batch_norm,
     functional.dropout2d: dropout2d,
     torch.cat: _cat,
+    torch.mean: mean,
 }
 """Functions of other kinds, with their block-sparse form."""
+
+READ_MARGINS = {torch.conv2d, functional.max_pool2d, functional.avg_pool2d}
+"""Functions that may read zeros of a step before."""
 
 
 def known_functions() -> list[str]:
