@@ -20,6 +20,7 @@ This is the plain torch reference. It works on any device, and gradients flow th
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, cast, TYPE_CHECKING
 
 import torch
@@ -182,13 +183,17 @@ class BlockTensor:
         return self.context().mean((2, 3), keepdim=True)
 
     def __getitem__(self, key: Any) -> BlockTensor:
-        """Cut the plane to [..., :h, :w]; what lies beyond is no longer read by anything.
+        """Choose channels by [:, a:b], or cut the plane to [..., :h, :w].
+
+        What lies beyond is no longer read by anything.
 
         Raises:
             ModelError: any other way of indexing.
 
         """
         match key:
+            case (whole, slice() as chosen, *rest) if all(x == EVERY for x in (whole, *rest)):
+                return self.channels(chosen)
             case (
                 builtin_ellipsis,
                 slice(start=None, step=None),
@@ -203,8 +208,56 @@ class BlockTensor:
                     msg = f"indexing with {key} has no block-sparse form; count from the start"
                     raise ModelError(msg)
                 return replace(self, full=(cut[0], cut[1]))
-        msg = f"indexing with {key} has no block-sparse form; use [..., :height, :width]"
+        msg = (
+            f"indexing with {key} has no block-sparse form; use [..., :height, :width] or "
+            "[:, first:last]"
+        )
         raise ModelError(msg)
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuse what a tensor has and blocks do not.
+
+        Raises:
+            ModelError: always, but for names that Python itself looks for.
+
+        """
+        if name.startswith("_"):
+            raise AttributeError(name)
+        msg = (
+            f"Tensor.{name} has no block-sparse form; known are {', '.join(known_functions())}, "
+            "arithmetic, mean, split, chunk, and cutting by [..., :height, :width]"
+        )
+        raise ModelError(msg)
+
+    def channels(self, chosen: slice) -> BlockTensor:
+        """Return some channels."""
+        x, form = self.cut(), torch.channels_last
+        return x.mapped(lambda action: x.of(action)[:, chosen].contiguous(memory_format=form))
+
+    def split(self, size: int | Sequence[int], dim: int = 0) -> tuple[BlockTensor, ...]:
+        """Return parts of the channels, as `torch.split` along 1.
+
+        Raises:
+            ModelError: it is to be split along another axis.
+
+        """
+        if dim % 4 != 1:
+            msg = f"split along {dim} has no block-sparse form; use 1, the channels"
+            raise ModelError(msg)
+        total = self.shape[1]
+        sizes = (
+            [min(size, total - at) for at in range(0, total, size)]
+            if isinstance(size, int)
+            else size
+        )
+        ends = list(accumulate(sizes))
+        return tuple(
+            self.channels(slice(end - size, end)) for size, end in zip(sizes, ends, strict=True)
+        )
+
+    def chunk(self, chunks: int, dim: int = 0) -> tuple[BlockTensor, ...]:
+        """Return at most so many parts of the channels, as `torch.chunk` along 1."""
+        return self.split(-(-self.shape[1] // chunks), dim)
 
     # ---- blocks and their neighbourhoods ---------------------------------------------------
 
@@ -491,6 +544,18 @@ def _cat(tensors: Sequence[Any], dim: int = 0) -> BlockTensor:
     return like.mapped(lambda action: torch.cat([x.of(action) for x in parts], 1))
 
 
+def _split(x: BlockTensor, size: int | Sequence[int], dim: int = 0) -> tuple[BlockTensor, ...]:
+    """Return parts of the channels."""
+    return x.split(size, dim)
+
+
+def _chunk(x: BlockTensor, chunks: int, dim: int = 0) -> tuple[BlockTensor, ...]:
+    """Return parts of the channels."""
+    return x.chunk(chunks, dim)
+
+
+EVERY = slice(None)
+
 POINTWISE = {
     *(functional.relu, functional.relu6, functional.hardtanh, functional.leaky_relu),
     *(functional.silu, functional.hardswish, functional.hardsigmoid, functional.gelu),
@@ -512,6 +577,8 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     functional.dropout2d: dropout2d,
     torch.cat: _cat,
     torch.mean: mean,
+    torch.split: _split,
+    torch.chunk: _chunk,
 }
 """Functions of other kinds, with their block-sparse form."""
 

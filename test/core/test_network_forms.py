@@ -154,7 +154,32 @@ class Attentive(Network):
         return features
 
 
-NETWORKS: list[Callable[[], Network]] = [PaddedUnet, SameAsTensorflow, Averaging, Attentive]
+class Divided(Network):
+    """Halves of the channels that go different ways, as ghost and cross-stage blocks have them."""
+
+    def __init__(self) -> None:
+        """Draw the weights."""
+        super().__init__()
+        self.stem = nn.Sequential(conv(3, 8, stride=2), nn.ReLU(), conv(8, 12, stride=2))
+        self.left, self.right, self.end = conv(6, 6), conv(4, 4), conv(16, 8)
+
+    def features(self, image: Tensor) -> Tensor:
+        """Map RGB to features."""
+        x = self.stem(self.normalised(image))
+        a, b = x.chunk(2, 1)
+        c, d, _ = torch.split(x, [4, 4, 4], dim=1)
+        e = self.right(c) + d + x[:, 8:] - x[:, 2:6, :, :]
+        features: Tensor = self.end(torch.cat((self.left(a) * 2, b, e), 1))
+        return features
+
+
+NETWORKS: list[Callable[[], Network]] = [
+    PaddedUnet,
+    SameAsTensorflow,
+    Averaging,
+    Attentive,
+    Divided,
+]
 SIZES = [(128, 192), (141, 187), (64, 97)]
 
 
