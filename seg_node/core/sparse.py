@@ -118,6 +118,10 @@ class BlockTensor:
         """Return the shape, or one number of it."""
         return self.shape if dim is None else self.shape[dim]
 
+    def contiguous(self) -> BlockTensor:
+        """Return it as it is: how blocks lie in memory is nobody's business."""
+        return self
+
     @property
     def ndim(self) -> int:
         """Return 4, as for any batch of feature maps."""

@@ -166,7 +166,7 @@ class Divided(Network):
     def features(self, image: Tensor) -> Tensor:
         """Map RGB to features."""
         x = self.stem(self.normalised(image))
-        a, b = x.chunk(2, 1)
+        a, b = x.contiguous().chunk(2, 1)
         c, d, _ = torch.split(x, [4, 4, 4], dim=1)
         e = self.right(c) + d + x[:, 8:] - x[:, 2:6, :, :]
         features: Tensor = self.end(torch.cat((self.left(a) * 2, b, e), 1))

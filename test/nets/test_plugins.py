@@ -8,17 +8,25 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 
+from seg_node.core.background import Recorder, Recording
+from seg_node.core.blocks import BlockLayout
 from seg_node.core.config import Config
-from seg_node.core.types import CAMVID_CLASSES, Frame, ModelError
+from seg_node.core.sparse import split
+from seg_node.core.types import Action, CAMVID_CLASSES, Frame, ModelError
 from seg_node.nets.build import build_network, load_model
 from seg_node.nets.manifest import Manifest
 from seg_node.nets.weights import save_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from torch import nn
+
+    from seg_node.core.sparse import BlockTensor
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -165,6 +173,17 @@ def test_the_check_leaves_the_network_as_it_was(folder: Path) -> None:
     assert torch.equal(torch.get_rng_state(), after)
 
 
+def check_blocks(net: nn.Module, image: torch.Tensor) -> None:
+    """See that blocks amid their own frame are what the whole frame is there."""
+    recording = Recording()
+    with Recorder(recording):
+        expected = net(image)
+    grid = np.array([[Action.HIGH, Action.REUSE, Action.HIGH], [Action.REUSE, Action.HIGH, 2]])
+    layout = BlockLayout(grid[None].astype(np.uint8), 64, (image.shape[-2], image.shape[-1]))
+    found: BlockTensor = net(split(image, layout, recording))
+    torch.testing.assert_close(found.combined(base=expected), expected, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("name", "packages"),
     [
@@ -189,6 +208,11 @@ def test_the_examples_load_and_train(
     image = torch.randint(0, 256, (1, 3, 90, 131), dtype=torch.uint8)
     with torch.no_grad():
         torch.testing.assert_close(folded(image), plain(image), rtol=1e-3, atol=1e-3)
+        if name != "timm_encoder:convnext_atto":
+            check_blocks(plain.double(), image)
+        else:
+            with pytest.raises(ModelError, match="permute has no block-sparse form"):
+                check_blocks(plain.double(), image)
     net = build_network(name, 5)
     net(torch.rand(2, 3, 64, 64) * 255).square().mean().backward()
     assert [k for k, p in net.named_parameters() if p.grad is None] == []
