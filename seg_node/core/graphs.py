@@ -57,11 +57,20 @@ class Captured(Protocol):
         ...
 
 
+class CaptureError(RuntimeError):
+    """Work launches something that cannot be captured."""
+
+
 class Captures(Protocol):
     """What captures launches."""
 
     def capture(self, work: Work) -> Captured:
-        """Capture what work launches."""
+        """Capture what work launches.
+
+        Raises:
+            CaptureError: it cannot be captured; it can still be run.
+
+        """
         ...
 
     def clear(self) -> None:
@@ -83,10 +92,20 @@ class CudaCaptures:
         self._pool: Any = None  # a handle whose type torch keeps to itself
 
     def capture(self, work: Work) -> Captured:
-        """Capture what work launches, after some runs."""
+        """Capture what work launches, after some runs.
+
+        Raises:
+            CaptureError: torch or CUDA refuses.
+
+        """
         with torch.cuda.device(self._device):
             self._pool = self._pool or torch.cuda.graph_pool_handle()
-            return _CudaGraph(work, self._pool)
+            try:
+                return _CudaGraph(work, self._pool)
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except RuntimeError as err:
+                raise CaptureError(str(err)) from err
 
     def clear(self) -> None:
         """Let go of the pool."""
@@ -106,7 +125,7 @@ class _CudaGraph:
                 work()
         here.wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self.outputs = work()
 
     def replay(self) -> None:
@@ -124,6 +143,7 @@ class Recorded:
 
     Attributes:
         macs: multiply-accumulates of one run.
+        problem: why it is only run again, though it was to be captured; empty if it was.
 
     """
 
@@ -136,9 +156,14 @@ class Recorded:
         with MacCounter() as counter:
             self._outputs = self._work()
         self.macs: int = counter.macs
-        self._captured = None if captures is None else captures.capture(self._work)
-        if self._captured is not None:
-            self._outputs = self._captured.outputs
+        self.problem = ""
+        self._captured: Captured | None = None
+        if captures is not None:
+            try:
+                self._captured = captures.capture(self._work)
+                self._outputs = self._captured.outputs
+            except CaptureError as err:
+                self.problem = str(err)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return what the function makes of other inputs of the same shapes."""
@@ -157,12 +182,15 @@ class Graphs:
 
     Args:
         captures: what captures launches there; None where functions are run again.
+        required: whether a function that cannot be captured is refused, instead of being run again
+            with a warning.
 
     """
 
-    def __init__(self, captures: Captures | None = None) -> None:
+    def __init__(self, captures: Captures | None = None, *, required: bool = False) -> None:
         """Record nothing yet."""
         self._captures = captures
+        self._required = required
         self._recorded: dict[Key, Recorded] = {}
         self._inputs: dict[tuple[object, ...], Tensor] = {}
 
@@ -202,15 +230,30 @@ class Graphs:
         return self._recorded[key]
 
     def record(self, name: str, function: Run, inputs: tuple[Tensor, ...]) -> Recorded:
-        """Record a function, for a caller that keeps the record until `clear`."""
+        """Record a function, for a caller that keeps the record until `clear`.
+
+        Raises:
+            ConfigError: it cannot be captured, and that is required.
+
+        """
         began_s = time.perf_counter()
         made = Recorded(
             function, tuple(map(self._kept, range(len(inputs)), inputs)), self._captures
         )
         if self._captures is not None:
-            took_s = time.perf_counter() - began_s
-            LOG.info("graph of %s for %s: %.1f s", name, tuple(inputs[0].shape), took_s)
+            self._tell(name, inputs, made.problem, time.perf_counter() - began_s)
         return made
+
+    def _tell(self, name: str, inputs: tuple[Tensor, ...], problem: str, took_s: float) -> None:
+        shape = tuple(inputs[0].shape)
+        if not problem:
+            LOG.info("graph of %s for %s: %.1f s", name, shape, took_s)
+            return
+        msg = f"{name} for {shape} cannot be captured as a graph: {problem}"
+        if self._required:
+            msg = f"graphs is 'on', but {msg}; choose auto or off"
+            raise ConfigError(msg)
+        LOG.warning("%s; it is launched kernel by kernel", msg)
 
     def _kept(self, place: int, first: Tensor) -> Tensor:
         """Return the tensor that stays for an input; only one record runs at a time."""
@@ -269,4 +312,6 @@ def choose_graphs(choice: str, device: torch.device, *, engines: bool = False) -
         )
         msg = f"graphs is 'on', which needs {what}; choose auto or off"
         raise ConfigError(msg)
-    return Graphs(CudaCaptures(device)) if able and choice != "off" else None
+    if not able or choice == "off":
+        return None
+    return Graphs(CudaCaptures(device), required=choice == "on")

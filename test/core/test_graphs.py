@@ -13,7 +13,7 @@ from seg_node.core import graphs
 from seg_node.core.config import Config
 from seg_node.core.costs import MacCounter
 from seg_node.core.fusion import enlarge
-from seg_node.core.graphs import choose_graphs, CudaCaptures, Graphs
+from seg_node.core.graphs import CaptureError, choose_graphs, CudaCaptures, Graphs
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import Interval, UNTRAINED
 from seg_node.core.types import Action, ConfigError, DeviceMemoryError
@@ -137,6 +137,36 @@ def test_engines_of_tensorrt_are_not_recorded() -> None:
 @pytest.mark.parametrize(("choice", "there"), [("auto", True), ("on", True), ("off", False)])
 def test_the_choice_on_a_gpu(choice: str, *, there: bool) -> None:
     assert (choose_graphs(choice, torch.device("cuda", 0)) is not None) is there
+
+
+class Refusing:
+    """Captures nothing."""
+
+    def capture(self, work: Any) -> NoReturn:
+        """Refuse, after the work has run."""
+        work()
+        msg = "operation not permitted when stream is capturing"
+        raise CaptureError(msg)
+
+    def clear(self) -> None:
+        """There is nothing to free."""
+
+
+def test_what_cannot_be_captured_is_run_again_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    function, recorded = Watched(), Graphs(Refusing())
+    for seed in range(3):
+        (found, _) = recorded.run("features", function, image(seed))
+        assert torch.equal(found, function(image(seed))[0])
+    (message,) = [r.getMessage() for r in caplog.records]
+    assert message.startswith("features for (1, 3, 8, 6) cannot be captured as a graph: operation")
+    assert message.endswith("it is launched kernel by kernel")
+
+
+def test_where_graphs_are_required_it_is_refused() -> None:
+    recorded = Graphs(Refusing(), required=True)
+    with pytest.raises(ConfigError, match=r"graphs is .on., but features .* choose auto or off"):
+        recorded.run("features", Watched(), image(0))
+    assert recorded.count == 0
 
 
 class Sharpener(nn.Module):
