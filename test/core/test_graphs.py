@@ -164,7 +164,7 @@ def test_what_cannot_be_captured_is_run_again_and_said(caplog: pytest.LogCapture
 
 def test_where_graphs_are_required_it_is_refused() -> None:
     recorded = Graphs(Refusing(), required=True)
-    with pytest.raises(ConfigError, match=r"graphs is .on., but features .* choose auto or off"):
+    with pytest.raises(ConfigError, match=r"graphs is 'on', but features .* choose auto or off"):
         recorded.run("features", Watched(), image(0))
     assert recorded.count == 0
 
