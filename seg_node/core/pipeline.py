@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 import logging
 import time
@@ -15,6 +15,7 @@ import torch
 from seg_node.core.block_graphs import BlockGraphs, BUCKETS, every_count
 from seg_node.core.block_history import BlockHistory
 from seg_node.core.blocks import BlockLayout, grid_shape, scaled
+from seg_node.core.compute import choose_compute
 from seg_node.core.config import Config
 from seg_node.core.costs import dense_macs, MacCounter
 from seg_node.core.device_memory import DeviceMemory, eased, Form
@@ -105,44 +106,6 @@ class SegmentationNetwork(Protocol):
     def head(self, features: Tensor) -> Tensor:
         """Map features [N, feature_channels, h, w] to logits [N, classes, h, w]."""
         ...
-
-
-@dataclass(frozen=True)
-class Compute:
-    """Where and how a network runs.
-
-    Attributes:
-        device: torch device.
-        dtype: number format of weights and features.
-
-    """
-
-    device: torch.device
-    dtype: torch.dtype
-
-
-def choose_compute(config: Config) -> Compute:
-    """Resolve `device` and `precision` of a config on this machine.
-
-    Raises:
-        ConfigError: a GPU was asked for that is not there, or fp16 on the CPU.
-
-    """
-    cuda = torch.cuda.is_available()
-    name = config.device if config.device != "auto" else ("cuda" if cuda else "cpu")
-    device = torch.device("cuda" if name == "tensorrt" else name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        have = torch.cuda.device_count()
-        msg = f"device is {config.device!r}, but torch sees {have} GPUs; use cpu"
-        raise ConfigError(msg)
-    chosen = config.precision
-    if chosen == "auto":
-        chosen = "fp16" if device.type == "cuda" else "fp32"
-    if chosen == "fp16" and device.type == "cpu":
-        msg = "precision is 'fp16', which CPUs compute slowly; use fp32 or bf16 with device cpu"
-        raise ConfigError(msg)
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    return Compute(device, dtypes[chosen])
 
 
 class Segmenter:

@@ -20,7 +20,6 @@ This is the plain torch reference. It works on any device, and gradients flow th
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 from typing import Any, cast, TYPE_CHECKING
 
 import torch
@@ -39,6 +38,7 @@ from seg_node.core.block_functions import (
     pad,
 )
 from seg_node.core.blocks import scale_of, scaled, SETS, Window
+from seg_node.core.channels import channels, chunk_channels, split_channels
 from seg_node.core.forms import Margin, NO_MARGIN
 from seg_node.core.halos import cut_out, done, gathered
 from seg_node.core.scattering import scattered
@@ -195,9 +195,11 @@ class BlockTensor:
             ModelError: any other way of indexing.
 
         """
+        if any(self.margin):
+            return self.settled("indexing")[key]
         match key:
             case (whole, slice() as chosen, *rest) if all(x == EVERY for x in (whole, *rest)):
-                return self.channels(chosen)
+                return channels(self, chosen)
             case (
                 builtin_ellipsis,
                 slice(start=None, step=None),
@@ -233,35 +235,13 @@ class BlockTensor:
         )
         raise ModelError(msg)
 
-    def channels(self, chosen: slice) -> BlockTensor:
-        """Return some channels."""
-        x, form = self.cut(), torch.channels_last
-        return x.mapped(lambda action: x.of(action)[:, chosen].contiguous(memory_format=form))
-
     def split(self, size: int | Sequence[int], dim: int = 0) -> tuple[BlockTensor, ...]:
-        """Return parts of the channels, as `torch.split` along 1.
-
-        Raises:
-            ModelError: it is to be split along another axis.
-
-        """
-        if dim % 4 != 1:
-            msg = f"split along {dim} has no block-sparse form; use 1, the channels"
-            raise ModelError(msg)
-        total = self.shape[1]
-        sizes = (
-            [min(size, total - at) for at in range(0, total, size)]
-            if isinstance(size, int)
-            else size
-        )
-        ends = list(accumulate(sizes))
-        return tuple(
-            self.channels(slice(end - size, end)) for size, end in zip(sizes, ends, strict=True)
-        )
+        """Return parts of the channels; see `split_channels`."""
+        return split_channels(self, size, dim)
 
     def chunk(self, chunks: int, dim: int = 0) -> tuple[BlockTensor, ...]:
-        """Return at most so many parts of the channels, as `torch.chunk` along 1."""
-        return self.split(-(-self.shape[1] // chunks), dim)
+        """Return at most so many parts of the channels; see `chunk_channels`."""
+        return chunk_channels(self, chunks, dim)
 
     # ---- blocks and their neighbourhoods ---------------------------------------------------
 
@@ -548,17 +528,8 @@ def _cat(tensors: Sequence[Any], dim: int = 0) -> BlockTensor:
     return like.mapped(lambda action: torch.cat([x.of(action) for x in parts], 1))
 
 
-def _split(x: BlockTensor, size: int | Sequence[int], dim: int = 0) -> tuple[BlockTensor, ...]:
-    """Return parts of the channels."""
-    return x.split(size, dim)
-
-
-def _chunk(x: BlockTensor, chunks: int, dim: int = 0) -> tuple[BlockTensor, ...]:
-    """Return parts of the channels."""
-    return x.chunk(chunks, dim)
-
-
 EVERY = slice(None)
+"""All of an axis."""
 
 POINTWISE = {
     *(functional.relu, functional.relu6, functional.hardtanh, functional.leaky_relu),
@@ -581,8 +552,8 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     functional.dropout2d: dropout2d,
     torch.cat: _cat,
     torch.mean: mean,
-    torch.split: _split,
-    torch.chunk: _chunk,
+    torch.split: split_channels,
+    torch.chunk: chunk_channels,
 }
 """Functions of other kinds, with their block-sparse form."""
 

@@ -11,8 +11,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from seg_node.core.attention import local_attention
 from seg_node.core.budgeted import Budgeted
+from seg_node.core.compute import choose_compute
 from seg_node.core.gate import Gated, LearnedGate
-from seg_node.core.pipeline import choose_compute
 from seg_node.core.policy import Interval, Ranked, UNTRAINED
 from seg_node.core.residual import find_residual_blocks, stages_of
 from seg_node.core.scores import Complexity, Heuristic, Middle, Random

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from seg_node.core.compute import choose_compute
 from seg_node.core.config import Config
-from seg_node.core.pipeline import choose_compute
 from seg_node.core.types import DataError, IGNORE_LABEL, ModelError
 from seg_node.data.compressed_images import encode_jpeg, encode_png
 from seg_node.data.datasets import BagClip, Indexed, open_source

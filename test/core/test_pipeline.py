@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from seg_node.core.compute import choose_compute
 from seg_node.core.config import Config, Value
-from seg_node.core.pipeline import choose_compute, Segmenter
+from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import AllLow, Ranked, UNTRAINED
 from seg_node.core.scores import Heuristic
 from seg_node.core.transfers import Uploads
