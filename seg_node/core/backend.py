@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional
 
 from seg_node.core.attention import local_attention
+from seg_node.core.borders import read_tiles
 from seg_node.core.masks import decide_planes
 from seg_node.core.matching import Matcher, TorchMatcher
 from seg_node.core.tiles import as_rows, enlarged
@@ -24,6 +25,7 @@ from seg_node.core.tiles import as_rows, enlarged
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from seg_node.core.borders import Moved
     from seg_node.core.masks import Planes
 
 OUTSIDE = -1
@@ -170,6 +172,10 @@ class BlockKernels(Matcher, Protocol):
         """Make logits a mask on the device, as `masks.decide_planes` does."""
         ...
 
+    def read_tiles(self, planes: Planes, moved: Moved, stride: int, classes: int) -> Planes:
+        """Decide pixels anew where classes meet, in place, as `borders.read_tiles` does."""
+        ...
+
 
 class TorchKernels(TorchMatcher):
     """The operations in plain torch, on any device: what every backend has to equal."""
@@ -231,6 +237,10 @@ class TorchKernels(TorchMatcher):
     def decide(self, logits: Tensor, stride: int, size: tuple[int, int]) -> Planes:
         """Make logits a mask."""
         return decide_planes(logits, stride, size)
+
+    def read_tiles(self, planes: Planes, moved: Moved, stride: int, classes: int) -> Planes:
+        """Decide pixels anew where classes meet."""
+        return read_tiles(planes, moved, stride, classes)
 
 
 def plane_rows(

@@ -9,7 +9,7 @@ import torch
 
 from seg_node.core.background import Recorder, Recording
 from seg_node.core.blocks import block_mean, grid_shape, plane_means, scaled
-from seg_node.core.borders import read_borders
+from seg_node.core.borders import moved_results, read_borders
 from seg_node.core.mixing import around, mixed
 from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.origins import Origins
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from seg_node.core.backend import BlockKernels
     from seg_node.core.background import Background
     from seg_node.core.config import Config
     from seg_node.core.device_motion import AnyMotion
@@ -209,16 +210,20 @@ class BlockHistory:
         shown.index_copy_(0, high, mixed(*(row.index_select(0, high) for row in rows)))
         return shown.view(1, *logits.shape[-2:], -1).permute(0, 3, 1, 2)
 
-    def sharpened(self, planes: Planes) -> Planes:
+    def sharpened(self, planes: Planes, kernels: BlockKernels | None = None) -> Planes:
         """Decide image pixels anew where moved results lost detail; see `seg_node.core.borders`.
 
         Args:
             planes: class and probability of every image pixel; they are changed in place.
+            kernels: what does it on the device; None for the host.
 
         """
         assert self._origins is not None
         classes = self._results.channels - COLOURS
-        return read_borders(planes, self._results, self._origins, self._stride, classes)
+        if kernels is None:
+            return read_borders(planes, self._results, self._origins, self._stride, classes)
+        moved = moved_results(self._results, self._origins, planes[0].device)
+        return kernels.read_tiles(planes, moved, self._stride, classes)
 
     def keep(self, frame: Frame, logits: Tensor, grid: NDArray[np.uint8]) -> None:
         """Remember the blocks that were computed of a frame.

@@ -7,6 +7,7 @@ around it have one class, the image's pixels have it, too, however often they we
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch.nn import functional
 
 from seg_node.core.masks import CONFIDENCE_MAX, decide_rows
+from seg_node.core.pools import MARGIN
 from seg_node.core.transfers import to_device
 
 if TYPE_CHECKING:
@@ -59,6 +61,76 @@ def read_borders(
     kept, *where = (to_device(x, labels.device) for x in _image_pixels(at, stride, size))
     for plane, found in ((labels, label), (confidence, share)):
         plane[tuple(where)] = found[kept]
+    return planes
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Results in tiles, and where the pixels of the present frame are in them.
+
+    Attributes:
+        table: pixels of all tiles, one after the other, [tiles * span * span, C]; the first
+            channels are logits.
+        span: pixels of a tile on each side, with those around it.
+        tile: number of the tile, int32 [h, w]; negative where nothing is to be read.
+        y: row in the tile, with those around it, float32 [h, w]; what is beyond is its edge.
+        x: column likewise.
+
+    """
+
+    table: Tensor
+    span: int
+    tile: Tensor
+    y: Tensor
+    x: Tensor
+
+
+def moved_results(results: ResultPool, origins: Origins, device: torch.device) -> Moved:
+    """Return results with their pointers on the device: nothing is waited for."""
+    tile, y, x = origins.pointers()
+    where = (to_device(part, device) for part in (tile, y + MARGIN, x + MARGIN))
+    return Moved(results.table, results.side + 2 * MARGIN, *where)
+
+
+def read_tiles(planes: Planes, moved: Moved, stride: int, classes: int) -> Planes:
+    """Do what `read_borders` does where the results are, with their pointers there.
+
+    Args:
+        planes: see `read_borders`.
+        moved: results, and where to read them.
+        stride: image pixels per pixel of the results, on each axis.
+        classes: number of classes.
+
+    """
+    labels, confidence = planes
+    meets = uncertain(labels, confidence, stride) & (moved.tile >= 0)
+    rows, columns = (torch.arange(n, device=labels.device) for n in labels.shape)
+    row, column = (rows // stride)[:, None], columns // stride
+    there = torch.nonzero(meets[row, column])
+    if not len(there):
+        return planes
+    down, across = there.T
+    at = down // stride, across // stride
+    y, x = (
+        (part[at] + (inner % stride + 0.5) / stride - 0.5).clamp(0, moved.span - 1)
+        for part, inner in ((moved.y, down), (moved.x, across))
+    )
+    above, left = y.long(), x.long()
+    below, right = ((first + 1).clamp(max=moved.span - 1) for first in (above, left))
+    base = moved.tile[at].long() * moved.span
+    corners = [
+        (base + row) * moved.span + column for row in (above, below) for column in (left, right)
+    ]
+    down_share, across_share = y - above, x - left
+    shares = [
+        a * b for a in (1 - down_share, down_share) for b in (1 - across_share, across_share)
+    ]
+    logits = sum(
+        share[:, None] * moved.table[corner, :classes].float()
+        for share, corner in zip(shares, corners, strict=True)
+    )
+    label, share = decide_rows(torch.as_tensor(logits))
+    labels[down, across], confidence[down, across] = label, share
     return planes
 
 

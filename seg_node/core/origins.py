@@ -121,6 +121,16 @@ class Origins:
         slot = self.slot.ravel().astype(np.int64)
         return Places(slot, *(_flat(self.place) - self.corners[slot].T))
 
+    def pointers(self) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+        """Return tile, and row and column in it, of every pixel whose content lies elsewhere.
+
+        Returns:
+            int32 [h, w], negative where content lies where it was computed; float32 [h, w] each.
+
+        """
+        row, column = self.place - np.moveaxis(self.corners[self.slot], -1, 0)
+        return np.where(self.moved(), self.slot, np.int32(-1)), row, column
+
     def moved(self) -> NDArray[np.bool_]:
         """Return the pixels whose content lies beside where it was computed, [h, w]."""
         beside: NDArray[np.bool_] = (self.place != self._pixels).any(0)

@@ -276,7 +276,7 @@ class Segmenter:
                 size_seen = image.shape[-2], image.shape[-1]
                 planes = self._decide(logits, self._face.stride, size_seen)
                 if isinstance(history, BlockHistory):
-                    planes = history.sharpened(planes)
+                    planes = history.sharpened(planes, self._kernels)
                 if self._uploads.beside:
                     meanwhile()
                 labels, confidence = to_host(*planes)

@@ -57,6 +57,12 @@ class ResultPool:
             yield self._table
 
     @property
+    def table(self) -> Tensor:
+        """Return the pixels of all tiles, one after the other, [slots * span * span, C]."""
+        assert self._table is not None
+        return self._table.flatten(0, 1)
+
+    @property
     def channels(self) -> int:
         """Return the channels of each pixel, 0 without tiles."""
         return 0 if self._table is None else self._table.shape[-1]
@@ -150,8 +156,7 @@ class ResultPool:
 
     def take(self, reads: Reads) -> Tensor:
         """Return what is read, [n, C]; content beyond a tile is its edge."""
-        assert self._table is not None
-        return _read(self._table.flatten(0, 1), reads)
+        return _read(self.table, reads)
 
 
 class _Between(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from seg_node.core.types import ConfigError
-from seg_node.kernels import attention, convolution, frames, pooling
+from seg_node.kernels import attention, borders, convolution, frames, pooling
 from seg_node.kernels.matching import TritonMatcher
 from seg_node.kernels.tuning import INTERPRETED
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from seg_node.core.backend import Layer, Source, Target
+    from seg_node.core.borders import Moved
     from seg_node.core.masks import Planes
 
 
@@ -76,3 +77,7 @@ class TritonKernels(TritonMatcher):
     def decide(self, logits: Tensor, stride: int, size: tuple[int, int]) -> Planes:
         """Make logits a mask on the device."""
         return frames.decide_planes(logits, stride, size)
+
+    def read_tiles(self, planes: Planes, moved: Moved, stride: int, classes: int) -> Planes:
+        """Decide pixels anew where classes meet."""
+        return borders.read_tiles(planes, moved, stride, classes)

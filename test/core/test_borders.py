@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from seg_node.core.borders import read_borders, uncertain
+from seg_node.core.borders import moved_results, read_borders, read_tiles, uncertain
 from seg_node.core.masks import decide_planes
 from seg_node.core.origins import Origins
 from seg_node.core.pools import ResultPool
@@ -123,3 +123,15 @@ def test_only_where_classes_meet_or_are_in_doubt() -> None:
     expected[:, 10:12] = True
     expected[0, 0] = True
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("by", [0.0, 0.5, 1.25, -2.0])
+def test_where_the_results_are_the_same_is_read_without_the_host(by: float) -> None:
+    """Pixels differ where two classes are equally probable, if at all."""
+    results, origins = moved(with_pole(), by)
+    expected = read_borders(decided(results, origins), results, origins, STRIDE, CLASSES)
+    there = moved_results(results, origins, torch.device("cpu"))
+    found = read_tiles(decided(results, origins), there, STRIDE, CLASSES)
+    assert (found[0] == expected[0]).float().mean() > 0.999
+    assert (found[1].int() - expected[1].int()).abs().max() <= 1
+    assert bool((there.tile >= 0).any()) == (by != 0)

@@ -17,15 +17,16 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from seg_node.core.matching import CELL, FLATNESS, REACH, STEPS
-from seg_node.kernels import attention, convolution, frames, matching, pooling
+from seg_node.kernels import attention, borders, convolution, frames, matching, pooling
 
 FEATURES = ("table", "more", "weight", "bias", "residual", "base", "queries", "keys", "values")
 POINTERS = {
     **dict.fromkeys(FEATURES, "*fp16"),
     **dict.fromkeys(("out", "full", "half", "logits"), "*fp16"),
-    **dict.fromkeys(("rows", "places"), "*i32"),
+    **dict.fromkeys(("rows", "places", "tiles"), "*i32"),
     **dict.fromkeys(("scale", "shift", "flow", "before", "guesses", "cells"), "*fp32"),
-    **dict.fromkeys(("image", "labels", "confidence", "valid"), "*u8"),
+    **dict.fromkeys(("down", "across"), "*fp32"),
+    **dict.fromkeys(("image", "labels", "confidence", "valid", "meets"), "*u8"),
     **dict.fromkeys(("fill", "margin"), "fp32"),
 }
 CONVOLVED = {
@@ -66,6 +67,7 @@ KERNELS: tuple[tuple[Any, dict[str, Any]], ...] = (
     (attention.attend_kernel, {**ATTENDED, "HAS_FLOW": False, "HAS_VALID": False}),
     (frames.prepare_kernel, {"REVERSED": True}),
     (frames.decide_kernel, {"STRIDE": 4, "CLASSES": 32, "MOST": 255}),
+    (borders.read_kernel, {"STRIDE": 4, "CLASSES": 32, "MOST": 255}),
     (matching.match_kernel, MATCHED),
     (matching.match_kernel, {**MATCHED, "STEPS": 0}),
     (matching.spread_kernel, {"CELL": CELL}),
@@ -87,6 +89,7 @@ def compiled(kernel: Any, constants: dict[str, Any], capability: int, form: Any)
         for place, name in enumerate(names)
         if name not in constants
         and name not in {"count", "held", "fill", "margin", "classes", "tried"}
+        and not (kernel is borders.read_kernel and name in {"channels", "span"})
     }
     source = ASTSource(kernel.fn, signature, constants, aligned)
     options = {"num_warps": form.num_warps, "num_stages": form.num_stages}

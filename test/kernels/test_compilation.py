@@ -42,6 +42,7 @@ def test_every_kernel_compiles(tmp_path: Path) -> None:
         "attend_kernel",
         "prepare_kernel",
         "decide_kernel",
+        "read_kernel",
         "match_kernel",
         "spread_kernel",
     }
