@@ -35,7 +35,7 @@ grid = np.full((23, 40), Action.HIGH, np.uint8)
 mask = np.zeros((720, 1280), np.uint8)
 report = StepReport({"execute": 1}, 1, 1, 1)
 ready = StepResult(mask, mask, Plan(grid, Reason.DENSE), np.zeros((23, 40), np.uint16), report)
-Segmenter.step = lambda self, frame: ready
+Segmenter.step = lambda self, frame, *more: ready
 sys.exit(main(["node", "--ros-args", "--log-level", "warn"]))
 """
 

@@ -31,16 +31,16 @@ from seg_node.ros import node
 folder = pathlib.Path(os.environ["TEST_FOLDER"])
 step = pipeline.Segmenter.step
 
-def held(self, frame):
+def held(self, frame, *more):
     if frame.camera == pipeline.WARM_UP_CAMERA:
-        return step(self, frame)
+        return step(self, frame, *more)
     node.WORKER_STOP_S = 0.5 if (folder / "IMPATIENT").exists() else 600.0
     (folder / "BUSY").touch()
     while (folder / "HOLD").exists():
         time.sleep(0.01)
     if (folder / "DIE").exists():
         raise ZeroDivisionError("told to die")
-    return step(self, frame)
+    return step(self, frame, *more)
 
 pipeline.Segmenter.step = held
 sys.exit(node.main())

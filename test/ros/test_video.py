@@ -42,7 +42,7 @@ from seg_node.ros import node
 folder = pathlib.Path(os.environ["TEST_FOLDER"])
 step = pipeline.Segmenter.step
 
-def noting(self, frame):
+def noting(self, frame, *more):
     if frame.camera.endswith("compressed"):
         since = frame.motion.since_ns if frame.motion else None
         with (folder / "motion").open("a") as file:
@@ -50,7 +50,7 @@ def noting(self, frame):
         (folder / "BUSY").touch()
         while (folder / "HOLD").exists():
             time.sleep(0.01)
-    return step(self, frame)
+    return step(self, frame, *more)
 
 pipeline.Segmenter.step = noting
 sys.exit(node.main())
