@@ -146,6 +146,8 @@ def measure(pictures: list[NDArray[np.uint8]], warm_up: int) -> dict[str, Any]:
     segmenters = {
         f"{mode} {form}": build_segmenter(open_model(), mode, form) for mode, form in runs()
     }
+    for segmenter in segmenters.values():
+        segmenter.warm_up(*SIZE)  # as the node does in configuring: what is recorded, and tuned
     held: dict[str, int] = dict.fromkeys(segmenters, 0)
     net = open_model().net.to("cuda", torch.float16).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the keyword
     compiled = torch.compile(net, mode="max-autotune-no-cudagraphs", dynamic=False)
