@@ -300,7 +300,8 @@ def test_the_next_frame_is_sent_beside_the_present_one(
 
     monkeypatch.setattr(Uploads, "beside", True)
     monkeypatch.setattr(Uploads, "send_ahead", noted)
-    segmenter.reconfigure(segmenter.config.updated({"overload": overload, "input.scale": 0.5}))
+    config = segmenter.config.updated({"overload": overload, "input.scale": 0.5})
+    monkeypatch.setattr(segmenter, "config", config)  # it is shared by all tests
     benches, log = published_by_turns(segmenter, overload, COUNTS)
     order = ["/front", "/rear", "/front", "/rear", "/front", "/front"]
     assert [frame.camera for frame in log] == (order if overload == "every" else order[:2])
