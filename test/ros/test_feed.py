@@ -291,11 +291,11 @@ def test_the_next_frame_is_sent_beside_the_present_one(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, overload: str, sent: int
 ) -> None:
     """Only where it cannot be dropped for a newer one; the order stays, and what is counted."""
-    ahead: list[int] = []
+    ahead: list[NDArray[np.uint8]] = []
     send_ahead = Uploads.send_ahead
 
     def noted(self: Uploads, image: NDArray[np.uint8]) -> None:
-        ahead.append(id(image))
+        ahead.append(image)
         send_ahead(self, image)
 
     monkeypatch.setattr(Uploads, "beside", True)
@@ -305,7 +305,7 @@ def test_the_next_frame_is_sent_beside_the_present_one(
     benches, log = published_by_turns(segmenter, overload, COUNTS)
     order = ["/front", "/rear", "/front", "/rear", "/front", "/front"]
     assert [frame.camera for frame in log] == (order if overload == "every" else order[:2])
-    assert len(set(ahead)) == len(ahead) == sent
+    assert len({id(image) for image in ahead}) == len(ahead) == sent
     refused = {name: bench.health.refused for name, bench in benches.items()}
     assert refused["broken"] == (4 if overload == "every" else 1)
 
