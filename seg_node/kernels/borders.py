@@ -10,6 +10,7 @@ from triton import language as tl
 
 from seg_node.core.borders import uncertain
 from seg_node.core.masks import CONFIDENCE_MAX
+from seg_node.kernels.frames import store_decision
 from seg_node.kernels.tuning import form, number_of, on, power, tuned
 
 if TYPE_CHECKING:
@@ -67,11 +68,8 @@ def read_kernel(
     deep = (1 - along) * tl.load(table + (lower + start) * channels + shift, mask=mask, other=0.0)
     deep += along * tl.load(table + (lower + end) * channels + shift, mask=mask, other=0.0)
     full = tl.where((kind < classes)[None, :], (1 - over) * high + over * deep, low)
-    best = tl.max(full, 1)
-    total = tl.sum(tl.exp(full - best[:, None]), 1)
     to = y.to(tl.int64) * pitch + x
-    tl.store(labels + to, tl.argmax(full, 1).to(tl.uint8), mask=wanted)
-    tl.store(confidence + to, (MOST / total + 0.5).to(tl.uint8), mask=wanted)
+    store_decision(full, labels + to, confidence + to, wanted, MOST)
 
 
 def read_tiles(planes: Planes, moved: Moved, stride: int, classes: int) -> Planes:

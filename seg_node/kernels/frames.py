@@ -106,6 +106,21 @@ def prepare(
     return full, half
 
 
+@triton.jit
+def store_decision(
+    logits: tl.tensor,
+    labels: tl.tensor,
+    confidence: tl.tensor,
+    mask: tl.tensor,
+    MOST: tl.constexpr,
+) -> None:
+    """Store the class of most probability of each row of logits, and its probability."""
+    best = tl.max(logits, 1)
+    total = tl.sum(tl.exp(logits - best[:, None]), 1)
+    tl.store(labels, tl.argmax(logits, 1).to(tl.uint8), mask=mask)
+    tl.store(confidence, (MOST / total + 0.5).to(tl.uint8), mask=mask)
+
+
 @tuned(("classes", "STRIDE"), DECIDE_FORMS)
 @triton.jit
 def decide_kernel(
@@ -141,11 +156,8 @@ def decide_kernel(
     under = (1 - along) * tl.load(lower + first, mask=mask, other=0.0).to(tl.float32)
     under += along * tl.load(lower + last, mask=mask, other=0.0).to(tl.float32)
     full = tl.where((kind < classes)[None, :], (1 - down) * over + down * under, low)
-    best = tl.max(full, 1)
-    total = tl.sum(tl.exp(full - best[:, None]), 1)
     to = y.to(tl.int64) * width + x
-    tl.store(labels + to, tl.argmax(full, 1).to(tl.uint8), mask=within)
-    tl.store(confidence + to, (MOST / total + 0.5).to(tl.uint8), mask=within)
+    store_decision(full, labels + to, confidence + to, within, MOST)
 
 
 def decide_planes(logits: Tensor, stride: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
