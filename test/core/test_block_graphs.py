@@ -13,6 +13,7 @@ from seg_node.core import block_graphs, pipeline
 from seg_node.core.backend import TorchKernels
 from seg_node.core.background import Recorder, Recording
 from seg_node.core.block_graphs import BlockGraphs, every_count
+from seg_node.core.block_history import BlockHistory
 from seg_node.core.blocks import BlockLayout, grid_shape, Window
 from seg_node.core.config import Config
 from seg_node.core.fused import on_kernels
@@ -125,6 +126,19 @@ def test_frames_of_recorded_networks_are_those_of_the_networks() -> None:
     assert recorded._blocks is not None
     assert 1 < recorded._blocks.count <= BUCKETS
     assert tape.replays == 21
+
+
+def test_a_whole_frame_leaves_nothing_of_what_was_before_it() -> None:
+    """Though the room for what is remembered stays: with new room, the clip goes on the same."""
+    used, fresh = segmenter("adaptive", None), segmenter("adaptive", None)
+    for index, frame in enumerate(street(16)):
+        if index == 8:
+            for steps in (used, fresh):
+                steps.ask_full_frame()
+            (history,) = fresh._histories.values()
+            assert isinstance(history, BlockHistory)
+            history.features = None
+        check_same(used.step(frame), fresh.step(frame))
 
 
 def test_blocks_of_both_resolutions_are_recorded_for_every_number() -> None:

@@ -271,6 +271,7 @@ def test_modes_on_blocks_run_them(kind: Callable[[], Network], mode: str) -> Non
         (Reading((3, 3), (1, 1), (0, 0)), Margin(2, 0, 2, 0), (2, 0)),
         (Reading((3, 3), (1, 1), (2, 2), (2, 2)), Margin(), (2, 2)),
         (Reading((2, 2), (2, 2)), Margin(), (0, 0)),
+        (Reading((3, 3), (2, 2), ceil=True), Margin(), (0, 1)),
         (Reading((3, 3), (1, 1)), Margin(), None),
         (Reading((3, 3), (2, 2)), Margin(1, 1, 0, 1), None),
         (Reading((3, 5), (1, 1), (1, 2)), Margin(), None),
@@ -300,6 +301,19 @@ def test_what_cannot_be_is_refused_by_name(what: str, operation: Callable[[Any],
     x = functional.conv2d(x.to(torch.float64), torch.ones(2, 3, 3, 3).double(), None, 4, 1)
     with pytest.raises(ModelError, match=what):
         operation(x)
+
+
+def test_a_maximum_may_stick_out_of_the_plane() -> None:
+    """As torch has it with ceil_mode: what is outside is no maximum."""
+    weight = torch.randn(4, 3, 3, 3, dtype=torch.float64)
+    image = picture((128, 192)).double()
+
+    def pooled(x: Any) -> Any:
+        made = functional.conv2d(x, weight, None, 2, 1) - 1000.0
+        return functional.max_pool2d(made, 3, 2, ceil_mode=True)
+
+    found = pooled(split(image, layout_of((128, 192), HIGH))).combined()
+    torch.testing.assert_close(found, pooled(image), rtol=1e-9, atol=1e-9)
 
 
 def test_an_image_may_not_be_padded_beyond_its_blocks() -> None:
