@@ -102,6 +102,9 @@ class Turns(Generic[T]):
     Args:
         names: names of the cameras, all different; the first of them has the first turn.
 
+    Attributes:
+        cleared: how often `clear` was called.
+
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -110,6 +113,7 @@ class Turns(Generic[T]):
         self._intakes: dict[str, Intake[T]] = {name: Intake(self._bell) for name in names}
         self._order = list(self._intakes)
         self._closed = False
+        self.cleared = 0
 
     def __getitem__(self, name: str) -> Intake[T]:
         """Return the intake of a camera."""
@@ -149,6 +153,7 @@ class Turns(Generic[T]):
 
     def clear(self) -> None:
         """Forget what waits, uncounted; the intakes stay open."""
+        self.cleared += 1
         for intake in self._intakes.values():
             intake.clear()
 

@@ -53,6 +53,7 @@ class Worker:
         self._now_ns = now_ns
         self._abandoned = threading.Event()
         self._waiting: deque[tuple[Feed, Frame, int]] = deque()  # with the time of their arrival
+        self._cleared = turns.cleared
         self._thread = threading.Thread(target=self._run, name="segmentation", daemon=True)
 
     def start(self) -> None:
@@ -81,6 +82,9 @@ class Worker:
 
     def _fetch(self) -> bool:
         """Wait until a frame waits; False if no more are to come."""
+        if self._cleared != self._turns.cleared:  # what was opened ahead is forgotten, too
+            self._waiting.clear()
+            self._cleared = self._turns.cleared
         while not self._waiting:
             turn = self._turns.take()
             if turn is None:

@@ -286,6 +286,22 @@ def test_cameras_take_turns_and_broken_images_are_counted_where_they_came_from(
     assert benches["front"].outputs.extra == {"dropped": 0, "refused": 0}
 
 
+def test_what_was_opened_ahead_is_forgotten_with_what_waits(segmenter: Segmenter) -> None:
+    turns: Turns[Arrived] = Turns(["front"])
+    bench = Bench("/front", turns["front"])
+    worker = Worker(
+        segmenter=segmenter, turns=turns, feeds={"front": bench.feed}, now_ns=lambda: 0
+    )
+    worker._open("front", Arrived(picture(1000), 0))
+    assert worker._fetch()
+    assert len(worker._waiting) == 1
+    turns.clear()
+    worker._open("front", Arrived(picture(1001), 0))
+    turns.close()
+    assert not worker._fetch()
+    assert not worker._waiting
+
+
 @pytest.mark.parametrize(("overload", "sent"), [("every", 5), ("newest", 0)])
 def test_the_next_frame_is_sent_beside_the_present_one(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, overload: str, sent: int
