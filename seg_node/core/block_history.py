@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, TYPE_CHECKING, TypeVar
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from seg_node.core.background import Recorder, Recording
-from seg_node.core.blocks import block_mean, grid_shape, plane_means, scaled
+from seg_node.core.blocks import grid_shape, scaled
 from seg_node.core.borders import moved_results, read_borders
-from seg_node.core.mixing import around, mixed
-from seg_node.core.motion import UNKNOWN_DISTORTION
+from seg_node.core.comparing import block_max, COLOURS, compare
+from seg_node.core.mixing import mixed
 from seg_node.core.origins import Origins
 from seg_node.core.policy import BlockPast, Past, Remembers
 from seg_node.core.pools import FeaturePool, ResultPool
@@ -33,11 +33,6 @@ if TYPE_CHECKING:
     from seg_node.core.masks import Planes
     from seg_node.core.tracking import AnyMethod
     from seg_node.core.types import Frame
-
-Number = TypeVar("Number", np.float64, np.int64)
-
-COLOURS = 3
-"""Red, green and blue of a picture, which follow the logits in tiles of results."""
 
 _NS_PER_MS = 1_000_000
 _MAX_MS = int(np.iinfo(np.uint16).max)
@@ -130,22 +125,16 @@ class BlockHistory:
         if not self._tracker.stated:
             off = self._pictures.off(frame.image, origins, self._method.correct)
             origins.move(off)
-        self._known = self._results.read(origins.places(), origins.size)
-        logits, picture = self._known[:, :-COLOURS], self._known[0, -COLOURS:]
-        # The colour that changed most: red in front of green may be as bright as the green.
-        difference = (picture - self._picture).abs().amax(0).float()
-        distortion = torch.where(valid.to(self._device), difference, UNKNOWN_DISTORTION)
-        self._change = around(distortion)
-        doubt = 1 - torch.softmax(logits.float(), 1).amax(1)[0]
-        age_ms = (frame.stamp_ns - self._results.stamps_ns[origins.slot]) / _NS_PER_MS
-        side = origins.side
-        # One answer for both: the host waits for it.
-        means = plane_means(torch.stack((distortion, doubt)), side).cpu().numpy()
+        self._known = self._results.read(origins)
+        ages_ms = (frame.stamp_ns - self._results.stamps_ns) / _NS_PER_MS
+        picture = self._picture
+        found = compare(self._known, picture, valid, ages_ms, origins)
+        self._change = found.change
         return BlockPast(
-            means[0],
-            means[1],
-            block_mean(age_ms, side),
-            _block_max(age_ms, side),
+            found.distortion,
+            found.doubt,
+            found.age_ms,
+            found.oldest_ms,
             interval_ns / _NS_PER_MS,
         )
 
@@ -251,12 +240,5 @@ class BlockHistory:
         """Return how old the oldest computation behind each block is, uint16 [gh, gw]."""
         assert self._origins is not None
         age_ns = frame.stamp_ns - self._results.stamps_ns[self._origins.slot]
-        oldest = -(-_block_max(age_ns, self._origins.side) // _NS_PER_MS)
+        oldest = -(-block_max(age_ns, self._origins.side) // _NS_PER_MS)
         return np.asarray(np.clip(oldest, 0, _MAX_MS), np.uint16)
-
-
-def _block_max(values: NDArray[Number], side: int) -> NDArray[Number]:
-    """Return the largest value of each block of a plane, [gh, gw]."""
-    starts = [np.arange(0, length, side) for length in values.shape]
-    rows = np.maximum.reduceat(values, starts[0], axis=0)
-    return np.asarray(np.maximum.reduceat(rows, starts[1], axis=1))

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from seg_node.core.transfers import to_device
 from seg_node.core.types import Action, ConfigError
+from seg_node.loops import compiling, gathering
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -187,6 +188,23 @@ def _ring(b: int, before: int, after: int) -> _Ring:
     return _Ring(at, inner, neighbour[at], (y % b)[at], (x % b)[at], reach)
 
 
+def _looked_up(
+    actions: NDArray[np.int64],
+    slots: NDArray[np.int64],
+    ring: _Ring,
+    b: int,
+    sets: tuple[Action, Action],
+) -> tuple[NDArray[np.int64], tuple[NDArray[np.int64], ...], tuple[NDArray[np.int64], ...]]:
+    """Return rows of the set itself, [K, span * span], and (block, index) of all others."""
+    own = np.empty((len(actions), len(ring.inner)), np.int64)
+    others, planes = np.empty((2, 2, len(actions) * len(ring.at)), np.int64)
+    counts = np.empty(2, np.int64)
+    parts = ring.at, ring.neighbour, ring.y, ring.x, ring.inner
+    kinds = int(sets[0]), int(sets[1]), int(Action.REUSE)
+    gathering.around(actions, slots, parts, b, kinds, own, others, planes, counts)
+    return own, tuple(others[:, : counts[0]]), tuple(planes[:, : counts[1]])
+
+
 @dataclass(eq=False)
 class BlockLayout:
     """Where the blocks of a batch of grids lie; makes every list of row numbers once.
@@ -349,6 +367,12 @@ class BlockLayout:
         (out,) = np.nonzero((first > 0).any(1) | (last < span - 1).any(1))
         if not len(out):
             return None
+        if compiling.AVAILABLE:
+            kept = np.maximum(first, last) - first + 1
+            count = len(first) * span**2 - int(kept.prod(1).sum())
+            at, near = np.empty(count, np.int64), np.empty(count, np.int64)
+            gathering.outside(first, last, span, at, near)
+            return Beyond(self._indices(at), self._indices(near))
         # The nearest row and column inside, for each of those of the window: int64 [m, 2, span].
         inside = np.arange(span).clip(first[out, :, None], np.maximum(first, last)[out, :, None])
         nearest = inside[:, 0, :, None] * span + inside[:, 1, None, :]
@@ -363,12 +387,14 @@ class BlockLayout:
         b = self.block_side(action, window.stride)
         ring = _ring(b, window.before, window.after)
         actions, slots = self._neighbours(action, ring.reach)
-        found, slot = actions[:, ring.neighbour], slots[:, ring.neighbour]
-        own = ring.inner + np.arange(len(found))[:, None] * (b * b)
-        own[:, ring.at] = np.where(found == action, slot * (b * b) + ring.y * b + ring.x, 0)
         other = Action.LOW if action == Action.HIGH else Action.HIGH
-        from_other = np.nonzero(found == other)
-        from_plane = np.nonzero(found == Action.REUSE)
+        if compiling.AVAILABLE:
+            own, from_other, from_plane = _looked_up(actions, slots, ring, b, (action, other))
+        else:
+            found, slot = actions[:, ring.neighbour], slots[:, ring.neighbour]
+            own = ring.inner + np.arange(len(found))[:, None] * (b * b)
+            own[:, ring.at] = np.where(found == action, slot * (b * b) + ring.y * b + ring.x, 0)
+            from_other, from_plane = (np.nonzero(found == kind) for kind in (other, Action.REUSE))
         return Rows(
             window.before + b + window.after,
             self._indices(own.ravel()),

@@ -8,6 +8,7 @@ around it have one class, the image's pixels have it, too, however often they we
 from __future__ import annotations
 
 from dataclasses import dataclass
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.nn import functional
 from seg_node.core.masks import CONFIDENCE_MAX, decide_rows
 from seg_node.core.pools import MARGIN
 from seg_node.core.transfers import to_device
+from seg_node.loops import compiling, deciding
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,6 +53,19 @@ def read_borders(
 
     """
     labels, confidence = planes
+    if compiling.usable(results.table):
+        form = stride, classes, MARGIN, math.ceil(SURE * CONFIDENCE_MAX)
+        deciding.decide_borders(
+            labels.numpy(),
+            confidence.numpy(),
+            results.table.numpy(),
+            results.side + 2 * MARGIN,
+            origins.slot,
+            origins.place,
+            origins.corners,
+            form,
+        )
+        return planes
     meets = uncertain(labels, confidence, stride).cpu().numpy() & origins.moved()
     at = np.nonzero(meets)
     if not len(at[0]):

@@ -129,7 +129,7 @@ class FlowEstimator:
 
         """
         found = self._flow(moved, image, None)
-        return _better(moved, image, np.zeros_like(found), found)
+        return _better(moved, image, None, found)
 
     def _flow(
         self, before: NDArray[np.uint8], image: NDArray[np.uint8], start: Motion | None
@@ -147,12 +147,16 @@ class FlowEstimator:
 def _better(
     before: NDArray[np.uint8],
     image: NDArray[np.uint8],
-    flow: NDArray[np.float32],
+    flow: NDArray[np.float32] | None,
     other: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """Return a flow [h, w, 2], or another where it makes the earlier image more like this one."""
-    was, now = (_around(cv2.absdiff(image, pull(before, x))) for x in (flow, other))
-    best: NDArray[np.float32] = flow.copy()
+    """Return a flow [h, w, 2], or another where it makes the earlier image more like this one.
+
+    None stands for no motion.
+    """
+    unmoved = before if flow is None else pull(before, flow)
+    was, now = (_around(cv2.absdiff(image, x)) for x in (unmoved, pull(before, other)))
+    best = np.zeros_like(other) if flow is None else flow.copy()
     cv2.copyTo(other, (now < was).view(np.uint8), best)
     return best
 

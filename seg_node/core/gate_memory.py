@@ -90,7 +90,7 @@ class Content:
             mean absolute difference in grey levels, float [gh, gw].
 
         """
-        known = self._greys.read(self.origins.places(), self.size)[0, 0]
+        known = self._greys.read(self.origins)[0, 0]
         difference = torch.where(valid, (known - grey).abs(), UNKNOWN_DISTORTION)
         mean: NDArray[np.float64] = (
             plane_means(difference[None], self.origins.side)[0].cpu().numpy()

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from seg_node.loops import compiling, deciding
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -44,6 +46,10 @@ def decide(logits: Tensor, stride: int, size: tuple[int, int]) -> Mask:
 
 def decide_planes(logits: Tensor, stride: int, size: tuple[int, int]) -> Planes:
     """Do the same, and leave the result on the device."""
+    if compiling.usable(logits):
+        mask = tuple(np.empty(size, np.uint8) for _ in range(2))
+        deciding.decide(logits[0].contiguous().numpy(), stride, *mask)
+        return torch.from_numpy(mask[0]), torch.from_numpy(mask[1])
     # The largest logit of each feature pixel becomes zero: no exponential of them can overflow.
     planes = (logits - logits.amax(1, keepdim=True)).float().contiguous()
     on_cpu = logits.device.type == "cpu"

@@ -6,6 +6,8 @@ from typing import NamedTuple, TYPE_CHECKING
 
 import numpy as np
 
+from seg_node.loops import compiling, pointing
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -88,6 +90,12 @@ class Origins:
             flow: from the next frame back to this one, in pixels of this plane, [h, w, 2].
 
         """
+        if compiling.AVAILABLE:
+            before = self.slot, self.place, self._drift
+            moved = np.empty_like(before[0]), np.empty_like(before[1]), np.empty_like(before[2])
+            pointing.move(np.ascontiguousarray(flow), HALF, before, moved)
+            self.slot, self.place, self._drift = moved
+            return
         content = self._inside(_flat(self._pixels) + flow.reshape(-1, 2).T[::-1])
         pixel = np.floor(content + HALF)
         drift = self._drift_of(pixel, content)

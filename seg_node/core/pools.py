@@ -11,6 +11,7 @@ from torch.nn import functional
 from seg_node.core.tiles import as_rows
 from seg_node.core.transfers import to_device
 from seg_node.core.types import ModelError
+from seg_node.loops import compiling, gathering, pointing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -145,9 +146,19 @@ class ResultPool:
         idle[: len(used)] = used == 0
         self._free = np.flatnonzero(idle)[::-1].tolist()
 
-    def read(self, places: Places, size: tuple[int, int]) -> Tensor:
-        """Return a plane [1, C, h, w] read bilinearly; content beyond a tile is its edge."""
-        return self.take(self.reads(places)).view(1, *size, -1).permute(0, 3, 1, 2)
+    def read(self, origins: Origins) -> Tensor:
+        """Return the plane [1, C, h, w] of what pointers lead to, read bilinearly.
+
+        Content beyond a tile is its edge.
+        """
+        table = self.table
+        if compiling.usable(table):
+            slot, place, corners = origins.slot, origins.place, origins.corners
+            rows = table.new_empty((slot.size, table.shape[1]))
+            pointing.read(table.numpy(), self._span, MARGIN, slot, place, corners, rows.numpy())
+        else:
+            rows = self.take(self.reads(origins.places()))
+        return rows.view(1, *origins.size, -1).permute(0, 3, 1, 2)
 
     def reads(self, places: Places) -> Reads:
         """Return what to read at places, for all pools of this side."""
@@ -219,6 +230,10 @@ def _side_by_side(parts: tuple[NDArray[Number], ...]) -> NDArray[Number]:
 
 def _read(table: Tensor, reads: Reads) -> Tensor:
     """Return values of a table [rows, C] read bilinearly, [n, C]."""
+    if compiling.usable(table):
+        out = table.new_empty((len(reads.rows), table.shape[1]))
+        gathering.take(table.numpy(), reads.rows.numpy(), reads.shares.numpy(), out.numpy())
+        return out
     return functional.embedding_bag(
         to_device(reads.rows, table.device),
         table,
@@ -373,6 +388,8 @@ class FeaturePool:
         return self._rows[key][1]
 
     def _find(self, pixels: NDArray[np.int64], window: Window) -> Reads:
+        if compiling.AVAILABLE:
+            return self._find_by_loops(pixels, window)
         at = np.divmod(pixels, window.size[1])
         scale = window.stride / self.stride
         places = self._origins.places_at(*at, window.size, scale)
@@ -393,6 +410,26 @@ class FeaturePool:
             axes.append(_between(inside + MARGIN, low + MARGIN, high + MARGIN))
         row, column = axes
         return _reads(tile, row, column, b + 2 * MARGIN)
+
+    def _find_by_loops(self, pixels: NDArray[np.int64], window: Window) -> Reads:
+        origins, b = self._origins, self.side // window.stride
+        rows, shares = np.empty((len(pixels), 4), np.int64), np.empty((len(pixels), 4), np.float32)
+        pointing.find(
+            pixels,
+            window.size,
+            window.stride / self.stride,
+            b,
+            MARGIN,
+            origins.slot,
+            origins.place,
+            origins.corners,
+            self._tile_of,
+            self._newest,
+            self.grid[1],
+            rows,
+            shares,
+        )
+        return Reads(torch.from_numpy(rows), torch.from_numpy(shares))
 
 
 class _Table:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
 
 from seg_node.core.blocks import grid_shape, scaled
 from seg_node.core.flow import WORK_PIXELS
-from seg_node.core.warp import rescale
+from seg_node.core.warp import rescale_plane
+from seg_node.loops import compiling, pointing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +110,7 @@ class TilePictures:
         now = self.reduced(image)
         moved = self.moved(origins)[: now.shape[0], : now.shape[1]]
         flow = correct(np.ascontiguousarray(moved), now)
-        return rescale(torch.from_numpy(flow)[None], origins.size)[0].numpy()
+        return rescale_plane(flow, origins.size)
 
     def moved(self, origins: Origins) -> NDArray[np.uint8]:
         """Return the pictures where their content is now, by the pointers of the results.
@@ -123,6 +123,12 @@ class TilePictures:
 
         """
         finer, (h, w) = self._finer, origins.size
+        if compiling.AVAILABLE:
+            y, x = (np.empty((h * finer, w * finer), np.float32) for _ in range(2))
+            layout = _COLUMNS, self._span, self._side, self._pad
+            where = origins.slot, origins.place, origins.corners
+            pointing.picture_maps(finer, layout, *where, y, x)
+            return self._shown(y, x)
         corners = np.divmod(origins.slot, _COLUMNS)
         inner = np.arange(finer, dtype=np.float32) - (finer - 1) / 2
         maps = []
@@ -136,4 +142,8 @@ class TilePictures:
         y, x = maps
         y += np.tile(inner, h)[:, None]
         x += np.tile(inner, w)
+        return self._shown(y, x)
+
+    def _shown(self, y: NDArray[np.float32], x: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Return the atlas at rows and columns of it."""
         return np.asarray(cv2.remap(self._atlas, x, y, cv2.INTER_LINEAR), np.uint8)

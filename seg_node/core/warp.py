@@ -25,6 +25,7 @@ import torch
 from torch.nn import functional
 
 from seg_node.core.types import DataError
+from seg_node.loops import compiling, pointing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,6 +111,17 @@ def rescale(flow: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack((resized[:, 0] * along, resized[:, 1] * down), -1)
 
 
+def rescale_plane(flow: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Bring a flow [h, w, 2] on the host to another pixel grid, as `rescale` does."""
+    if flow.shape[:2] == size:
+        return flow
+    if not compiling.AVAILABLE:
+        return rescale(torch.from_numpy(flow)[None], size)[0].numpy()
+    out = np.empty((*size, 2), np.float32)
+    pointing.rescale(np.ascontiguousarray(flow), out)
+    return out
+
+
 def nearest(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Bring values [h, w] to another pixel grid, [h2, w2]: each pixel takes the nearest value."""
     rows, columns = nearest_places((values.shape[0], values.shape[1]), size, torch.device("cpu"))
@@ -156,6 +168,10 @@ def pull_mask(mask: NDArray[np.bool_], flow: NDArray[np.float32]) -> NDArray[np.
 def origin(flow: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return x and y of p + flow(p) for every pixel p, each float32 [h, w]."""
     height, width = flow.shape[:2]
+    if compiling.AVAILABLE:
+        x, y = (np.empty((height, width), np.float32) for _ in range(2))
+        pointing.origin(flow, x, y)
+        return x, y
     x = np.arange(width, dtype=np.float32)[None, :] + flow[..., 0]
     y = np.arange(height, dtype=np.float32)[:, None] + flow[..., 1]
     return x, y

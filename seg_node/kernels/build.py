@@ -8,6 +8,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from seg_node.core.types import ConfigError
+from seg_node.loops import compiling
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,8 @@ def choose_kernels(choice: str, device: torch.device) -> BlockKernels | None:
         ConfigError: triton was asked for where it cannot run.
 
     """
+    if not compiling.AVAILABLE:
+        _say("numba is not installed: what the host does takes longer; pip install numba")
     gpu = device.type == "cuda"
     lack = _lack() if choice == "triton" or (choice == "auto" and gpu) else ""
     if choice == "torch" or (choice == "auto" and (lack or not gpu)):

@@ -12,9 +12,10 @@ import torch
 from torch import nn, Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from seg_node.core.block_history import BlockHistory, COLOURS
+from seg_node.core.block_history import BlockHistory
 from seg_node.core.blocks import grid_shape
 from seg_node.core.budgeted import Budgeted
+from seg_node.core.comparing import COLOURS
 from seg_node.core.config import Config, Value
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import filled, NOTHING, Remembers, UNTRAINED
@@ -153,7 +154,7 @@ def remembered(pipeline: Segmenter) -> Tensor:
     """Return the logits that are remembered of all pixels after a step."""
     kept = history(pipeline)
     assert kept._origins is not None
-    return kept._results.read(kept._origins.places(), kept._origins.size)[:, :-COLOURS]
+    return kept._results.read(kept._origins)[:, :-COLOURS]
 
 
 def assert_same(one: StepResult, other: StepResult) -> None:

@@ -24,6 +24,7 @@ from seg_node.core.policy import filled, NOTHING, Ranked, Remembers, UNTRAINED
 from seg_node.core.scores import Middle
 from seg_node.core.types import Action, DeviceMemoryError, Frame, Plan, Reason
 from seg_node.data.street import Street
+from seg_node.loops import compiling
 from seg_node.nets.build import build_network, fold_batchnorm
 from seg_node.nets.swiftnet import SwiftNet
 from test.core.tape import Tape
@@ -67,6 +68,12 @@ class Drawn:
     def macs(self, size: tuple[int, int], side: int) -> int:  # noqa: ARG002 - the same for all
         """Return 0."""
         return 0
+
+
+@pytest.fixture(autouse=True)
+def _no_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have torch do all: a tape notes its operations alone, as a CUDA graph holds a device's."""
+    monkeypatch.setattr(compiling, "AVAILABLE", False)
 
 
 def network() -> nn.Module:

@@ -55,7 +55,7 @@ def moved(labels: NDArray[np.int64], by: float) -> tuple[ResultPool, Origins]:
 
 def decided(results: ResultPool, origins: Origins) -> Planes:
     """Return what is decided of moved results enlarged to the image."""
-    return decide_planes(results.read(origins.places(), SIZE)[:, :-1], STRIDE, IMAGE)
+    return decide_planes(results.read(origins)[:, :-1], STRIDE, IMAGE)
 
 
 def read_once(labels: NDArray[np.int64], by: float) -> NDArray[np.int64]:

@@ -55,7 +55,7 @@ def random_blocks(rng: np.random.Generator, most: int) -> NDArray[np.int64]:
 def test_a_plane_in_tiles_is_read_as_it_was(size: tuple[int, int]) -> None:
     pool, origins, plane = ResultPool(SIDE), Origins(size, SIDE), random_plane(0, size)
     pool.restart(plane, 7)
-    torch.testing.assert_close(pool.read(origins.places(), size), plane, atol=0, rtol=0)
+    torch.testing.assert_close(pool.read(origins), plane, atol=0, rtol=0)
     assert (pool.stamps_ns == 7).all()
     assert len(pool.stamps_ns) == -(-size[0] // SIDE) * -(-size[1] // SIDE)
 
@@ -66,7 +66,7 @@ def test_between_tiles_the_pixels_around_them_count(x: float, y: float) -> None:
     pool, origins, plane = ResultPool(SIDE), Origins(SIZE, SIDE), random_plane(1)
     pool.restart(plane, 0)
     origins.move(np.full((*SIZE, 2), (x, y), np.float32))
-    read = pool.read(origins.places(), SIZE)[0].permute(1, 2, 0).numpy()
+    read = pool.read(origins)[0].permute(1, 2, 0).numpy()
     rows, columns = np.indices(SIZE, np.float32)
     pixels = np.ascontiguousarray(plane[0].permute(1, 2, 0).numpy())
     inside = np.s_[1:-1, 1:-1]
@@ -142,7 +142,7 @@ def test_no_tile_is_overwritten_while_a_pixel_stems_from_it() -> None:
         walk.results.free_all_but(walk.move())
         walk.add(random_blocks(walk.rng, 9 if frame % 10 else 30), frame)
         values, frames = walk.expected()
-        read = walk.results.read(walk.origins.places(), SIZE)[0].permute(1, 2, 0).numpy()
+        read = walk.results.read(walk.origins)[0].permute(1, 2, 0).numpy()
         np.testing.assert_allclose(read, values, atol=1e-4)
         np.testing.assert_array_equal(walk.results.stamps_ns[walk.origins.slot], frames)
     assert len(walk.tiles) > 600
@@ -162,7 +162,7 @@ def test_room_is_made_when_no_tile_is_free() -> None:
     origins = Origins(SIZE, SIDE)
     for stamp, numbers in ((0, slots[0]), (2, slots[2][:-4]), (3, again)):
         origins.renew(blocks[: len(numbers)], numbers)
-        read = pool.read(origins.places(), SIZE)
+        read = pool.read(origins)
         known = torch.from_numpy(np.isin(origins.slot, numbers))
         torch.testing.assert_close(read[..., known], random_plane(stamp)[..., known])
         assert (pool.stamps_ns[numbers] == stamp).all()

@@ -12,6 +12,7 @@ import torch
 from seg_node.core.types import ConfigError
 from seg_node.kernels import build
 from seg_node.kernels.build import choose_kernels
+from seg_node.loops import compiling
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")
@@ -20,6 +21,21 @@ GPU = torch.device("cuda")
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "_said", set())
+    monkeypatch.setattr(compiling, "AVAILABLE", True)
+
+
+def test_that_the_host_is_slow_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compiling, "AVAILABLE", False)
+    caplog.set_level(logging.INFO)
+    assert choose_kernels("torch", CPU) is None
+    assert choose_kernels("torch", GPU) is None
+    assert caplog.messages == [
+        "numba is not installed: what the host does takes longer; pip install numba",
+        "blocks are computed by torch on cpu",
+        "blocks are computed by torch on cuda",
+    ]
 
 
 def test_cpus_run_torch_unless_asked(caplog: pytest.LogCaptureFixture) -> None:

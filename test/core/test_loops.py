@@ -1,0 +1,357 @@
+"""Loops that Numba compiles do what NumPy, OpenCV and torch do in whole planes."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from seg_node.core.blocks import BlockLayout, grid_shape, Window
+from seg_node.core.borders import read_borders
+from seg_node.core.budgeted import Budgeted
+from seg_node.core.comparing import COLOURS, compare
+from seg_node.core.config import Config
+from seg_node.core.gate import Gated
+from seg_node.core.masks import decide_planes
+from seg_node.core.origins import Origins
+from seg_node.core.pipeline import Segmenter
+from seg_node.core.policy import Ranked, UNTRAINED
+from seg_node.core.pools import FeaturePool, NO_TILE, ResultPool
+from seg_node.core.residual import find_residual_blocks
+from seg_node.core.scores import Middle
+from seg_node.core.tile_pictures import TilePictures
+from seg_node.core.tiles import bounded, put, selected
+from seg_node.core.types import Action
+from seg_node.core.warp import origin, rescale_plane
+from seg_node.data.street import Street
+from seg_node.loops import compiling
+from seg_node.nets.swiftnet import SwiftNet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from typing import TypeVar
+
+    from numpy.typing import NDArray
+
+    from seg_node.core.types import Frame, StepResult
+
+    Result = TypeVar("Result")
+
+SIDE, STRIDE, CLASSES = 32, 4, 5
+SIZES = ((45, 60), (23, 31), (8, 8))
+"""Planes of results: whole blocks, blocks that stick out, and a single block."""
+
+pytestmark = pytest.mark.skipif(not compiling.AVAILABLE, reason="numba is not installed")
+
+
+@contextmanager
+def without_loops() -> Iterator[None]:
+    """Have everything done in whole planes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiling, "AVAILABLE", False)
+        yield
+
+
+def both(make: Callable[[], Result]) -> tuple[Result, Result]:
+    """Return what is made with loops, and without."""
+    with_loops = make()
+    with without_loops():
+        return with_loops, make()
+
+
+def smooth_flow(seed: int, size: tuple[int, int]) -> NDArray[np.float32]:
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(0, 1.5, (4, 5, 2)).astype(np.float32)
+    return np.asarray(cv2.resize(coarse, size[::-1]), np.float32)
+
+
+def wandered(size: tuple[int, int], frames: int = 4) -> Origins:
+    """Return pointers after some frames of motion, some blocks of which are computed anew."""
+    origins = Origins(size, SIDE // STRIDE)
+    tiles = int(np.prod(origins.grid))
+    for seed in range(frames):
+        block = np.array([[seed % origins.grid[0], seed % origins.grid[1]]])
+        origins.renew(block, np.array([tiles + seed]))
+        origins.move(smooth_flow(seed, size))
+    return origins
+
+
+def results(size: tuple[int, int], seed: int = 0) -> ResultPool:
+    """Return tiles of smooth random logits and a picture, with some more of later frames."""
+    pool = ResultPool(SIDE // STRIDE)
+    generator = torch.Generator().manual_seed(seed)
+    planes = [
+        torch.nn.functional.interpolate(
+            torch.randn(1, CLASSES + COLOURS, 3, 4, generator=generator) * 4, size, mode="bilinear"
+        )
+        for _ in range(2)
+    ]
+    pool.restart(planes[0], 0)
+    grid = Origins(size, SIDE // STRIDE).grid
+    for row in range(4):
+        block = np.array([[row % grid[0], row % grid[1]]])
+        pool.add(planes[1], block, row)
+    return pool
+
+
+# ---- pointers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pointers_move_alike(size: tuple[int, int]) -> None:
+    def make() -> Origins:
+        return wandered(size, 6)
+
+    ours, theirs = both(make)
+    assert (np.abs(theirs._drift) > 0.1).any()
+    for a, b in ((ours.slot, theirs.slot), (ours.place, theirs.place)):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(ours._drift, theirs._drift)
+
+
+def test_motion_that_is_no_number_leads_nowhere_else() -> None:
+    """Loops read without a look at bounds: what is no number must not become an address."""
+    origins = wandered(SIZES[0])
+    flow = smooth_flow(9, SIZES[0])
+    flow[3:9, 4:20] = np.nan
+    flow[20:22, 7] = np.inf
+    flow[30:32, 7] = -np.inf
+    origins.move(flow)
+    for seed in range(3):
+        origins.move(smooth_flow(seed, SIZES[0]))
+    assert np.isfinite(origins.place[:, 25:27, 30:]).all()
+    assert ((origins.slot >= 0) & (origins.slot < len(origins.corners))).all()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_results_are_read_alike(size: tuple[int, int]) -> None:
+    origins, pool = wandered(size), results(size)
+    ours, theirs = both(lambda: pool.read(origins))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 8, 16, 32])
+@pytest.mark.parametrize("size", SIZES)
+def test_places_of_features_are_found_alike(size: tuple[int, int], stride: int) -> None:
+    origins = wandered(size)
+    image = size[0] * STRIDE - 3, size[1] * STRIDE - 1
+    pool = FeaturePool(grid_shape(*image, SIDE), STRIDE, SIDE)
+    pool._number(origins)
+    pool._tile_of = np.append(pool._tile_of, np.arange(4) % len(pool._tile_of))
+    pool._tile_of[::3] = NO_TILE
+    plane = -(-image[0] // stride), -(-image[1] // stride)
+    pixels = np.random.default_rng(0).integers(0, plane[0] * plane[1], 300)
+    ours, theirs = both(lambda: pool._find(pixels, Window(stride, plane, 1, 1)))
+    assert ours.rows.equal(theirs.rows)
+    assert ours.shares.equal(theirs.shares)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pictures_of_tiles_are_shown_alike(size: tuple[int, int]) -> None:
+    image = next(Street(1, size[1] * STRIDE, size[0] * STRIDE).frames(1)).frame.image
+    origins = wandered(size)
+    pictures = TilePictures((image.shape[0], image.shape[1]), STRIDE, SIDE)
+    blocks = np.argwhere(np.ones(origins.grid, np.bool_))
+    pictures.add(image, blocks, np.arange(len(blocks)))
+    pictures.add(image[::-1], blocks[:1].repeat(4, 0), len(blocks) + np.arange(4))
+    ours, theirs = both(lambda: pictures.moved(origins))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("size", [(45, 60), (90, 119), (7, 200), (1, 1)])
+def test_flow_is_brought_to_a_size_alike(size: tuple[int, int]) -> None:
+    flow = smooth_flow(3, (45, 60))
+    ours, theirs = both(lambda: rescale_plane(flow, size))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    for a, b in zip(*both(lambda: origin(flow)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# ---- masks -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+@pytest.mark.parametrize("size", SIZES)
+def test_masks_are_decided_alike(size: tuple[int, int], stride: int) -> None:
+    """With more classes than numbers in a register, and a mask smaller than the logits are."""
+    logits = torch.randn(1, 19, 4, 5, generator=torch.Generator().manual_seed(4)) * 9
+    logits = torch.nn.functional.interpolate(logits, size, mode="bilinear")
+    mask = max(1, size[0] * stride - stride + 1), max(1, size[1] * stride - stride // 2)
+    (label, share), (labels, shares) = both(lambda: decide_planes(logits, stride, mask))
+    assert label.shape == mask
+    assert label.equal(labels)
+    assert (share.int() - shares.int()).abs().max() <= 1
+    assert (share != shares).float().mean() < 0.01
+
+
+def test_of_equal_classes_the_first_is_chosen() -> None:
+    logits = torch.zeros(1, 4, 6, 8)
+    logits[:, 2:] = 1.0
+    (label, share), (labels, shares) = both(lambda: decide_planes(logits, 4, (24, 32)))
+    assert label.equal(labels)
+    assert (label == 2).all()
+    assert share.equal(shares)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_borders_are_decided_alike(size: tuple[int, int]) -> None:
+    origins, pool = wandered(size), results(size)
+    image = size[0] * STRIDE - 3, size[1] * STRIDE - 1
+    before = decide_planes(pool.read(origins)[:, :CLASSES], STRIDE, image)
+
+    def make() -> tuple[torch.Tensor, torch.Tensor]:
+        planes = before[0].clone(), before[1].clone()
+        return read_borders(planes, pool, origins, STRIDE, CLASSES)
+
+    (label, share), (labels, shares) = both(make)
+    assert not label.equal(before[0])
+    assert (label != labels).float().mean() < 1e-3
+    assert ((share.int() - shares.int()).abs() > 1).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_memory_is_compared_alike(size: tuple[int, int]) -> None:
+    origins, pool = wandered(size), results(size)
+    known = pool.read(origins)
+    generator = torch.Generator().manual_seed(1)
+    picture = torch.rand(3, *size, generator=generator) * 9
+    valid = torch.rand(size, generator=generator) > 0.1
+    ages_ms = np.arange(len(pool.stamps_ns), dtype=np.float64) * 33
+    ours, theirs = both(lambda: compare(known, picture, valid, ages_ms, origins))
+    torch.testing.assert_close(ours.change, theirs.change, rtol=1e-5, atol=1e-4)
+    for name in ("distortion", "doubt", "age_ms", "oldest_ms"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), atol=2e-5)
+
+
+# ---- blocks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(150, 190), (128, 128), (33, 97)])
+@pytest.mark.parametrize(("before", "after", "stride"), [(1, 1, 4), (3, 2, 1), (0, 1, 2)])
+def test_lists_of_rows_are_made_alike(
+    size: tuple[int, int], before: int, after: int, stride: int
+) -> None:
+    grid = np.random.default_rng(5).integers(0, 3, grid_shape(*size, SIDE)).astype(np.uint8)[None]
+    grid.flat[0], grid.flat[-1] = Action.HIGH, Action.HIGH
+    plane = -(-size[0] // stride), -(-size[1] // stride)
+    window = Window(stride, plane, before, after)
+    for action in (Action.HIGH, Action.LOW):
+        ours, theirs = both(lambda: _lists(BlockLayout(grid, SIDE, size), action, window))  # noqa: B023 - called at once
+        assert len(ours) == len(theirs)
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.equal(b)
+
+
+def _lists(layout: BlockLayout, action: Action, window: Window) -> list[torch.Tensor]:
+    rows, beyond = layout.rows(action, window), layout.beyond(action, window)
+    found = [rows.own, rows.other_at, rows.other, rows.plane_at, rows.plane]
+    return found if beyond is None else [*found, beyond.at, beyond.nearest]
+
+
+def test_rows_are_copied_alike_and_their_gradients_kept() -> None:
+    layout = BlockLayout(np.full((1, 3, 3), Action.HIGH, np.uint8), SIDE, (70, 80))
+    beyond = layout.beyond(Action.HIGH, Window(4, (18, 20), 1, 1))
+    assert beyond is not None
+    table = torch.rand(9 * 100, 6)
+    at = torch.randint(0, len(table), (50,))
+
+    def make(table: torch.Tensor) -> list[torch.Tensor]:
+        tiles = table.clone().view(9, 10, 10, 6).permute(0, 3, 1, 2)
+        filled = bounded(tiles, beyond, -7.0).clone(), bounded(tiles, beyond, None).clone()
+        rows = table.clone()
+        put(rows, torch.arange(50), selected(table, at))
+        return [*filled, rows]
+
+    for ours, theirs in zip(*both(lambda: make(table)), strict=True):
+        assert ours.equal(theirs)
+    wanted = table.requires_grad_()
+    (gradient,) = torch.autograd.grad(make(wanted)[2].sum(), wanted)
+    assert gradient.sum() == table.numel()
+
+
+# ---- whole steps -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["dense", "warp", "adaptive", "segblocks", "stmg"])
+def test_steps_are_alike(mode: str) -> None:
+    torch.manual_seed(3)
+    net = SwiftNet(CLASSES, 0.25).eval().requires_grad_(requires_grad=False)
+    config = Config(mode=mode, device="cpu", precision="fp32").updated(
+        {"block_size": 64, "budget.compute": 0.3}
+    )
+    frames = [sample.frame for sample in Street(3, 240, 180).frames(6)]
+
+    def run() -> list[StepResult]:
+        ranked, gated = Ranked(Middle()), Gated(find_residual_blocks(net))
+        policies = {**UNTRAINED, "adaptive": Budgeted(), "segblocks": ranked, "stmg": gated}
+        return _stepped(Segmenter(net, policies, config), frames)
+
+    for ours, theirs in zip(*both(run), strict=True):
+        np.testing.assert_array_equal(ours.plan.grid, theirs.plan.grid)
+        assert ours.report.macs == theirs.report.macs
+        np.testing.assert_array_equal(ours.age_ms, theirs.age_ms)
+        assert np.mean(ours.labels != theirs.labels) < 1e-3
+        assert np.mean(np.abs(ours.confidence.astype(int) - theirs.confidence) > 1) < 1e-3
+
+
+def _stepped(segmenter: Segmenter, frames: list[Frame]) -> list[StepResult]:
+    return [segmenter.step(frame) for frame in frames]
+
+
+def test_half_precision_and_double_are_left_to_torch() -> None:
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        assert not compiling.usable(torch.zeros(1, dtype=dtype))
+    assert not compiling.usable(torch.zeros(1, device="meta"))
+    assert compiling.usable(torch.zeros(1))
+
+
+# ---- compiling ---------------------------------------------------------------------------------
+
+
+def test_a_machine_without_numba_runs_without_loops(tmp_path: Path) -> None:
+    (tmp_path / "numba.py").write_text("raise ImportError('no numba here')")
+    code = (
+        "import importlib.util as u; found = u.find_spec;"
+        "u.find_spec = lambda name, *more: None if name == 'numba' else found(name, *more);"
+        "from seg_node.loops import compiling, deciding;"
+        "print(compiling.AVAILABLE, type(deciding.decide).__name__)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
+    )
+    assert told.stdout.split() == ["False", "function"]
+
+
+def test_loops_compile_where_nothing_can_be_kept(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Numba refuses to keep machine code where it finds no folder to write to."""
+    import numba  # noqa: PLC0415 - optional
+
+    make = numba.njit
+
+    def njit(**settings: bool | str) -> Callable[..., object]:
+        if settings.get("cache"):
+            msg = "cannot cache function 'double': no locator available"
+            raise RuntimeError(msg)
+        made: Callable[..., object] = make(**settings)
+        return made
+
+    monkeypatch.setattr(numba, "njit", njit)
+
+    def double(values: NDArray[np.float32]) -> None:
+        for at in range(len(values)):
+            values[at] *= 2
+
+    values = np.ones(3, np.float32)
+    with caplog.at_level("INFO"):
+        compiling.compiled(double)(values)
+    assert values.tolist() == [2, 2, 2]
+    assert "double is compiled anew by every process: cannot cache" in caplog.text
