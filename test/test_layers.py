@@ -19,8 +19,9 @@ PACKAGE = "seg_node"
 ROOT = Path(__file__).resolve().parents[1]
 
 ARROWS: dict[str, tuple[str, ...]] = {
-    "core": (),
-    "kernels": ("core",),
+    "loops": (),
+    "core": ("loops",),
+    "kernels": ("core", "loops.compiling"),
     "nets": ("core", "kernels.build"),
     "data": ("core",),
     "train": ("core", "nets", "data"),

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from seg_node.core.tiles import as_rows
+from seg_node.core.tiles import as_rows, put
 from seg_node.core.transfers import to_device
 from seg_node.core.types import ModelError
 from seg_node.loops import compiling, gathering, pointing
@@ -368,8 +368,7 @@ class FeaturePool:
 
     def write(self, table: Tensor, tiles: Tensor, room: Tensor) -> None:
         """Write blocks, [K, C, span, span], into tiles of a table, [K]."""
-        rows = as_rows(tiles).view(len(tiles), -1, tiles.shape[1])
-        table.view(self.capacity, -1, tiles.shape[1]).index_copy_(0, room, rows)
+        put(table.view(self.capacity, -1), room, as_rows(tiles).view(len(tiles), -1))
 
     def reads(self, pixels: Tensor | None, window: Window) -> Reads:
         """Return what to read of a table for pixels of an operation's plane.
