@@ -226,8 +226,10 @@ class BlockHistory:
         assert self._origins is not None
         assert self.features is not None
         assert self._pictures is not None
+        assert self._picture is not None
         blocks = np.argwhere(grid == Action.HIGH)
-        slots = self._results.add(self._with_picture(logits), blocks, frame.stamp_ns)
+        planes = logits, self._picture[None].to(logits.dtype)
+        slots = self._results.add(planes, blocks, frame.stamp_ns)
         self.features.name(slots)
         self._pictures.add(frame.image, blocks, slots)
         self._origins.renew(blocks, slots)

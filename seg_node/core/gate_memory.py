@@ -15,9 +15,9 @@ import torch
 from seg_node.core.blocks import plane_means, scaled, to_pixels
 from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.origins import Origins
-from seg_node.core.pools import MARGIN, ResultPool
+from seg_node.core.pools import MARGIN, Reads, ResultPool
 from seg_node.core.tile_pictures import TilePictures
-from seg_node.core.tiles import as_rows
+from seg_node.core.tiles import as_rows, put, selected
 from seg_node.core.transfers import to_device
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Content:
             self._pictures.add(image, bins, np.arange(len(bins)))
         elif kept.any():
             self._greys.free_all_but(self.used())
-            slots = self._greys.add(grey[None, None], bins, stamps_ns[kept])
+            slots = self._greys.add((grey[None, None],), bins, stamps_ns[kept])
             self._pictures.add(image, bins, slots)
             self.origins.renew(bins, slots)
 
@@ -182,9 +182,9 @@ class StageMemory:
         """
         here = to_pixels(kept, self._side, self._size).ravel()
         dropped = np.flatnonzero(here == 0)
-        at = np.divmod(dropped, self._size[1])
-        places = content.origins.places_at(*at, self._size, self._scale)
-        self._dropped, self._reads = self._indices(dropped), self._pools[0].reads(places)
+        reads = self._pools[0].reads_at(dropped, self._size, self._scale, content.origins)
+        self._dropped = self._indices(dropped)
+        self._reads = Reads(*(to_device(part, self._device) for part in reads))
         self._used = content.used()
         bins = np.argwhere(kept)
         rows, columns = (at[:, None] * self._side + np.arange(self._side) for at in bins.T)
@@ -215,14 +215,12 @@ class StageMemory:
 
         """
         pool = self._pools[number]
-        rows = known = pool.take(self._reads)
+        rows = pool.table.new_empty((self._size[0] * self._size[1], pool.channels))
+        pool.take_to(self._reads, self._dropped, rows)
         if tiles is not None:
             new = as_rows(tiles)
-            if self._inside is not None:
-                new = new.index_select(0, self._inside)
-            rows = known.new_empty((len(known) + len(new), known.shape[1]))
-            rows.index_copy_(0, self._dropped, known).index_copy_(0, self._pixels, new)
-            around = rows.index_select(0, self._around)
+            put(rows, self._pixels, new if self._inside is None else selected(new, self._inside))
+            around = selected(rows, self._around)
             pool.free_all_but(self._used)
             pool.put(around.view(len(tiles), -1, around.shape[1]), 0)
         return rows.view(1, *self._size, -1).permute(0, 3, 1, 2)

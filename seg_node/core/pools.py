@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from seg_node.core.tiles import as_rows, put
+from seg_node.core.tiles import as_rows, put, selected
 from seg_node.core.transfers import to_device
 from seg_node.core.types import ModelError
 from seg_node.loops import compiling, gathering, pointing
@@ -82,12 +82,15 @@ class ResultPool:
         self._free = []
 
     def add(
-        self, plane: Tensor, blocks: NDArray[np.int64], stamp_ns: int | NDArray[np.int64]
+        self,
+        planes: tuple[Tensor, ...],
+        blocks: NDArray[np.int64],
+        stamp_ns: int | NDArray[np.int64],
     ) -> NDArray[np.int64]:
-        """Keep blocks of a plane.
+        """Keep blocks of planes.
 
         Args:
-            plane: [1, C, h, w].
+            planes: [1, C, h, w] each; their channels are put together in this order.
             blocks: rows and columns of the blocks, [K, 2].
             stamp_ns: stamp of their frame, or one each, [K].
 
@@ -95,8 +98,15 @@ class ResultPool:
             their numbers, int64 [K].
 
         """
-        row, column = (to_device(np.ascontiguousarray(x), plane.device) for x in blocks.T)
-        return self.put(self._windows(plane)[row, column], stamp_ns)
+        around = np.arange(-MARGIN, self.side + MARGIN)
+        y, x = (
+            (first[:, None] * self.side + around).clip(0, length - 1)
+            for first, length in zip(blocks.T, planes[0].shape[-2:], strict=True)
+        )
+        width, device = planes[0].shape[-1], planes[0].device
+        rows = to_device((y[:, :, None] * width + x[:, None]).ravel(), device)
+        tiles = torch.cat([selected(as_rows(plane), rows) for plane in planes], 1)
+        return self.put(tiles.view(len(blocks), self._span**2, tiles.shape[1]), stamp_ns)
 
     def put(self, tiles: Tensor, stamp_ns: int | NDArray[np.int64]) -> NDArray[np.int64]:
         """Keep tiles.
@@ -113,7 +123,7 @@ class ResultPool:
         if len(self._free) < len(tiles):
             self._grow(len(tiles))
         slots = np.array([self._free.pop() for _ in range(len(tiles))], np.int64)
-        self._table[to_device(slots, tiles.device)] = tiles
+        put(self._table.flatten(1), to_device(slots, tiles.device), tiles.flatten(1))
         self.stamps_ns[slots] = stamp_ns
         return slots
 
@@ -165,9 +175,45 @@ class ResultPool:
         row, column = (_between(at + MARGIN, 0, self._span - 1) for at in (places.y, places.x))
         return _reads(places.slot, row, column, self._span)
 
+    def reads_at(
+        self, pixels: NDArray[np.int64], size: tuple[int, int], scale: float, origins: Origins
+    ) -> Reads:
+        """Return what to read for pixels of a coarser or finer plane than that of the pointers.
+
+        Args:
+            pixels: their numbers in that plane, row by row, [n].
+            size: height and width of that plane.
+            scale: pixels of the pointers per pixel of that plane; a power of two.
+            origins: the pointers.
+
+        """
+        if not compiling.AVAILABLE:
+            at = np.divmod(pixels, size[1])
+            return self.reads(origins.places_at(*at, size, scale))
+        rows, shares = np.empty((len(pixels), 4), np.int64), np.empty((len(pixels), 4), np.float32)
+        where = origins.slot, origins.place, origins.corners
+        form = self._span, MARGIN
+        pointing.find_within(pixels, size, scale, form, *where, rows, shares)
+        return Reads(torch.from_numpy(rows), torch.from_numpy(shares))
+
     def take(self, reads: Reads) -> Tensor:
         """Return what is read, [n, C]; content beyond a tile is its edge."""
         return _read(self.table, reads)
+
+    def take_to(self, reads: Reads, at: Tensor, out: Tensor) -> None:
+        """Write what is read into rows of a matrix.
+
+        Args:
+            reads: what to read, n of them.
+            at: the rows, int64 [n].
+            out: [., C].
+
+        """
+        if compiling.usable(self.table, out):
+            parts = reads.rows.numpy(), reads.shares.numpy(), at.numpy(), out.numpy()
+            gathering.take_to(self.table.numpy(), *parts)
+        else:
+            out.index_copy_(0, at, self.take(reads))
 
 
 class _Between(NamedTuple):
@@ -368,7 +414,7 @@ class FeaturePool:
 
     def write(self, table: Tensor, tiles: Tensor, room: Tensor) -> None:
         """Write blocks, [K, C, span, span], into tiles of a table, [K]."""
-        put(table.view(self.capacity, -1), room, as_rows(tiles).view(len(tiles), -1))
+        put(table.view(self.capacity, -1), room, as_rows(tiles).reshape(len(tiles), -1))
 
     def reads(self, pixels: Tensor | None, window: Window) -> Reads:
         """Return what to read of a table for pixels of an operation's plane.

@@ -57,6 +57,8 @@ class TilePictures:
         self._span = self._side + 2 * self._pad
         self._block = side
         self._atlas = np.zeros((0, _COLUMNS * self._span), np.uint8)
+        # What `off` saw, until `add`: the same frame is compared first, and then cut up.
+        self._seen: tuple[NDArray[np.uint8], Grey] | None = None
 
     def reduced(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return an RGB image [H, W, 3] in grey at the resolution of the pictures."""
@@ -82,7 +84,8 @@ class TilePictures:
         missing = rows * span - len(self._atlas)
         if missing > 0:
             self._atlas = np.pad(self._atlas, ((0, missing), (0, 0)))
-        grey = self.reduced(image)
+        seen, self._seen = self._seen, None
+        grey = seen[1] if seen is not None and seen[0] is image else self.reduced(image)
         grid = grid_shape(image.shape[0], image.shape[1], self._block)
         down, right = (
             count * side - length + pad for count, length in zip(grid, grey.shape, strict=True)
@@ -108,6 +111,7 @@ class TilePictures:
 
         """
         now = self.reduced(image)
+        self._seen = image, now
         moved = self.moved(origins)[: now.shape[0], : now.shape[1]]
         flow = correct(np.ascontiguousarray(moved), now)
         return rescale_plane(flow, origins.size)

@@ -12,6 +12,22 @@ if TYPE_CHECKING:
 
 
 @compiled
+def blend(
+    table: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    shares: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Write the weighted sum of four rows of a table, [C]."""
+    first, second, third, fourth = table[rows[0]], table[rows[1]], table[rows[2]], table[rows[3]]
+    a, b, c, d = shares[0], shares[1], shares[2], shares[3]
+    for channel in range(len(out)):
+        out[channel] = (
+            a * first[channel] + b * second[channel] + c * third[channel] + d * fourth[channel]
+        )
+
+
+@compiled
 def take(
     table: NDArray[np.float32],
     rows: NDArray[np.int64],
@@ -28,14 +44,29 @@ def take(
 
     """
     for n in range(len(rows)):
-        first, second = table[rows[n, 0]], table[rows[n, 1]]
-        third, fourth = table[rows[n, 2]], table[rows[n, 3]]
-        a, b, c, d = shares[n, 0], shares[n, 1], shares[n, 2], shares[n, 3]
-        there = out[n]
-        for channel in range(len(there)):
-            there[channel] = (
-                a * first[channel] + b * second[channel] + c * third[channel] + d * fourth[channel]
-            )
+        blend(table, rows[n], shares[n], out[n])
+
+
+@compiled
+def take_to(
+    table: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    shares: NDArray[np.float32],
+    at: NDArray[np.int64],
+    out: NDArray[np.float32],
+) -> None:
+    """Do what `take` does, and write into rows of another table.
+
+    Args:
+        table: [rows of it, C].
+        rows: [n, 4].
+        shares: their weights, likewise.
+        at: rows of `out` to be written, [n].
+        out: [., C].
+
+    """
+    for n in range(len(rows)):
+        blend(table, rows[n], shares[n], out[at[n]])
 
 
 @compiled

@@ -235,6 +235,58 @@ def find(
 
 
 @compiled
+def find_within(
+    pixels: NDArray[np.int64],
+    size: tuple[int, int],
+    scale: float,
+    form: tuple[int, int],
+    slot: NDArray[np.int32],
+    place: NDArray[np.float32],
+    corners: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    shares: NDArray[np.float32],
+) -> None:
+    """Write what to read of tiles for pixels of a plane; beyond a tile is its edge.
+
+    Args:
+        pixels: their numbers, row by row, [n].
+        size: height and width of the plane.
+        scale: pixels of the pointers per pixel of the plane; a power of two.
+        form: pixels of a tile on each side with those around it, and pixels around it.
+        slot: tile of each pixel of the pointers, [h, w].
+        place: row and column in the frame of that tile, [2, h, w].
+        corners: row and column of each tile there, [tiles or more, 2].
+        rows: four rows of the table for each pixel, to be written, [n, 4].
+        shares: their weights, likewise.
+
+    """
+    h, w = slot.shape
+    span, margin = form
+    finer = round(1 / scale) if scale < 1 else 1
+    step = 1 if scale < 1 else int(scale)
+    first, second, rest = np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.float32)
+    for n in range(len(pixels)):
+        y, x = pixels[n] // size[1], pixels[n] % size[1]
+        row = min(y // finer if finer > 1 else y * step + step // 2, h - 1)
+        column = min(x // finer if finer > 1 else x * step + step // 2, w - 1)
+        tile = slot[row, column]
+        for axis in range(2):
+            here, beside = (y, row) if axis == 0 else (x, column)
+            there = here + (place[axis, row, column] - beside) / scale
+            there = min(max(there, 0.0), float(size[axis] - 1)) - corners[tile, axis] / scale
+            there = min(max(there + margin, 0.0), float(span - 1))
+            first[axis] = int(there)
+            second[axis] = min(first[axis] + 1, span - 1)
+            rest[axis] = np.float32(there - first[axis])
+        above = (tile * span + first[0]) * span
+        below = (tile * span + second[0]) * span
+        rows[n, 0], rows[n, 1] = above + first[1], above + second[1]
+        rows[n, 2], rows[n, 3] = below + first[1], below + second[1]
+        shares[n, 0], shares[n, 1] = (ONE - rest[0]) * (ONE - rest[1]), (ONE - rest[0]) * rest[1]
+        shares[n, 2], shares[n, 3] = rest[0] * (ONE - rest[1]), rest[0] * rest[1]
+
+
+@compiled
 def rescale(flow: NDArray[np.float32], out: NDArray[np.float32]) -> None:
     """Bring a flow to another pixel grid, as `core.warp.rescale` does.
 

@@ -97,7 +97,7 @@ def results(size: tuple[int, int], seed: int = 0) -> ResultPool:
     grid = Origins(size, SIDE // STRIDE).grid
     for row in range(4):
         block = np.array([[row % grid[0], row % grid[1]]])
-        pool.add(planes[1], block, row)
+        pool.add((planes[1],), block, row)
     return pool
 
 
@@ -151,6 +151,29 @@ def test_places_of_features_are_found_alike(size: tuple[int, int], stride: int) 
     ours, theirs = both(lambda: pool._find(pixels, Window(stride, plane, 1, 1)))
     assert ours.rows.equal(theirs.rows)
     assert ours.shares.equal(theirs.shares)
+
+
+@pytest.mark.parametrize("stride", [1, 4, 16])
+@pytest.mark.parametrize("size", SIZES)
+def test_places_of_branches_are_found_alike(size: tuple[int, int], stride: int) -> None:
+    origins, pool = wandered(size), ResultPool(SIDE // stride)
+    plane = -(-size[0] * STRIDE // stride), -(-size[1] * STRIDE // stride)
+    pool.restart(torch.rand(1, 3, *plane), 0)
+    pool.add((torch.rand(1, 3, *plane),), np.zeros((4, 2), np.int64), 1)
+    pixels = np.arange(plane[0] * plane[1])[::3]
+    scale = stride / STRIDE
+    ours, theirs = both(lambda: pool.reads_at(pixels, plane, scale, origins))
+    assert ours.rows.equal(theirs.rows)
+    assert ours.shares.equal(theirs.shares)
+
+    def make() -> torch.Tensor:
+        out = torch.zeros(plane[0] * plane[1], 3)
+        pool.take_to(theirs, torch.from_numpy(pixels), out)
+        return out
+
+    filled, others = both(make)
+    torch.testing.assert_close(filled, others)
+    assert filled[torch.from_numpy(pixels)].all()
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -119,7 +119,7 @@ class Walk:
     def add(self, blocks: NDArray[np.int64], frame: int) -> NDArray[np.int64]:
         """Keep blocks of a random plane, and return their slots."""
         plane = random_plane(frame)
-        slots = self.results.add(plane, blocks, frame)
+        slots = self.results.add((plane,), blocks, frame)
         self.origins.renew(blocks, slots)
         self._remember(blocks, plane, frame)
         return slots
@@ -153,10 +153,10 @@ def test_room_is_made_when_no_tile_is_free() -> None:
     """Tiles of before are still there after room was made; those freed are used first."""
     pool, blocks = ResultPool(SIDE), np.argwhere(np.ones(GRID))
     pool.restart(random_plane(0), 0)
-    slots = [np.arange(30), *(pool.add(random_plane(n), blocks, n) for n in (1, 2))]
+    slots = [np.arange(30), *(pool.add((random_plane(n),), blocks, n) for n in (1, 2))]
     assert len({*np.concatenate(slots)}) == 90
     pool.free_all_but(np.bincount(np.concatenate((slots[0], slots[2][:-4]))))
-    again = pool.add(random_plane(3), blocks[:20], 3)
+    again = pool.add((random_plane(3),), blocks[:20], 3)
     assert {*again} <= {*slots[1], *slots[2][-4:], *range(90, len(pool.stamps_ns))}
     assert len(pool.stamps_ns) < 150
     origins = Origins(SIZE, SIDE)
