@@ -234,6 +234,35 @@ def budget_table() -> str:
     return markdown(header, rows) + below
 
 
+def host_table() -> str:
+    """Return what the loops that Numba compiles are worth."""
+    name = "host_loops.json"
+    results = read(name)
+    rows = []
+    for case in results["cases"]:
+        by_way = {(row["mode"], row["loops"]): row for row in case["ways"]}
+        for mode in ("dense", "adaptive"):
+            without, within = by_way[mode, False], by_way[mode, True]
+            rows.append((
+                f"`{case['model']}`, {case['width']}x{case['height']}",
+                f"`{mode}`",
+                f"{cut(without['mean_ms'], 1)} ms",
+                f"{cut(within['mean_ms'], 1)} ms",
+                cut(within["times_as_fast_as_without"], 2),
+                cut(without["times_as_fast_as_dense"], 2),
+                cut(within["times_as_fast_as_dense"], 2),
+            ))  # fmt: skip
+    header = ("network and picture", "mode", "without", "with Numba", "times as fast",
+              "against `dense`, without", "with")  # fmt: skip
+    versions, machine = results["versions"], results["machine"]
+    below = (
+        f"\nMeans of {results['frames']} frames, cpu float32, {results['threads']} threads, "
+        f"{versions['machine']} ({machine['cpu']}, {machine['cores']} cores), torch "
+        f"{versions['torch']}; `python benchmarks/host_loops.py {results['data']}`, {link(name)}\n"
+    )
+    return markdown(header, rows) + below
+
+
 def aim_table() -> str:
     """Return what mode adaptive was to reach, and what it reaches."""
     large_name = "bench_adaptive_960x720_swiftnet18.json"
@@ -303,6 +332,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "layers": layer_table,
     "budget": budget_table,
     "around": around_table,
+    "host-loops": host_table,
 }
 """What writes each table, by the name in its mark."""
 
