@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from seg_node.core.transfers import to_device
 from seg_node.core.types import Action, ConfigError
-from seg_node.loops import compiling, gathering
+from seg_node.loops import compiling, surroundings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -201,7 +201,7 @@ def _looked_up(
     counts = np.empty(2, np.int64)
     parts = ring.at, ring.neighbour, ring.y, ring.x, ring.inner
     kinds = int(sets[0]), int(sets[1]), int(Action.REUSE)
-    gathering.around(actions, slots, parts, b, kinds, own, others, planes, counts)
+    surroundings.around(actions, slots, parts, b, kinds, own, others, planes, counts)
     return own, tuple(others[:, : counts[0]]), tuple(planes[:, : counts[1]])
 
 
@@ -371,7 +371,7 @@ class BlockLayout:
             kept = np.maximum(first, last) - first + 1
             count = len(first) * span**2 - int(kept.prod(1).sum())
             at, near = np.empty(count, np.int64), np.empty(count, np.int64)
-            gathering.outside(first, last, span, at, near)
+            surroundings.outside(first, last, span, at, near)
             return Beyond(self._indices(at), self._indices(near))
         # The nearest row and column inside, for each of those of the window: int64 [m, 2, span].
         inside = np.arange(span).clip(first[out, :, None], np.maximum(first, last)[out, :, None])

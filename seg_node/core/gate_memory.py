@@ -17,7 +17,7 @@ from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.origins import Origins
 from seg_node.core.pools import MARGIN, Reads, ResultPool
 from seg_node.core.tile_pictures import TilePictures
-from seg_node.core.tiles import as_rows, put, selected
+from seg_node.core.tiles import as_rows
 from seg_node.core.transfers import to_device
 
 if TYPE_CHECKING:
@@ -215,12 +215,14 @@ class StageMemory:
 
         """
         pool = self._pools[number]
-        rows = pool.table.new_empty((self._size[0] * self._size[1], pool.channels))
-        pool.take_to(self._reads, self._dropped, rows)
+        rows = known = pool.take(self._reads)
         if tiles is not None:
             new = as_rows(tiles)
-            put(rows, self._pixels, new if self._inside is None else selected(new, self._inside))
-            around = selected(rows, self._around)
+            if self._inside is not None:
+                new = new.index_select(0, self._inside)
+            rows = known.new_empty((len(known) + len(new), known.shape[1]))
+            rows.index_copy_(0, self._dropped, known).index_copy_(0, self._pixels, new)
+            around = rows.index_select(0, self._around)
             pool.free_all_but(self._used)
             pool.put(around.view(len(tiles), -1, around.shape[1]), 0)
         return rows.view(1, *self._size, -1).permute(0, 3, 1, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from seg_node.core.blocks import scale_of
-from seg_node.core.tiles import as_rows, bounded, filled, none_like, put, selected
+from seg_node.core.tiles import as_rows, bounded, filled, none_like
 from seg_node.core.types import Action, ModelError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def cut_out(x: BlockTensor, action: Action, window: Window, outside: float | Non
     if not layout.count(action):
         return done(x, none_like(plane))
     span = window.before + layout.block_side(action, window.stride) + window.after
-    rows = selected(as_rows(plane), layout.pixels(action, window))
+    rows = as_rows(plane).index_select(0, layout.pixels(action, window))
     cut = done(x, rows.view(layout.count(action), span, span, -1).permute(0, 3, 1, 2))
     if cut.requires_grad:  # a step may need its result for its gradient
         cut = cut.clone()
@@ -53,11 +53,12 @@ def gathered(
     if not tiles.shape[0]:
         return none_like(tiles)
     rows = x.layout.rows(action, window)
-    out = selected(as_rows(tiles), rows.own)
+    out = as_rows(tiles).index_select(0, rows.own)
     if rows.other_at.shape[0]:
-        put(out, rows.other_at, other_rows(x, action, rows.other))
+        out.index_copy_(0, rows.other_at, other_rows(x, action, rows.other))
     if rows.plane_at.shape[0]:
-        put(out, rows.plane_at, plane_rows(x, action, window, plane).to(out.dtype))
+        shown = plane_rows(x, action, window, plane)
+        out.index_copy_(0, rows.plane_at, shown.to(out.dtype))
     around = out.view(tiles.shape[0], rows.span, rows.span, -1).permute(0, 3, 1, 2)
     return bounded(around, x.layout.beyond(action, window), outside)
 

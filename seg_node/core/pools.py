@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from seg_node.core.tiles import as_rows, put, selected
+from seg_node.core.tiles import as_rows
 from seg_node.core.transfers import to_device
 from seg_node.core.types import ModelError
-from seg_node.loops import compiling, gathering, pointing
+from seg_node.loops import compiling, pointing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -105,7 +105,7 @@ class ResultPool:
         )
         width, device = planes[0].shape[-1], planes[0].device
         rows = to_device((y[:, :, None] * width + x[:, None]).ravel(), device)
-        tiles = torch.cat([selected(as_rows(plane), rows) for plane in planes], 1)
+        tiles = torch.cat([as_rows(plane).index_select(0, rows) for plane in planes], 1)
         return self.put(tiles.view(len(blocks), self._span**2, tiles.shape[1]), stamp_ns)
 
     def put(self, tiles: Tensor, stamp_ns: int | NDArray[np.int64]) -> NDArray[np.int64]:
@@ -123,7 +123,7 @@ class ResultPool:
         if len(self._free) < len(tiles):
             self._grow(len(tiles))
         slots = np.array([self._free.pop() for _ in range(len(tiles))], np.int64)
-        put(self._table.flatten(1), to_device(slots, tiles.device), tiles.flatten(1))
+        self._table[to_device(slots, tiles.device)] = tiles
         self.stamps_ns[slots] = stamp_ns
         return slots
 
@@ -200,21 +200,6 @@ class ResultPool:
         """Return what is read, [n, C]; content beyond a tile is its edge."""
         return _read(self.table, reads)
 
-    def take_to(self, reads: Reads, at: Tensor, out: Tensor) -> None:
-        """Write what is read into rows of a matrix.
-
-        Args:
-            reads: what to read, n of them.
-            at: the rows, int64 [n].
-            out: [., C].
-
-        """
-        if compiling.usable(self.table, out):
-            parts = reads.rows.numpy(), reads.shares.numpy(), at.numpy(), out.numpy()
-            gathering.take_to(self.table.numpy(), *parts)
-        else:
-            out.index_copy_(0, at, self.take(reads))
-
 
 class _Between(NamedTuple):
     """Where places lie between pixels of a tile, on one axis.
@@ -276,10 +261,6 @@ def _side_by_side(parts: tuple[NDArray[Number], ...]) -> NDArray[Number]:
 
 def _read(table: Tensor, reads: Reads) -> Tensor:
     """Return values of a table [rows, C] read bilinearly, [n, C]."""
-    if compiling.usable(table):
-        out = table.new_empty((len(reads.rows), table.shape[1]))
-        gathering.take(table.numpy(), reads.rows.numpy(), reads.shares.numpy(), out.numpy())
-        return out
     return functional.embedding_bag(
         to_device(reads.rows, table.device),
         table,
@@ -414,7 +395,8 @@ class FeaturePool:
 
     def write(self, table: Tensor, tiles: Tensor, room: Tensor) -> None:
         """Write blocks, [K, C, span, span], into tiles of a table, [K]."""
-        put(table.view(self.capacity, -1), room, as_rows(tiles).reshape(len(tiles), -1))
+        rows = as_rows(tiles).view(len(tiles), -1, tiles.shape[1])
+        table.view(self.capacity, -1, tiles.shape[1]).index_copy_(0, room, rows)
 
     def reads(self, pixels: Tensor | None, window: Window) -> Reads:
         """Return what to read of a table for pixels of an operation's plane.

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import cast, TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-from seg_node.loops import compiling, gathering
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,34 +42,11 @@ def bounded(tiles: Tensor, beyond: Beyond | None, outside: float | None) -> Tens
     if beyond is None:
         return tiles
     rows = tiles.permute(0, 2, 3, 1).view(-1, tiles.shape[1])
-    if compiling.usable(rows):
-        at = beyond.at.numpy()
-        if outside is None:
-            gathering.repeat(at, beyond.nearest.numpy(), rows.numpy())
-        else:
-            gathering.fill(at, np.float32(outside), rows.numpy())
-    elif outside is None:
+    if outside is None:
         rows.index_copy_(0, beyond.at, rows.index_select(0, beyond.nearest))
     else:
         rows.index_fill_(0, beyond.at, outside)
     return tiles
-
-
-def selected(rows: Tensor, at: Tensor) -> Tensor:
-    """Return rows of a matrix, [n, C]."""
-    if not compiling.usable(rows):
-        return rows.index_select(0, at)
-    out = rows.new_empty((len(at), rows.shape[1]))
-    gathering.copy(rows.numpy(), at.numpy(), out.numpy())
-    return out
-
-
-def put(rows: Tensor, at: Tensor, values: Tensor) -> None:
-    """Overwrite rows of a matrix, [., C], by others, [n, C]."""
-    if compiling.usable(rows, values):
-        gathering.put(values.numpy(), at.numpy(), rows.numpy())
-    else:
-        rows.index_copy_(0, at, values)
 
 
 def filled(values: Tensor, length: int) -> Tensor:

@@ -161,6 +161,45 @@ def picture_maps(
 
 
 @compiled
+def middle(at: int, scale: float, length: int) -> int:
+    """Return the pixel of the pointers in the middle of a pixel of another plane, or around it."""
+    if scale < 1:
+        return min(at // round(1 / scale), length - 1)
+    step = int(scale)
+    return min(at * step + step // 2, length - 1)
+
+
+@compiled
+def write_reads(
+    top: int,
+    span: int,
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    rest: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    shares: NDArray[np.float32],
+) -> None:
+    """Write the four rows of a table that lie around a place in a tile, and their shares.
+
+    Args:
+        top: first row of pixels of the tile, counted through all tiles.
+        span: pixels of a tile on each side.
+        first: row and column of the pixel before the place, [2].
+        second: those of the pixel after, likewise.
+        rest: how far the place is on the way from the one to the other, 0..1, likewise.
+        rows: to be written, [4]; so is `shares`.
+        shares: see above.
+
+    """
+    above, below = (top + first[0]) * span, (top + second[0]) * span
+    rows[0], rows[1] = above + first[1], above + second[1]
+    rows[2], rows[3] = below + first[1], below + second[1]
+    down, across = rest[0], rest[1]
+    shares[0], shares[1] = (ONE - down) * (ONE - across), (ONE - down) * across
+    shares[2], shares[3] = down * (ONE - across), down * across
+
+
+@compiled
 def find(
     pixels: NDArray[np.int64],
     size: tuple[int, int],
@@ -195,15 +234,12 @@ def find(
 
     """
     h, w = slot.shape
-    finer = round(1 / scale) if scale < 1 else 1
-    step = 1 if scale < 1 else int(scale)
     span = side + 2 * margin
     start, here, there = np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.float64)
     first, second, rest = np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.float32)
     for n in range(len(pixels)):
         here[0], here[1] = pixels[n] // size[1], pixels[n] % size[1]
-        row = min(here[0] // finer if finer > 1 else here[0] * step + step // 2, h - 1)
-        column = min(here[1] // finer if finer > 1 else here[1] * step + step // 2, w - 1)
+        row, column = middle(here[0], scale, h), middle(here[1], scale, w)
         source = slot[row, column]
         there[0] = here[0] + (place[0, row, column] - row) / scale
         there[1] = here[1] + (place[1, row, column] - column) / scale
@@ -226,12 +262,7 @@ def find(
             first[axis] = int(at)
             second[axis] = min(first[axis] + 1, high)
             rest[axis] = np.float32(at - first[axis])
-        above = (tile * span + first[0]) * span
-        below = (tile * span + second[0]) * span
-        rows[n, 0], rows[n, 1] = above + first[1], above + second[1]
-        rows[n, 2], rows[n, 3] = below + first[1], below + second[1]
-        shares[n, 0], shares[n, 1] = (ONE - rest[0]) * (ONE - rest[1]), (ONE - rest[0]) * rest[1]
-        shares[n, 2], shares[n, 3] = rest[0] * (ONE - rest[1]), rest[0] * rest[1]
+        write_reads(tile * span, span, first, second, rest, rows[n], shares[n])
 
 
 @compiled
@@ -262,13 +293,10 @@ def find_within(
     """
     h, w = slot.shape
     span, margin = form
-    finer = round(1 / scale) if scale < 1 else 1
-    step = 1 if scale < 1 else int(scale)
     first, second, rest = np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.float32)
     for n in range(len(pixels)):
         y, x = pixels[n] // size[1], pixels[n] % size[1]
-        row = min(y // finer if finer > 1 else y * step + step // 2, h - 1)
-        column = min(x // finer if finer > 1 else x * step + step // 2, w - 1)
+        row, column = middle(y, scale, h), middle(x, scale, w)
         tile = slot[row, column]
         for axis in range(2):
             here, beside = (y, row) if axis == 0 else (x, column)
@@ -278,12 +306,7 @@ def find_within(
             first[axis] = int(there)
             second[axis] = min(first[axis] + 1, span - 1)
             rest[axis] = np.float32(there - first[axis])
-        above = (tile * span + first[0]) * span
-        below = (tile * span + second[0]) * span
-        rows[n, 0], rows[n, 1] = above + first[1], above + second[1]
-        rows[n, 2], rows[n, 3] = below + first[1], below + second[1]
-        shares[n, 0], shares[n, 1] = (ONE - rest[0]) * (ONE - rest[1]), (ONE - rest[0]) * rest[1]
-        shares[n, 2], shares[n, 3] = rest[0] * (ONE - rest[1]), rest[0] * rest[1]
+        write_reads(tile * span, span, first, second, rest, rows[n], shares[n])
 
 
 @compiled

@@ -26,7 +26,6 @@ from seg_node.core.pools import FeaturePool, NO_TILE, ResultPool
 from seg_node.core.residual import find_residual_blocks
 from seg_node.core.scores import Middle
 from seg_node.core.tile_pictures import TilePictures
-from seg_node.core.tiles import bounded, put, selected
 from seg_node.core.types import Action
 from seg_node.core.warp import origin, rescale_plane
 from seg_node.data.street import Street
@@ -166,15 +165,6 @@ def test_places_of_branches_are_found_alike(size: tuple[int, int], stride: int) 
     assert ours.rows.equal(theirs.rows)
     assert ours.shares.equal(theirs.shares)
 
-    def make() -> torch.Tensor:
-        out = torch.zeros(plane[0] * plane[1], 3)
-        pool.take_to(theirs, torch.from_numpy(pixels), out)
-        return out
-
-    filled, others = both(make)
-    torch.testing.assert_close(filled, others)
-    assert filled[torch.from_numpy(pixels)].all()
-
 
 @pytest.mark.parametrize("size", SIZES)
 def test_pictures_of_tiles_are_shown_alike(size: tuple[int, int]) -> None:
@@ -276,27 +266,6 @@ def _lists(layout: BlockLayout, action: Action, window: Window) -> list[torch.Te
     rows, beyond = layout.rows(action, window), layout.beyond(action, window)
     found = [rows.own, rows.other_at, rows.other, rows.plane_at, rows.plane]
     return found if beyond is None else [*found, beyond.at, beyond.nearest]
-
-
-def test_rows_are_copied_alike_and_their_gradients_kept() -> None:
-    layout = BlockLayout(np.full((1, 3, 3), Action.HIGH, np.uint8), SIDE, (70, 80))
-    beyond = layout.beyond(Action.HIGH, Window(4, (18, 20), 1, 1))
-    assert beyond is not None
-    table = torch.rand(9 * 100, 6)
-    at = torch.randint(0, len(table), (50,))
-
-    def make(table: torch.Tensor) -> list[torch.Tensor]:
-        tiles = table.clone().view(9, 10, 10, 6).permute(0, 3, 1, 2)
-        filled = bounded(tiles, beyond, -7.0).clone(), bounded(tiles, beyond, None).clone()
-        rows = table.clone()
-        put(rows, torch.arange(50), selected(table, at))
-        return [*filled, rows]
-
-    for ours, theirs in zip(*both(lambda: make(table)), strict=True):
-        assert ours.equal(theirs)
-    wanted = table.requires_grad_()
-    (gradient,) = torch.autograd.grad(make(wanted)[2].sum(), wanted)
-    assert gradient.sum() == table.numel()
 
 
 # ---- whole steps -------------------------------------------------------------------------------

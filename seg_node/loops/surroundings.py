@@ -1,4 +1,4 @@
-"""Gathers blocks and the pixels around them; see `core.blocks` and `core.halos`."""
+"""Looks up the pixels around blocks; see `core.blocks`."""
 
 from __future__ import annotations
 
@@ -9,98 +9,6 @@ from seg_node.loops.compiling import compiled
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-
-@compiled
-def blend(
-    table: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    shares: NDArray[np.float32],
-    out: NDArray[np.float32],
-) -> None:
-    """Write the weighted sum of four rows of a table, [C]."""
-    first, second, third, fourth = table[rows[0]], table[rows[1]], table[rows[2]], table[rows[3]]
-    a, b, c, d = shares[0], shares[1], shares[2], shares[3]
-    for channel in range(len(out)):
-        out[channel] = (
-            a * first[channel] + b * second[channel] + c * third[channel] + d * fourth[channel]
-        )
-
-
-@compiled
-def take(
-    table: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    shares: NDArray[np.float32],
-    out: NDArray[np.float32],
-) -> None:
-    """Write the sum of four rows of a table each, weighted.
-
-    Args:
-        table: [rows of it, C].
-        rows: [n, 4].
-        shares: their weights, likewise.
-        out: to be written, [n, C].
-
-    """
-    for n in range(len(rows)):
-        blend(table, rows[n], shares[n], out[n])
-
-
-@compiled
-def take_to(
-    table: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    shares: NDArray[np.float32],
-    at: NDArray[np.int64],
-    out: NDArray[np.float32],
-) -> None:
-    """Do what `take` does, and write into rows of another table.
-
-    Args:
-        table: [rows of it, C].
-        rows: [n, 4].
-        shares: their weights, likewise.
-        at: rows of `out` to be written, [n].
-        out: [., C].
-
-    """
-    for n in range(len(rows)):
-        blend(table, rows[n], shares[n], out[at[n]])
-
-
-@compiled
-def copy(table: NDArray[np.float32], rows: NDArray[np.int64], out: NDArray[np.float32]) -> None:
-    """Write rows of a table [., C] one after the other, [n, C]."""
-    for n in range(len(rows)):
-        here, there = table[rows[n]], out[n]
-        for channel in range(len(there)):
-            there[channel] = here[channel]
-
-
-@compiled
-def put(values: NDArray[np.float32], at: NDArray[np.int64], out: NDArray[np.float32]) -> None:
-    """Write values [n, C] into rows of a table [., C]."""
-    for n in range(len(at)):
-        here, there = values[n], out[at[n]]
-        for channel in range(len(there)):
-            there[channel] = here[channel]
-
-
-@compiled
-def repeat(at: NDArray[np.int64], nearest: NDArray[np.int64], out: NDArray[np.float32]) -> None:
-    """Write into rows of a table [., C] what other rows of it hold."""
-    for n in range(len(at)):
-        here, there = out[nearest[n]], out[at[n]]
-        for channel in range(len(there)):
-            there[channel] = here[channel]
-
-
-@compiled
-def fill(at: NDArray[np.int64], value: np.float32, out: NDArray[np.float32]) -> None:
-    """Write one value into rows of a table [., C]."""
-    for n in range(len(at)):
-        out[at[n]] = value
 
 
 @compiled
