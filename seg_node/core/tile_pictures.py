@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import torch
 
 from seg_node.core.blocks import grid_shape, scaled
 from seg_node.core.flow import WORK_PIXELS
-from seg_node.core.warp import rescale_plane
+from seg_node.core.warp import rescale
 from seg_node.loops import compiling, pointing
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class TilePictures:
         self._seen = image, now
         moved = self.moved(origins)[: now.shape[0], : now.shape[1]]
         flow = correct(np.ascontiguousarray(moved), now)
-        return rescale_plane(flow, origins.size)
+        return rescale(torch.from_numpy(flow)[None], origins.size)[0].numpy()
 
     def moved(self, origins: Origins) -> NDArray[np.uint8]:
         """Return the pictures where their content is now, by the pointers of the results.

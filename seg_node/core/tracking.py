@@ -29,7 +29,7 @@ from seg_node.core.motion import (
     unlike,
 )
 from seg_node.core.types import ConfigError, Motion, Reason
-from seg_node.core.warp import nearest, pull, rescale_plane
+from seg_node.core.warp import nearest, pull, rescale
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -160,7 +160,8 @@ class OnHost:
 
     def step_at(self, motion: Motion, size: tuple[int, int]) -> tuple[NDArray[np.float32], Tensor]:
         """Return a motion at a size (h, w): flow [h, w, 2], and where it is valid, bool [h, w]."""
-        return rescale_plane(motion.flow, size), torch.from_numpy(nearest(motion.valid, size))
+        flow = rescale(torch.from_numpy(motion.flow)[None], size)[0].numpy()
+        return flow, torch.from_numpy(nearest(motion.valid, size))
 
 
 AnyMethod = MotionMethod[Any, Any]

@@ -111,17 +111,6 @@ def rescale(flow: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack((resized[:, 0] * along, resized[:, 1] * down), -1)
 
 
-def rescale_plane(flow: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Bring a flow [h, w, 2] on the host to another pixel grid, as `rescale` does."""
-    if flow.shape[:2] == size:
-        return flow
-    if not compiling.AVAILABLE:
-        return rescale(torch.from_numpy(flow)[None], size)[0].numpy()
-    out = np.empty((*size, 2), np.float32)
-    pointing.rescale(np.ascontiguousarray(flow), out)
-    return out
-
-
 def nearest(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Bring values [h, w] to another pixel grid, [h2, w2]: each pixel takes the nearest value."""
     rows, columns = nearest_places((values.shape[0], values.shape[1]), size, torch.device("cpu"))

@@ -310,39 +310,6 @@ def find_within(
 
 
 @compiled
-def rescale(flow: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-    """Bring a flow to another pixel grid, as `core.warp.rescale` does.
-
-    Args:
-        flow: (x, y) in pixels of its own grid, [h, w, 2].
-        out: in those of the other one, to be written, [h2, w2, 2].
-
-    """
-    h, w = flow.shape[0], flow.shape[1]
-    height, width = out.shape[0], out.shape[1]
-    per_row = np.float32((h - 1) / (height - 1)) if height > 1 else ZERO
-    per_column = np.float32((w - 1) / (width - 1)) if width > 1 else ZERO
-    along, down = np.float32((width - 1) / max(w - 1, 1)), np.float32((height - 1) / max(h - 1, 1))
-    for y in range(height):
-        row = per_row * np.float32(y)
-        above = min(int(row), h - 1)
-        below, lower = min(above + 1, h - 1), row - np.float32(above)
-        for x in range(width):
-            column = per_column * np.float32(x)
-            left = min(int(column), w - 1)
-            right, later = min(left + 1, w - 1), column - np.float32(left)
-            a, b = (ONE - lower) * (ONE - later), (ONE - lower) * later
-            c, d = lower * (ONE - later), lower * later
-            for part, factor in ((0, along), (1, down)):
-                out[y, x, part] = factor * (
-                    a * flow[above, left, part]
-                    + b * flow[above, right, part]
-                    + c * flow[below, left, part]
-                    + d * flow[below, right, part]
-                )
-
-
-@compiled
 def origin(flow: NDArray[np.float32], x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
     """Write x and y of p + flow(p) for every pixel p, [h, w] each."""
     for row in range(flow.shape[0]):

@@ -119,7 +119,7 @@ def test_a_step_is_handed_over_at_any_size_as_by_the_host() -> None:
     motion = random_motion(5, coded=False)
     expected, known = OnHost().step_at(motion, (30, 21))
     found, valid = on_device().step_at(there(motion), (30, 21))
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_array_equal(found, expected)
     assert valid.equal(known)
 
 

@@ -27,7 +27,7 @@ from seg_node.core.residual import find_residual_blocks
 from seg_node.core.scores import Middle
 from seg_node.core.tile_pictures import TilePictures
 from seg_node.core.types import Action
-from seg_node.core.warp import origin, rescale_plane
+from seg_node.core.warp import origin
 from seg_node.data.street import Street
 from seg_node.loops import compiling
 from seg_node.nets.swiftnet import SwiftNet
@@ -178,11 +178,8 @@ def test_pictures_of_tiles_are_shown_alike(size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("size", [(45, 60), (90, 119), (7, 200), (1, 1)])
-def test_flow_is_brought_to_a_size_alike(size: tuple[int, int]) -> None:
+def test_flow_leads_to_the_same_places() -> None:
     flow = smooth_flow(3, (45, 60))
-    ours, theirs = both(lambda: rescale_plane(flow, size))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
     for a, b in zip(*both(lambda: origin(flow)), strict=True):
         np.testing.assert_array_equal(a, b)
 
