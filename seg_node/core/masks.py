@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from seg_node.core.types import ModelError
 from seg_node.loops import compiling, deciding
 
 if TYPE_CHECKING:
@@ -45,7 +46,19 @@ def decide(logits: Tensor, stride: int, size: tuple[int, int]) -> Mask:
 
 
 def decide_planes(logits: Tensor, stride: int, size: tuple[int, int]) -> Planes:
-    """Do the same, and leave the result on the device."""
+    """Do the same, and leave the result on the device.
+
+    Raises:
+        ModelError: the logits do not cover the image, so the network's stride is not what it says.
+
+    """
+    covered = logits.shape[-2] * stride, logits.shape[-1] * stride
+    if size[0] > covered[0] or size[1] > covered[1]:
+        msg = (
+            f"logits of {tuple(logits.shape[-2:])} at stride {stride} cover {covered} pixels of "
+            f"an image of {size}; a network has to return one pixel for each stride, rounded up"
+        )
+        raise ModelError(msg)
     if compiling.usable(logits):
         mask = tuple(np.empty(size, np.uint8) for _ in range(2))
         deciding.decide(logits[0].contiguous().numpy(), stride, *mask)

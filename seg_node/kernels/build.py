@@ -36,8 +36,8 @@ def choose_kernels(choice: str, device: torch.device) -> BlockKernels | None:
         ConfigError: triton was asked for where it cannot run.
 
     """
-    if not compiling.AVAILABLE:
-        _say("numba is not installed: what the host does takes longer; pip install numba")
+    if compiling.LACK:
+        _say(f"{compiling.LACK}: what the host does takes longer")
     gpu = device.type == "cuda"
     lack = _lack() if choice == "triton" or (choice == "auto" and gpu) else ""
     if choice == "torch" or (choice == "auto" and (lack or not gpu)):

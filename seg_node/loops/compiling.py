@@ -10,7 +10,6 @@ would be in each other's way.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 import logging
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,7 +22,20 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-AVAILABLE = find_spec("numba") is not None
+
+def find_lack() -> str:
+    """Return why loops cannot be compiled here; empty if they can."""
+    try:
+        import numba  # noqa: PLC0415 - optional
+    except ImportError as err:  # it is not there, or does not go with this NumPy
+        return f"numba cannot be used ({err})"
+    return "NUMBA_DISABLE_JIT is set" if numba.config.DISABLE_JIT else ""
+
+
+LACK = find_lack()
+"""Why loops are not compiled; empty if they are."""
+
+AVAILABLE = not LACK
 """Whether loops are compiled. Without, nobody may call them: Python itself takes minutes."""
 
 
@@ -37,14 +49,12 @@ def compiled(loop: Loop) -> Loop:
         return loop
     import numba  # noqa: PLC0415 - optional
 
-    keep = True
     try:
-        made = numba.njit(nogil=True, error_model="numpy", cache=keep)(loop)
+        made: Loop = numba.njit(nogil=True, error_model="numpy", cache=True)(loop)
     except RuntimeError as err:  # there is no folder to write to
         LOG.info("%s is compiled anew by every process: %s", loop.__name__, err)
         made = numba.njit(nogil=True, error_model="numpy")(loop)
-    kept: Loop = made
-    return kept
+    return made
 
 
 def usable(*tables: Tensor) -> bool:

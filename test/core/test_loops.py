@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+import os
+from pathlib import Path
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -34,7 +36,6 @@ from seg_node.nets.swiftnet import SwiftNet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
     from typing import TypeVar
 
     from numpy.typing import NDArray
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     Result = TypeVar("Result")
 
+ROOT = Path(__file__).resolve().parents[2]
 SIDE, STRIDE, CLASSES = 32, 4, 5
 SIZES = ((45, 60), (23, 31), (8, 8))
 """Planes of results: whole blocks, blocks that stick out, and a single block."""
@@ -304,18 +306,39 @@ def test_half_precision_and_double_are_left_to_torch() -> None:
 # ---- compiling ---------------------------------------------------------------------------------
 
 
-def test_a_machine_without_numba_runs_without_loops(tmp_path: Path) -> None:
-    (tmp_path / "numba.py").write_text("raise ImportError('no numba here')")
-    code = (
-        "import importlib.util as u; found = u.find_spec;"
-        "u.find_spec = lambda name, *more: None if name == 'numba' else found(name, *more);"
-        "from seg_node.loops import compiling, deciding;"
-        "print(compiling.AVAILABLE, type(deciding.decide).__name__)"
-    )
+@pytest.mark.parametrize(
+    ("numba", "off", "lack"),
+    [
+        ("raise ImportError('needs NumPy 2.5 or less')", "", "cannot be used (needs NumPy 2.5"),
+        (None, "1", "NUMBA_DISABLE_JIT is set"),
+    ],
+)
+def test_where_loops_cannot_be_compiled_they_do_not_run(
+    tmp_path: Path, numba: str | None, off: str, lack: str
+) -> None:
+    if numba is not None:
+        (tmp_path / "numba.py").write_text(numba)
     told = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", WITHOUT],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "NUMBA_DISABLE_JIT": off},
     )
-    assert told.stdout.split() == ["False", "function"]
+    assert told.stdout.startswith("False 3 function\n")
+    assert lack in told.stdout
+
+
+WITHOUT = """
+import torch
+from seg_node.core.masks import decide_planes
+from seg_node.loops import compiling, deciding
+logits = torch.arange(4.0).view(1, 4, 1, 1).repeat(1, 1, 3, 3)
+label = int(decide_planes(logits, 4, (12, 12))[0].max())
+print(compiling.AVAILABLE, label, type(deciding.decide).__name__)
+print(compiling.LACK)
+"""
 
 
 def test_loops_compile_where_nothing_can_be_kept(

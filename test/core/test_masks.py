@@ -11,9 +11,11 @@ from seg_node.core.masks import (
     _decide_plane_by_plane,
     CONFIDENCE_MAX,
     decide,
+    decide_planes,
     resize_result,
     STRIPE,
 )
+from seg_node.core.types import ModelError
 
 
 def test_decide_maps_the_feature_pixel_to_its_own_square_of_pixels() -> None:
@@ -25,6 +27,15 @@ def test_decide_maps_the_feature_pixel_to_its_own_square_of_pixels() -> None:
     assert (rows.mean(), columns.mean()) == (5.5, 13.5)
     assert confidence[5, 13] > 250
     assert confidence[15, 0] == round(255 / 3)
+
+
+@pytest.mark.parametrize("size", [(13, 16), (12, 17)])
+def test_logits_that_do_not_cover_the_image_are_refused(size: tuple[int, int]) -> None:
+    """A network that names too small a stride must not have pixels read that it never made."""
+    with pytest.raises(
+        ModelError, match=r"logits of \(3, 4\) at stride 4 cover \(12, 16\) pixels"
+    ):
+        decide_planes(torch.zeros(1, 2, 3, 4), 4, size)
 
 
 def test_resize_keeps_class_ids_and_never_invents_one() -> None:

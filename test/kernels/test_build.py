@@ -21,18 +21,18 @@ GPU = torch.device("cuda")
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "_said", set())
-    monkeypatch.setattr(compiling, "AVAILABLE", True)
+    monkeypatch.setattr(compiling, "LACK", "")
 
 
 def test_that_the_host_is_slow_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(compiling, "AVAILABLE", False)
+    monkeypatch.setattr(compiling, "LACK", "numba cannot be used (No module named 'numba')")
     caplog.set_level(logging.INFO)
     assert choose_kernels("torch", CPU) is None
     assert choose_kernels("torch", GPU) is None
     assert caplog.messages == [
-        "numba is not installed: what the host does takes longer; pip install numba",
+        "numba cannot be used (No module named 'numba'): what the host does takes longer",
         "blocks are computed by torch on cpu",
         "blocks are computed by torch on cuda",
     ]
