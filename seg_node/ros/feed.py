@@ -153,10 +153,11 @@ class Feed:
 
     def _watch(self, frame: Frame) -> None:
         """Notice a camera that jumps in time or changes size."""
-        problem = self._stamps.update(frame.stamp_ns)
+        problem, jumps = self._stamps.update(frame.stamp_ns), self._stamps.counts["back"]
         if problem:
-            self._warn("stamp", problem)
-        self.health.jumps = self._stamps.counts["back"]
+            # Of its own: a warning of a stamp that repeats must not keep that of a jump back.
+            self._warn("jump" if jumps > self.health.jumps else "stamp", problem)
+        self.health.jumps = jumps
         size = frame.image.shape[:2]
         if self._size is not None and size != self._size:
             self.health.resizes += 1
