@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
     if not compiling.AVAILABLE:
-        parser.error("numba is not installed: pip install numba")
+        parser.error(compiling.LACK)
     busy = load()
     cases = []
     for name, size in CASES:

@@ -15,7 +15,7 @@ import torch
 from seg_node.core.blocks import plane_means, scaled, to_pixels
 from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.origins import Origins
-from seg_node.core.pools import MARGIN, Reads, ResultPool
+from seg_node.core.pools import Reads, ResultPool, tile_pixels
 from seg_node.core.tile_pictures import TilePictures
 from seg_node.core.tiles import as_rows
 from seg_node.core.transfers import to_device
@@ -191,7 +191,7 @@ class StageMemory:
         inside = (rows < self._size[0])[:, :, None] & (columns < self._size[1])[:, None]
         self._inside = None if inside.all() else self._indices(np.flatnonzero(inside))
         self._pixels = self._indices((rows[:, :, None] * self._size[1] + columns[:, None])[inside])
-        self._around = self._indices(self._windows(bins))
+        self._around = self._indices(tile_pixels(bins, self._side, self._size))
 
     def keep_all(self, number: int, made: Tensor) -> None:
         """Remember what a branch made in all bins.
@@ -229,13 +229,3 @@ class StageMemory:
 
     def _indices(self, values: NDArray[np.int64]) -> Tensor:
         return to_device(values, self._device)
-
-    def _windows(self, bins: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the pixels of bins and those around, counted row by row, tile after tile."""
-        around = np.arange(-MARGIN, self._side + MARGIN)
-        rows, columns = (
-            (first[:, None] * self._side + around).clip(0, length - 1)
-            for first, length in zip(bins.T, self._size, strict=True)
-        )
-        pixels: NDArray[np.int64] = rows[:, :, None] * self._size[1] + columns[:, None]
-        return pixels.ravel()

@@ -98,13 +98,8 @@ class ResultPool:
             their numbers, int64 [K].
 
         """
-        around = np.arange(-MARGIN, self.side + MARGIN)
-        y, x = (
-            (first[:, None] * self.side + around).clip(0, length - 1)
-            for first, length in zip(blocks.T, planes[0].shape[-2:], strict=True)
-        )
-        width, device = planes[0].shape[-1], planes[0].device
-        rows = to_device((y[:, :, None] * width + x[:, None]).ravel(), device)
+        size = planes[0].shape[-2], planes[0].shape[-1]
+        rows = to_device(tile_pixels(blocks, self.side, size), planes[0].device)
         tiles = torch.cat([as_rows(plane).index_select(0, rows) for plane in planes], 1)
         return self.put(tiles.view(len(blocks), self._span**2, tiles.shape[1]), stamp_ns)
 
@@ -199,6 +194,24 @@ class ResultPool:
     def take(self, reads: Reads) -> Tensor:
         """Return what is read, [n, C]; content beyond a tile is its edge."""
         return _read(self.table, reads)
+
+
+def tile_pixels(blocks: NDArray[np.int64], side: int, size: tuple[int, int]) -> NDArray[np.int64]:
+    """Return the pixels of blocks and those around, counted row by row, tile after tile.
+
+    Args:
+        blocks: their rows and columns, [K, 2].
+        side: of a block, in pixels.
+        size: of the plane (h, w); beyond it stand its nearest pixels.
+
+    """
+    around = np.arange(-MARGIN, side + MARGIN)
+    rows, columns = (
+        (first[:, None] * side + around).clip(0, length - 1)
+        for first, length in zip(blocks.T, size, strict=True)
+    )
+    pixels: NDArray[np.int64] = rows[:, :, None] * size[1] + columns[:, None]
+    return pixels.ravel()
 
 
 class _Between(NamedTuple):
