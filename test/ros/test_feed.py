@@ -182,7 +182,7 @@ def test_stamps_and_sizes_are_watched_per_camera() -> None:
     late.frames()
     assert (late.health.jumps, late.health.resizes) == (1, 1)
     assert (early.health.jumps, early.health.resizes) == (0, 0)
-    assert late.warnings == ["stamp", "size"]
+    assert late.warnings == ["jump", "size"]
 
 
 def published_by_turns(
