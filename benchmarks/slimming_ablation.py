@@ -3,12 +3,13 @@
     PYTHONPATH=. python benchmarks/slimming_ablation.py --camvid DIR --runs runs/slim \
         --json benchmarks/results/slimming_ablation.json
 
-Every variant of `train slim` starts from the same weights and takes the same number of steps with
-several seeds; `shorter`, for comparison, spends the MACs of `data` on normal training with fewer
-steps: slimming data must beat that. Only what is missing is run, and a run that was killed goes
-on. Each result is scored by `seg_node evaluate` on CamVid val and on street:7, which no training
-sees. The table is made of what the runs' `record.json` and these evaluations say: `--table` makes
-it again.
+Every variant of `train slim` starts from the same weights (of `--network`, or random ones with
+`--scratch`) and takes the same number of steps with several seeds; `shorter`, for comparison,
+spends the MACs of `data` on normal training with fewer steps: slimming data must beat that.
+`--also` names settings of `train slim` that differ from RECIPE, for all variants. Only what is
+missing is run, and a run that was killed goes on. Each result is scored by `seg_node evaluate` on
+CamVid val and on street:7, which no training sees. The table is made of what the runs'
+`record.json` and these evaluations say: `--table` makes it again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from benchmarks.trained_runs import TrainedRun
 from seg_node.eval.results import versions
 from seg_node.train.slim_settings import VARIANTS
 
-NETWORK = "swiftnet18-half"
 TRAINING_MACS = 0.58
 """A little below the goal of 0.6."""
 SHORTER = "shorter"
@@ -37,6 +37,8 @@ RECIPE = (
 """Settings that all variants share."""
 COSTS = ("training_macs", "training_share", "inference_macs", "inference_share", "seconds")
 """Figures of `record.json` that the table shows."""
+HOW = ("also", "precision", "steps", "network", "scratch")
+"""Arguments that say how all variants were trained."""
 
 
 class Run:
@@ -55,9 +57,10 @@ class Run:
         steps = args.steps if self.variant != SHORTER else round(args.steps * TRAINING_MACS)
         slim = self.variant if self.variant != SHORTER else "neither"
         own = ["--slim", slim, "--seed", str(self.seed), "--steps", str(steps)]
-        start = ["--init", args.init] if args.init else []
-        data = ["--data", f"camvid:{args.camvid}", "--model", NETWORK]
-        self._run.finish(["slim", *data, *start, *RECIPE.split(), *own], RECORD)
+        start = [] if args.scratch else ["--init", args.network]
+        data = ["--data", f"camvid:{args.camvid}", "--model", args.network]
+        shared = [*RECIPE.split(), "--precision", args.precision, *args.also.split()]
+        self._run.finish(["slim", *data, *start, *shared, *own], RECORD)
 
     def figures(self) -> dict[str, Any] | None:
         """Return what the run reached and cost; None if it is not finished."""
@@ -126,7 +129,10 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--init", default=NETWORK, help="start of all; empty for random weights")
+    parser.add_argument("--network", default="swiftnet18-half", help="model that is slimmed")
+    parser.add_argument("--scratch", action="store_true", help="start from random weights")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--also", default="", help="settings of `train slim` for all variants")
     parser.add_argument("--table", action="store_true", help="run nothing")
     args = parser.parse_args()
     # Seed by seed, so that a table of what is there compares all variants early.
@@ -141,7 +147,7 @@ def main() -> None:
             done.setdefault(run.variant, []).append(figures)
     variants = {name: summary(found) for name, found in done.items()}
     print(table(variants))
-    how = {"recipe": RECIPE, "steps": args.steps, "init": args.init, "network": NETWORK}
+    how = {"recipe": RECIPE, **{k: getattr(args, k) for k in HOW}}
     found = {**how, "versions": versions(), "variants": variants, "runs": done}
     args.json.write_text(json.dumps(found, indent=1) + "\n")
 
