@@ -15,6 +15,7 @@ from seg_node.core.types import ConfigError, SegNodeError
 from seg_node.eval.arguments import add_replay_arguments
 from seg_node.export.arguments import add_export_arguments, export_settings
 from seg_node.train.arguments import (
+    add_adjust_arguments,
     add_gate_arguments,
     add_label_arguments,
     add_policy_arguments,
@@ -156,6 +157,26 @@ def train_slim(args: argparse.Namespace) -> int:
     from seg_node.train.slim_command import SlimJob
 
     return _train(SlimJob(slim_request(args)))
+
+
+def train_adjust(args: argparse.Namespace) -> int:
+    """Shift the logits of each class for the best mIoU on labelled data; nothing else learns."""
+    from seg_node.eval.progress import progress
+    from seg_node.train.adjust_command import adjust
+    from seg_node.train.arguments import adjust_request
+
+    request = adjust_request(args)
+    with progress("looking at frames", 0) as tell:
+        found = adjust(request, tell)
+    for name, offset in found.offsets.items():
+        print(f"  {name:<12} {offset:+.3f}")
+    gain = found.gain
+    print(f"mIoU {gain.before:.4f} -> {gain.after:.4f} on these frames")
+    print(f"     {gain.held_before:.4f} -> {gain.held_after:.4f} on frames that were held out")
+    if gain.held_after <= gain.held_before:
+        print("on frames that were held out nothing is gained: better keep the model as it was")
+    print(request.out / f"{found.manifest.name}.json")
+    return 0
 
 
 def _train(job: SegmentJob | PolicyJob | GateJob | LowJob | SlimJob) -> int:
@@ -409,6 +430,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_policy_arguments(_verb(tasks, "policy", train_policy))
     add_gate_arguments(_verb(tasks, "gate", train_gate))
     add_slim_arguments(_verb(tasks, "slim", train_slim))
+    add_adjust_arguments(_verb(tasks, "adjust", train_adjust))
 
     verb = _verb(verbs, "label", label)
     add_label_arguments(verb)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from seg_node.core.config import Limits
     from seg_node.train.label import LabelRequest
     from seg_node.train.request import (
+        AdjustRequest,
         GateRequest,
         LowRequest,
         PolicyRequest,
@@ -87,13 +88,28 @@ def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
     _add_settings(parser, GateTraining())
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    """Add what every training reads."""
+def add_adjust_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `adjust_request` reads."""
+    add = parser.add_argument
+    _add_labelled(parser)
+    add("--model", default="swiftnet18-half", help="model to adjust: a name or manifest")
+    add("--name", default="", help="name of the model that is written (default: the same)")
+    add("--out", type=Path, required=True, help="folder to write")
+
+
+def _add_labelled(parser: argparse.ArgumentParser) -> None:
+    """Add what names labelled data."""
     add = parser.add_argument
     add("--data", required=True, type=names, help="labelled data, comma-separated")
     add("--split", default="train", help="split of the data (default: train)")
     add("--image", help="image topic of bags")
     add("--mask", help="topic of bags with the masks of these images (mono8 class ids)")
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    """Add what every training reads."""
+    add = parser.add_argument
+    _add_labelled(parser)
     add("--unlabelled", type=names, default=(), help="data that only the teacher labels")
     add("--validation", default="", help="data scored now and then (split val)")
     add("--teacher", type=names, default=(), help="models whose soft labels are learned too")
@@ -222,6 +238,13 @@ def gate_request(args: argparse.Namespace) -> GateRequest:
     return GateRequest(**_data_of(args), model=args.model, settings=settings)
 
 
+def adjust_request(args: argparse.Namespace) -> AdjustRequest:
+    """Return what the command line asks for."""
+    from seg_node.train.request import AdjustRequest  # noqa: PLC0415 - --help needs no torch
+
+    return AdjustRequest(**_labelled_of(args), model=args.model)
+
+
 def _values_of(args: argparse.Namespace, settings: Training) -> dict[str, Any]:
     """Return the settings that were given."""
     return {n: getattr(args, n) for n, _, _ in settings.described() if hasattr(args, n)}
@@ -230,16 +253,23 @@ def _values_of(args: argparse.Namespace, settings: Training) -> dict[str, Any]:
 def _data_of(args: argparse.Namespace) -> dict[str, Any]:
     """Return what every training is asked for: fields of `TrainRequest`."""
     return {
+        **_labelled_of(args),
+        "unlabelled": args.unlabelled,
+        "validation": args.validation,
+        "teachers": args.teacher,
+        "resume": args.resume,
+    }
+
+
+def _labelled_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what data are asked for: fields of `DataRequest`."""
+    return {
         "data": args.data,
         "out": args.out,
         "name": args.name,
         "split": args.split,
         "topic": args.image,
         "mask_topic": args.mask,
-        "unlabelled": args.unlabelled,
-        "validation": args.validation,
-        "teachers": args.teacher,
-        "resume": args.resume,
     }
 
 

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from seg_node.core.types import ClassInfo
     from seg_node.data.sources import FrameRef, Source
-    from seg_node.train.request import TrainRequest
+    from seg_node.train.request import DataRequest
 
 LOG = logging.getLogger(__name__)
 
 
-def open_named(request: TrainRequest, spec: str, split: str, *, masks: bool = False) -> Source:
+def open_named(request: DataRequest, spec: str, split: str, *, masks: bool = False) -> Source:
     """Open named data; a bag with the topics of the request."""
     if not spec.startswith("bag:"):
         return open_source(spec, split=split)
@@ -29,7 +29,7 @@ def open_named(request: TrainRequest, spec: str, split: str, *, masks: bool = Fa
     return open_source(spec, split=split, topic=request.topic, mask_topic=mask_topic)
 
 
-def open_labelled(request: TrainRequest) -> list[Source]:
+def open_labelled(request: DataRequest) -> list[Source]:
     """Open the labelled data and look for what would stop the run later.
 
     Raises:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from seg_node.core.types import ClassInfo
     from seg_node.train.augment import Picture
     from seg_node.train.distributed import Share
-    from seg_node.train.request import TrainRequest
+    from seg_node.train.request import DataRequest, TrainRequest
     from seg_node.train.settings import Training
 
 UNLABELLED_STRIDE = 4
@@ -139,7 +139,7 @@ class TrainingData:
         return Pool(refs[:: max(1, len(refs) // VALIDATED)])
 
 
-def kinds_of(request: TrainRequest) -> str:
+def kinds_of(request: DataRequest) -> str:
     """Return the kinds of the labelled data and their split, for a manifest."""
     kinds = ", ".join(spec.partition(":")[0] for spec in request.data)
     return f"{kinds} ({request.split})"

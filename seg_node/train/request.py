@@ -23,21 +23,16 @@ HIDDEN = ("--data", "--unlabelled", "--teacher", "--init", "--widen", "--encoder
 
 
 @dataclass(frozen=True)
-class TrainRequest:
-    """What to train on, and where: common to all trainings.
+class DataRequest:
+    """What labelled data to read, and where to write.
 
     Attributes:
         data: named data with labels.
-        out: folder of the run, with checkpoint and log.
+        out: folder to write.
         name: name of the model that is written; empty for that of the network or model.
-        split: split of the data to train on.
+        split: split of the data.
         topic: image topic of bags.
         mask_topic: topic of bags with the masks.
-        unlabelled: named data without labels, for the teachers.
-        validation: named data scored now and then (split `val`); empty for none.
-        teachers: models whose soft labels are learned beside the true ones.
-        resume: continue the run in `out`, if there is one.
-        settings: hyper-parameters.
 
     """
 
@@ -47,6 +42,33 @@ class TrainRequest:
     split: str = "train"
     topic: str | None = None
     mask_topic: str | None = None
+
+
+@dataclass(frozen=True)
+class AdjustRequest(DataRequest):
+    """What model's logits to adjust.
+
+    Attributes:
+        model: the model, by name or manifest; it stays as it is.
+
+    """
+
+    model: str = "swiftnet18-half"
+
+
+@dataclass(frozen=True)
+class TrainRequest(DataRequest):
+    """What to train on, and where: common to all trainings. `out` has checkpoint and log.
+
+    Attributes:
+        unlabelled: named data without labels, for the teachers.
+        validation: named data scored now and then (split `val`); empty for none.
+        teachers: models whose soft labels are learned beside the true ones.
+        resume: continue the run in `out`, if there is one.
+        settings: hyper-parameters.
+
+    """
+
     unlabelled: tuple[str, ...] = ()
     validation: str = ""
     teachers: tuple[str, ...] = ()
@@ -185,6 +207,12 @@ def slim_command_line(request: SlimRequest) -> str:
     return _command("slim", request, request.network, start)
 
 
+def adjust_command_line(request: AdjustRequest) -> str:
+    """Return the command; paths, which differ between machines, become DIR."""
+    flags = {**_data_flags(request), "--model": (_hidden(request.model),)}
+    return " ".join(["seg_node train adjust", *_words(flags)])
+
+
 def _hidden(spec: str) -> str:
     kind, colon, rest = spec.partition(":")
     if not colon:
@@ -196,19 +224,13 @@ def _command(
     task: str, request: TrainRequest, model: str, start: Mapping[str, tuple[str, ...]]
 ) -> str:
     named = {
-        "--data": request.data,
-        "--split": (request.split,) if request.split != "train" else (),
-        "--image": (request.topic,) if request.topic else (),
-        "--mask": (request.mask_topic,) if request.mask_topic else (),
+        **_data_flags(request),
         "--model": (model,),
         "--unlabelled": request.unlabelled,
         "--teacher": request.teachers,
         **start,
     }
-    words = [f"seg_node train {task}"]
-    for flag, specs in named.items():
-        shown = map(_hidden, specs) if flag in HIDDEN else specs
-        words += [f"{flag} {','.join(shown)}"] if specs else []
+    words = [f"seg_node train {task}", *_words(named)]
     for item in fields(request.settings):
         value = getattr(request.settings, item.name)
         flag = f"--{item.name.replace('_', '-')}"
@@ -217,3 +239,20 @@ def _command(
         elif value != item.default:
             words.append(f"{flag} {value}")
     return " ".join(words)
+
+
+def _data_flags(request: DataRequest) -> dict[str, tuple[str, ...]]:
+    return {
+        "--data": request.data,
+        "--split": (request.split,) if request.split != "train" else (),
+        "--image": (request.topic,) if request.topic else (),
+        "--mask": (request.mask_topic,) if request.mask_topic else (),
+    }
+
+
+def _words(flags: Mapping[str, tuple[str, ...]]) -> list[str]:
+    words = []
+    for flag, specs in flags.items():
+        shown = map(_hidden, specs) if flag in HIDDEN else specs
+        words += [f"{flag} {','.join(shown)}"] if specs else []
+    return words

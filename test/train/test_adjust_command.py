@@ -1,0 +1,94 @@
+"""`train adjust`: the same features with other offsets, policy and LOW branch still fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from seg_node.cli import main
+from seg_node.core.types import ConfigError, ModelError
+from seg_node.nets.build import load_model
+from seg_node.nets.manifest import find_manifest, models_dir, weights_problem
+from seg_node.train.adjust_command import adjust
+from seg_node.train.request import adjust_command_line, AdjustRequest
+from test.train.test_policy_command import write_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODEL = "swiftnet18-half"
+"""Has a policy and a LOW branch."""
+
+
+def images() -> torch.Tensor:
+    rng = np.random.default_rng(5)
+    return torch.from_numpy(rng.integers(256, size=(2, 3, 64, 96)).astype(np.uint8))
+
+
+@torch.inference_mode()
+def test_only_offsets_change_and_what_belongs_to_the_model_comes_along(tmp_path: Path) -> None:
+    request = AdjustRequest((write_folder(tmp_path / "data"),), tmp_path / "run", model=MODEL)
+    told = []
+    found = adjust(replace(request, name="mine"), told.append)
+    assert told == [1, 2]
+    path = tmp_path / "run" / "mine.json"
+    manifest, folder = find_manifest(str(path))
+    assert manifest == found.manifest
+    assert weights_problem(manifest, folder) == ""
+    base, new = (load_model(name, fold=False) for name in (MODEL, str(path)))
+    seen = images()
+    assert torch.equal(base.net.features(seen), new.net.features(seen))
+    offsets = torch.tensor(list(found.offsets.values()))
+    assert list(found.offsets) == [info.name for info in manifest.classes]
+    moved = new.net(seen) - base.net(seen)
+    torch.testing.assert_close(
+        moved, offsets[None, :, None, None].expand_as(moved), atol=5e-3, rtol=0
+    )
+    assert offsets.abs().max() > 0.1
+    assert found.gain.after > found.gain.before
+    for part in ("policy", "low"):
+        old, own = getattr(base, part).state_dict(), getattr(new, part).state_dict()
+        assert all(torch.equal(old[key], own[key]) for key in old)
+    assert (manifest.commit, manifest.scores) == ("", {})
+    assert manifest.terms == base.manifest.terms
+    assert manifest.data.endswith("; logits adjusted on folder (train)")
+    assert manifest.command.endswith("; seg_node train adjust --data folder:DIR --model " + MODEL)
+
+
+def test_the_command_says_what_it_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = write_folder(tmp_path / "data"), tmp_path / "run"
+    assert main(["train", "adjust", "--data", data, "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "Bicyclist" in told
+    assert "held out" in told
+    assert str(out / f"{MODEL}.json") in told
+    written = json.loads((out / f"{MODEL}.json").read_text())
+    assert written["policy"]["network_sha256"] == written["sha256"]
+
+
+def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data")
+    request = AdjustRequest((data,), tmp_path / "run")
+    with pytest.raises(ConfigError, match="--name is 'a/b'"):
+        adjust(replace(request, name="a/b"))
+    with pytest.raises(ConfigError, match="where the model itself lies"):
+        adjust(replace(request, out=models_dir()))
+    with pytest.raises(ModelError, match="unknown model 'nobody'"):
+        adjust(replace(request, model="nobody"))
+    other = write_folder(tmp_path / "other", ("ground", "sky"))
+    with pytest.raises(ModelError, match="train the model for them first"):
+        adjust(replace(request, data=(other,)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_has_no_path_of_this_machine(tmp_path: Path) -> None:
+    request = AdjustRequest((f"camvid:{tmp_path}",), tmp_path, split="val", model="/a/b/m.json")
+    told = adjust_command_line(request)
+    assert told == "seg_node train adjust --data camvid:DIR --split val --model m.json"
