@@ -16,6 +16,7 @@ from seg_node.train.adjustment import (
     LARGEST,
     last_layer,
     Pixels,
+    STEP,
 )
 from seg_node.train.augment import Picture
 from test.train.samples import network
@@ -55,7 +56,22 @@ def test_nothing_is_lost_on_the_pixels_themselves(seed: int) -> None:
 
 def test_offsets_stay_within_their_bound() -> None:
     offsets = find_offsets([claimed(5.0)])
-    assert offsets.min() == -LARGEST
+    assert offsets.abs().max() == LARGEST
+
+
+@pytest.mark.parametrize("label", range(4))
+def test_one_pass_counts_what_every_offset_would_score(label: int) -> None:
+    torch.manual_seed(label)
+    pixels = Pixels(torch.randn(300, 4), torch.randint(4, (300,), dtype=torch.uint8))
+    offsets = torch.randn(4)
+    score, offset = adjustment._best_of_class(pixels, offsets, label)
+    tried = {}
+    for value in torch.arange(-LARGEST, LARGEST + STEP / 2, STEP).tolist():
+        changed = offsets.clone()
+        changed[label] = value
+        tried[value] = pixels.miou(changed)
+    assert score == pytest.approx(max(tried.values()), abs=1e-6)
+    assert tried[offset] == pytest.approx(score, abs=1e-6)
 
 
 def test_frames_held_out_say_what_offsets_are_worth() -> None:
