@@ -6,10 +6,11 @@
 Every variant of `train slim` starts from the same weights (of `--network`, or random ones with
 `--scratch`) and takes the same number of steps with several seeds; `shorter`, for comparison,
 spends the MACs of `data` on normal training with fewer steps: slimming data must beat that.
-`--also` names settings of `train slim` that differ from RECIPE, for all variants. Only what is
-missing is run, and a run that was killed goes on. Each result is scored by `seg_node evaluate` on
-CamVid val and on street:7, which no training sees. The table is made of what the runs'
-`record.json` and these evaluations say: `--table` makes it again.
+`--also` names settings of `train slim` that differ from RECIPE, for all variants; with
+`--adjusted`, `train adjust` follows every training: one more pass over the training frames, which
+is in no figure of MACs. Only what is missing is run, and a run that was killed goes on. Each
+result is scored by `seg_node evaluate` on CamVid val and on street:7, which no training sees. The
+table is made of what the runs' `record.json` and these evaluations say: `--table` makes it again.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ RECIPE = (
 """Settings that all variants share."""
 COSTS = ("training_macs", "training_share", "inference_macs", "inference_share", "seconds")
 """Figures of `record.json` that the table shows."""
-HOW = ("also", "precision", "steps", "network", "scratch")
+HOW = ("also", "precision", "steps", "network", "scratch", "adjusted")
 """Arguments that say how all variants were trained."""
 
 
@@ -48,8 +49,10 @@ class Run:
         """Say where it lives."""
         self._args = args
         self.variant, self.seed = variant, seed
-        tests = {"camvid_val": [f"camvid:{args.camvid}"], "street_7": ["street:7"]}
-        self._run = TrainedRun(args.runs / f"{variant}_{seed}", tests, args.threads)
+        camvid = f"camvid:{args.camvid}"
+        tests = {"camvid_val": [camvid], "street_7": ["street:7"]}
+        adjust = ("--data", camvid) if args.adjusted else ()
+        self._run = TrainedRun(args.runs / f"{variant}_{seed}", tests, args.threads, adjust)
 
     def finish(self) -> None:
         """Train and score what is missing."""
@@ -132,6 +135,7 @@ def main() -> None:
     parser.add_argument("--network", default="swiftnet18-half", help="model that is slimmed")
     parser.add_argument("--scratch", action="store_true", help="start from random weights")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--adjusted", action="store_true", help="adjust logits before scoring")
     parser.add_argument("--also", default="", help="settings of `train slim` for all variants")
     parser.add_argument("--table", action="store_true", help="run nothing")
     args = parser.parse_args()

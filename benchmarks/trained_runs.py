@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 import subprocess
 import sys
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 NAME = "net"
 """Of the model that every run writes."""
+ADJUSTED = "adjusted"
+"""Folder of the model with adjusted logits, in that of the run."""
 
 
 class TrainedRun:
@@ -26,14 +28,23 @@ class TrainedRun:
         folder: of the run.
         tests: words of `seg_node evaluate` that name the data, by the name of the score.
         threads: of each command.
+        adjust: words that name the data on which logits are adjusted before scoring
+            (`train adjust`); none for scores of the model as it was trained.
 
     """
 
-    def __init__(self, folder: Path, tests: Mapping[str, Sequence[str]], threads: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tests: Mapping[str, Sequence[str]],
+        threads: int,
+        adjust: Sequence[str] = (),
+    ) -> None:
         """Say where it lives."""
         self.folder = folder
         self._tests = tests
         self._threads = threads
+        self._adjust = adjust
 
     def finish(self, training: Sequence[str], last: str) -> None:
         """Train and score what is missing.
@@ -46,7 +57,13 @@ class TrainedRun:
         if not (self.folder / last).exists():
             where = ["--out", str(self.folder), "--name", NAME, "--resume"]
             self._command(["train", *training, *where])
-        model = str(self.folder / f"{NAME}.json")
+        trained = model = str(self.folder / f"{NAME}.json")
+        if self._adjust:
+            folder = self.folder / ADJUSTED
+            model = str(folder / f"{NAME}.json")
+            if not Path(model).exists():
+                words = [*self._adjust, "--model", trained, "--out", str(folder)]
+                self._command(["train", "adjust", *words])
         for label, data in self._tests.items():
             out = self._file(label)
             if not out.exists():
@@ -60,7 +77,7 @@ class TrainedRun:
         return {k: json.loads(f.read_text())["modes"]["dense"] for k, f in files.items()}
 
     def _file(self, label: str) -> Path:
-        return self.folder / f"{label}.json"
+        return (self.folder / ADJUSTED if self._adjust else self.folder) / f"{label}.json"
 
     def _command(self, words: Sequence[str]) -> None:
         env = {**os.environ, "OMP_NUM_THREADS": str(self._threads)}
