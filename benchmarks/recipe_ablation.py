@@ -6,8 +6,9 @@
 CamVid val is the same drive as more than half of the training frames: it says little of others.
 Here one drive (0006R0, 101 frames) is taken out of training: every variant of the recipe trains
 `swiftnet18-half` from fresh weights on the other two and is scored on CamVid val (known drive)
-and on the drive left out (unseen drive). Only what is missing is run, and a run that was killed
-goes on. `--table` draws again what is there.
+and on the drive left out (unseen drive); with `--adjusted` once more after `train adjust` on the
+same two drives. Only what is missing is run, and a run that was killed goes on. `--table` draws
+again what is there.
 """
 
 from __future__ import annotations
@@ -72,16 +73,19 @@ class Run:
         self._camvid, self._without = args.camvid, without_drive(args.camvid, args.runs)
         words = "".join(c if c.isalnum() else "_" for c in variant)
         tests = {"known": [f"camvid:{args.camvid}"], "unseen": [f"camvid:{self._without}"]}
-        self._run = TrainedRun(args.runs / f"{words}_{seed}", tests, args.threads)
+        folder, adjust = args.runs / f"{words}_{seed}", ("--data", f"camvid:{self._without}")
+        self._run = TrainedRun(folder, tests, args.threads)
+        self._adjusted = TrainedRun(folder, tests, args.threads, adjust)
 
-    def finish(self) -> None:
+    def finish(self, *, adjusted: bool) -> None:
         """Train and score what is missing."""
         settings = {**RECIPE, **VARIANTS[self._variant]}
         own = {"seed": str(self._seed), "steps": str(self._steps)}
         words = [w for name, value in {**settings, **own}.items() for w in (f"--{name}", value)]
         data = ["--data", f"camvid:{self._without}", "--validation", f"camvid:{self._camvid}"]
         training = ["segment", *data, "--model", NETWORK, *words]
-        self._run.finish(training, f"{NAME}.json")
+        for run in (self._run, self._adjusted) if adjusted else (self._run,):
+            run.finish(training, f"{NAME}.json")
 
     def scores(self) -> dict[str, Any] | None:
         """Return what the evaluations say, and the curve; None where the run is not finished."""
@@ -89,9 +93,11 @@ class Run:
         if found is None:
             return None
         per_class = {k: [x and round(x, 3) for x in v["class_iou"]] for k, v in found.items()}
+        adjusted = self._adjusted.scores()
         return {
             "seed": self._seed,
             **{k: round(v["miou"], 4) for k, v in found.items()},
+            "adjusted": adjusted and {k: round(v["miou"], 4) for k, v in adjusted.items()},
             "class_iou": per_class,
             "curve": read_curves(self._run.folder)["val_miou"],
         }
@@ -164,18 +170,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--adjusted", action="store_true", help="score models with adjusted logits, too"
+    )
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("variants", nargs="*", help="run these only")
     args = parser.parse_args()
     for seed in range(0 if args.table else args.seeds):
         for variant in args.variants or VARIANTS:
-            Run(args, variant, seed).finish()
+            Run(args, variant, seed).finish(adjusted=args.adjusted)
     found = table(args)
     args.json.write_text(json.dumps(found, indent=1) + "\n")
     draw(found, args.picture)
     for name, row in found["variants"].items():
-        told = ", ".join(f"{r['known']:.3f} {r['unseen']:.3f}" for r in row["runs"])
-        print(f"{name:24} known, unseen: {told}")
+        for label, of in (("", lambda r: r), (", adjusted", lambda r: r["adjusted"])):
+            runs = [scores for scores in map(of, row["runs"]) if scores]
+            told = ", ".join(f"{r['known']:.3f} {r['unseen']:.3f}" for r in runs)
+            print(f"{name + label:34} known, unseen: {told}")
 
 
 if __name__ == "__main__":
