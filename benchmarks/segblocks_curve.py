@@ -96,7 +96,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     )
     scores = rankings(model)
     if args.rankings:
-        scores = {name: scores[name] for name in args.rankings.split(",")}
+        wanted = args.rankings.split(",")
+        if unknown := set(wanted) - set(scores):
+            names = ", ".join(sorted(unknown))
+            msg = f"--rankings has unknown {names}; choose from {', '.join(scores)}"
+            raise SystemExit(msg)
+        scores = {name: scores[name] for name in wanted}
     points = {
         (name, fraction): Point(
             Segmenter(

@@ -141,6 +141,29 @@ def add_up(
 
 
 @compiled
+def middles(plane: NDArray[np.uint8], stride: int, h: int, w: int) -> NDArray[np.uint8]:
+    """Return what lies in the middle of each pixel of the results, of a plane [H, W]: [h, w]."""
+    height, width = plane.shape
+    middle = np.empty((h, w), np.uint8)
+    for y in range(h):
+        row = min(y * stride + stride // 2, height - 1)
+        for x in range(w):
+            middle[y, x] = plane[row, min(x * stride + stride // 2, width - 1)]
+    return middle
+
+
+@compiled
+def meets_another(middle: NDArray[np.uint8], y: int, x: int) -> bool:
+    """Return whether one of the eight neighbours of a pixel has another class."""
+    h, w = middle.shape
+    meets = False
+    for other in range(max(y - 1, 0), min(y + 2, h)):
+        for beside in range(max(x - 1, 0), min(x + 2, w)):
+            meets |= middle[other, beside] != middle[y, x]
+    return meets
+
+
+@compiled
 def decide_borders(
     labels: NDArray[np.uint8],
     confidence: NDArray[np.uint8],
@@ -168,16 +191,8 @@ def decide_borders(
     stride, classes, margin, sure = form
     height, width = labels.shape
     h, w = slot.shape
-    middle = np.empty((h, w), np.uint8)
-    unsure = np.empty((h, w), np.bool_)
-    for y in range(h):
-        for x in range(w):
-            row, column = (
-                min(y * stride + stride // 2, height - 1),
-                min(x * stride + stride // 2, width - 1),
-            )
-            middle[y, x] = labels[row, column]
-            unsure[y, x] = confidence[row, column] < sure
+    middle = middles(labels, stride, h, w)
+    sureness = middles(confidence, stride, h, w)
     each = ONE / np.float32(stride)
     parts = stride * stride
     value = np.empty((classes, parts), np.float32)
@@ -187,11 +202,7 @@ def decide_borders(
         for x in range(w):
             if place[0, y, x] == np.float32(y) and place[1, y, x] == np.float32(x):
                 continue
-            meets = unsure[y, x]
-            for other in range(max(y - 1, 0), min(y + 2, h)):
-                for beside in range(max(x - 1, 0), min(x + 2, w)):
-                    meets |= middle[other, beside] != middle[y, x]
-            if not meets:
+            if sureness[y, x] >= sure and not meets_another(middle, y, x):
                 continue
             tile = slot[y, x]
             from_top = place[0, y, x] - corners[tile, 0] + np.float32(margin)
