@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from benchmarks import performance_tables
-from benchmarks.performance_tables import command_of, cut, main, PAGE, refreshed, RESULTS, TABLES
+from benchmarks.performance_tables import (
+    command_of,
+    cut,
+    main,
+    PAGE,
+    raised,
+    refreshed,
+    RESULTS,
+    TABLES,
+)
 from seg_node.cli import build_parser
 from seg_node.core.config import Config, options
 
@@ -53,6 +62,11 @@ def test_numbers_are_cut_off() -> None:
     assert cut(0.82, 1, 100) == "82.0"
     assert cut(-0.001, 2) == "-0.01"
     assert cut(None, 2) == "-"
+
+
+def test_losses_are_rounded_up() -> None:
+    assert raised(0.00461, 2, 100) == "0.47"
+    assert raised(0.0050, 1, 100) == "0.5"
 
 
 @pytest.mark.parametrize(
