@@ -52,7 +52,8 @@ def adjust(request: AdjustRequest, tell: Callable[[int], None] = lambda _: None)
     """Find offsets of the logits on labelled data, and write the model with them.
 
     Features stay as they are, and with them policy, LOW branch and gates, which are copied. The
-    manifest lacks commit and scores: what is true of them is for the one who releases to say.
+    manifest lacks terms, commit and scores: what is true of them is for the one who releases to
+    say.
 
     Args:
         request: model and data.
@@ -111,6 +112,7 @@ def _write(net: nn.Module, request: AdjustRequest, name: str, folder: Path) -> M
         file=file,
         sha256=sha256,
         data=f"{base.data}; logits adjusted on {kinds_of(request)}",
+        terms="",
         command=f"{base.command}; {adjust_command_line(request)}",
         commit="",
         scores={},

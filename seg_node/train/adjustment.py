@@ -162,8 +162,8 @@ def _best_of_class(pixels: Pixels, offsets: Tensor, label: int) -> tuple[float, 
 def judge(frames: Sequence[Pixels], offsets: Tensor) -> Gain:
     """Say what offsets [classes] are worth, on the frames they were found on and on others.
 
-    For the latter, frames are cut into `FOLDS` runs of neighbours, so that a drive is not on both
-    sides; fewer frames than that are one part each.
+    For the latter, frames are cut into `FOLDS` runs of neighbours, so that a place is hardly ever
+    on both sides; fewer frames than that are one part each.
     """
     whole, none = _joined(frames), torch.zeros_like(offsets)
     count = min(FOLDS, len(frames))

@@ -54,8 +54,7 @@ def test_only_offsets_change_and_what_belongs_to_the_model_comes_along(tmp_path:
     for part in ("policy", "low"):
         old, own = getattr(base, part).state_dict(), getattr(new, part).state_dict()
         assert all(torch.equal(old[key], own[key]) for key in old)
-    assert (manifest.commit, manifest.scores) == ("", {})
-    assert manifest.terms == base.manifest.terms
+    assert (manifest.terms, manifest.commit, manifest.scores) == ("", "", {})
     assert manifest.data.endswith("; logits adjusted on folder (train)")
     assert manifest.command.endswith("; seg_node train adjust --data folder:DIR --model " + MODEL)
 
