@@ -12,7 +12,7 @@ from seg_node.core.types import ConfigError
 from seg_node.nets.build import load_model
 from seg_node.nets.manifest import find_manifest, Manifest
 from seg_node.nets.weights import save_weights
-from seg_node.train.adjustment import draw_pixels, find_offsets, Gain, judge, last_layer
+from seg_node.train.adjustment import draw_pixels, find_offsets, Gain, judge, last_bias
 from seg_node.train.classes import refuse_other_classes
 from seg_node.train.distributed import choose_device
 from seg_node.train.labelled import common_classes, labelled_refs, open_labelled
@@ -69,7 +69,7 @@ def adjust(request: AdjustRequest, tell: Callable[[int], None] = lambda _: None)
     name = request.name or base.name
     _refuse_names(request, name, folder)
     net = load_model(request.model, fold=False).net.to(choose_device())
-    layer = last_layer(net)
+    bias = last_bias(net)
     sources = open_labelled(request)
     classes = common_classes(sources)
     refuse_other_classes(base, classes)
@@ -78,7 +78,7 @@ def adjust(request: AdjustRequest, tell: Callable[[int], None] = lambda _: None)
     offsets = find_offsets(frames)
     gain = judge(frames, offsets)
     with torch.no_grad():
-        layer.bias += offsets.to(layer.bias.device)
+        bias += offsets.to(bias.device)
     manifest = _write(net.cpu(), request, name, folder)
     named = zip((info.name for info in classes), offsets.tolist(), strict=True)
     return Adjusted(manifest, dict(named), gain)

@@ -124,7 +124,7 @@ def find_offsets(frames: Sequence[Pixels]) -> Tensor:
     pixels = _joined(frames)
     offsets = torch.zeros(pixels.logits.shape[1])
     best = pixels.miou(offsets)
-    seen = pixels.labels.unique().tolist()
+    seen = pixels.labels.bincount().nonzero()[:, 0].tolist()
     for _ in range(SWEEPS):
         before = best
         for label in seen:
@@ -178,8 +178,8 @@ def judge(frames: Sequence[Pixels], offsets: Tensor) -> Gain:
     return Gain(whole.miou(none), whole.miou(offsets), before, after)
 
 
-def last_layer(net: nn.Module) -> nn.Conv2d:
-    """Return the layer whose bias the offsets are added to.
+def last_bias(net: nn.Module) -> Tensor:
+    """Return the bias [classes] of the last layer, which the offsets are added to.
 
     Raises:
         ModelError: the network does not end in a convolution with a bias.
@@ -192,7 +192,7 @@ def last_layer(net: nn.Module) -> nn.Conv2d:
             "convolution with a bias, as `head = nn.Conv2d(channels, classes, 1)`"
         )
         raise ModelError(msg)
-    return head
+    return head.bias
 
 
 def _joined(frames: Sequence[Pixels]) -> Pixels:

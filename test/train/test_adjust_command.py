@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 import json
-from typing import TYPE_CHECKING
+from typing import cast, TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -21,6 +21,8 @@ from test.train.test_policy_command import write_folder
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from seg_node.core.pipeline import SegmentationNetwork
+
 MODEL = "swiftnet18-half"
 """Has a policy and a LOW branch."""
 
@@ -33,7 +35,7 @@ def images() -> torch.Tensor:
 @torch.inference_mode()
 def test_only_offsets_change_and_what_belongs_to_the_model_comes_along(tmp_path: Path) -> None:
     request = AdjustRequest((write_folder(tmp_path / "data"),), tmp_path / "run", model=MODEL)
-    told = []
+    told: list[int] = []
     found = adjust(replace(request, name="mine"), told.append)
     assert told == [1, 2]
     path = tmp_path / "run" / "mine.json"
@@ -42,7 +44,8 @@ def test_only_offsets_change_and_what_belongs_to_the_model_comes_along(tmp_path:
     assert weights_problem(manifest, folder) == ""
     base, new = (load_model(name, fold=False) for name in (MODEL, str(path)))
     seen = images()
-    assert torch.equal(base.net.features(seen), new.net.features(seen))
+    before, after = (cast("SegmentationNetwork", model.net) for model in (base, new))
+    assert torch.equal(before.features(seen), after.features(seen))
     offsets = torch.tensor(list(found.offsets.values()))
     assert list(found.offsets) == [info.name for info in manifest.classes]
     moved = new.net(seen) - base.net(seen)

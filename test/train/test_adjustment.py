@@ -14,7 +14,7 @@ from seg_node.train.adjustment import (
     find_offsets,
     judge,
     LARGEST,
-    last_layer,
+    last_bias,
     Pixels,
     STEP,
 )
@@ -131,10 +131,10 @@ def test_frames_without_labels_are_refused() -> None:
 
 def test_a_network_without_a_bias_at_its_end_is_refused() -> None:
     net = network()
-    assert last_layer(net) is net.head
+    assert last_bias(net) is net.head.bias
     net.head = nn.Conv2d(net.feature_channels, 11, 1, bias=False)
     with pytest.raises(ModelError, match="head of SwiftNet is Conv2d: offsets need"):
-        last_layer(net)
+        last_bias(net)
     net.head = nn.Sequential(nn.Conv2d(net.feature_channels, 11, 1))  # type: ignore[assignment]  # what a user may write
     with pytest.raises(ModelError, match="head of SwiftNet is Sequential"):
-        last_layer(net)
+        last_bias(net)
