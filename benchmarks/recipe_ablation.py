@@ -185,8 +185,9 @@ def main() -> None:
     for name, row in found["variants"].items():
         for label, of in (("", lambda r: r), (", adjusted", lambda r: r["adjusted"])):
             runs = [scores for scores in map(of, row["runs"]) if scores]
-            told = ", ".join(f"{r['known']:.3f} {r['unseen']:.3f}" for r in runs)
-            print(f"{name + label:34} known, unseen: {told}")
+            if runs:
+                told = ", ".join(f"{r['known']:.3f} {r['unseen']:.3f}" for r in runs)
+                print(f"{name + label:34} known, unseen: {told}")
 
 
 if __name__ == "__main__":
