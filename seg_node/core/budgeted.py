@@ -120,40 +120,42 @@ class Budgeted:
         """Know no costs yet."""
         self._weights = weights or ValueWeights()
         self._budget = SharedBudget()
-        self._need = 0.0
+        self._needs: dict[str, float] = {}
 
     def plan(self, image: Tensor, config: Config, past: Past = NOTHING) -> Plan:
         """Return a grid of HIGH and REUSE."""
         grid = filled(image, config, Action.REUSE)
         allowed = self._budget.allowed(past.camera, grid.size, config.budget)
-        self._need = 0.0
+        self._needs[past.camera] = 0.0
         blocks = past.blocks
         if past.lost is not None or blocks is None:
             grid[:] = Action.HIGH
-            return self._told(grid, past.lost or Reason.FIRST, None)
+            return self._told(past.camera, grid, past.lost or Reason.FIRST, None)
         value = values(blocks, self._weights)
         harm = harms(blocks)
         worth = harm >= config.reuse.threshold
-        self._need = float(harm[worth].sum())
+        self._needs[past.camera] = float(harm[worth].sum())
         due = count_due(blocks.oldest_ms, blocks.interval_ms, config.max_age_ms)
         oldest = np.argsort(-blocks.oldest_ms, axis=None, kind="stable")[:due]
         value[~worth] = -1.0
         value.flat[oldest] = np.inf
         count = max(due, min(allowed, int((value >= 0).sum())))
         grid.flat[np.argsort(-value, axis=None, kind="stable")[:count]] = Action.HIGH
-        return self._told(grid, Reason.REFRESHED, float(blocks.distortion.mean()))
+        return self._told(past.camera, grid, Reason.REFRESHED, float(blocks.distortion.mean()))
 
-    def _told(self, grid: NDArray[np.uint8], reason: Reason, distortion: float | None) -> Plan:
+    def _told(
+        self, camera: str, grid: NDArray[np.uint8], reason: Reason, distortion: float | None
+    ) -> Plan:
         """Return a plan with what it is expected to cost; full frames are not held against it."""
         work = _work(grid)
-        fits = work.full or self._budget.keeps(work.high)
-        return Plan(grid, reason, fits, self._budget.predicted_ns(work), distortion)
+        fits = work.full or self._budget.keeps(camera, work.high)
+        return Plan(grid, reason, fits, self._budget.predicted_ns(camera, work), distortion)
 
-    def learn(self, plan: Plan, report: StepReport, interval_ns: int) -> None:
-        """Take note of what a frame cost."""
+    def learn(self, camera: str, plan: Plan, report: StepReport, interval_ns: int) -> None:
+        """Take note of what the newest frame of a camera cost."""
         seconds, interval_s = report.total_ns / _NS_PER_S, interval_ns / _NS_PER_S
         spent = Spent(_work(plan.grid), seconds, interval_s, report.macs, report.dense_macs)
-        self._budget.spent(self._need, spent)
+        self._budget.spent(camera, self._needs[camera], spent)
 
     def macs(self, size: tuple[int, int], side: int) -> int:  # noqa: ARG002 - the same for all
         """Return 0: convolutions and matrix products count, and there are none."""

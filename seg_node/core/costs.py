@@ -48,13 +48,14 @@ class MacCounter(TorchFunctionMode):
 
     Attributes:
         macs: multiply-accumulates so far.
+        of_blocks: those of them that were spent on blocks, not on what concerns whole planes.
 
     """
 
     def __init__(self) -> None:
         """Start at zero."""
         super().__init__()
-        self.macs = 0
+        self.macs = self.of_blocks = 0
 
     def __torch_function__(
         self,
@@ -68,8 +69,11 @@ class MacCounter(TorchFunctionMode):
         if func in WEIGHTED:
             # One weight each: [cout, cin / groups, kh, kw] of a convolution, [out, in] of a layer.
             weights_per_output = args[1][0].numel()
-            parts = (result.high, result.low) if isinstance(result, BlockTensor) else (result,)
-            self.macs += sum(part.numel() for part in parts) * weights_per_output
+            blocks = isinstance(result, BlockTensor)
+            parts = (result.high, result.low) if blocks else (result,)
+            macs = sum(part.numel() for part in parts) * weights_per_output
+            self.macs += macs
+            self.of_blocks += macs if blocks else 0
         elif func in PRODUCTS:
             self.macs += result.numel() * args[0].shape[-1]
         elif func in ADDED_PRODUCTS:
@@ -77,6 +81,16 @@ class MacCounter(TorchFunctionMode):
         elif func in PRICED:
             self.macs += PRICED[func](*args)
         return result
+
+    def shares(self, blocks: Sequence[int]) -> list[int]:
+        """Return the MACs of each image of a batch.
+
+        Args:
+            blocks: that were computed of each, all of one size.
+
+        """
+        planes = self.macs - self.of_blocks
+        return [self.of_blocks * own // sum(blocks) + planes // len(blocks) for own in blocks]
 
 
 WEIGHTED = {torch.conv1d, torch.conv2d, functional.linear}

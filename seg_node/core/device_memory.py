@@ -223,6 +223,10 @@ class DeviceMemory(Generic[History]):
         )
         raise DeviceMemoryError(msg)
 
+    def is_whole(self, camera: str) -> bool:
+        """Return whether nothing is left out of a camera's frames."""
+        return self._ladder.form(camera) is Form.WHOLE
+
     def _begin(self, config: Config) -> None:
         """Bound what torch may take of the device, and begin to look for the peak."""
         if self._device.type != "cuda":

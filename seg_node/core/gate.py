@@ -160,7 +160,7 @@ class Gated:
         distortion = float(past.gates.distortion.mean())
         return Plan(_grid(kept), Reason.GATED, distortion=distortion, gates=kept)
 
-    def learn(self, plan: Plan, report: StepReport, interval_ns: int) -> None:
+    def learn(self, camera: str, plan: Plan, report: StepReport, interval_ns: int) -> None:
         """Forget it: cost does not change the choice."""
 
     def macs(self, size: tuple[int, int], side: int) -> int:

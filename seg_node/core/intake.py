@@ -7,11 +7,12 @@ used by several threads.
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from threading import Condition
 from typing import Generic, TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 T = TypeVar("T")
 
@@ -124,19 +125,23 @@ class Turns(Generic[T]):
         """Whether nothing is taken any more."""
         return self._closed
 
-    def take(self, timeout_s: float | None = None) -> tuple[str, T] | None:
+    def take(
+        self, timeout_s: float | None = None, without: Collection[str] = ()
+    ) -> tuple[str, T] | None:
         """Remove the oldest item of the camera whose turn it is.
 
         Args:
             timeout_s: how long to wait for an item; None for ever.
+            without: cameras that are passed over.
 
         Returns:
             The camera's name and the item; None when closed or after `timeout_s` seconds.
 
         """
         with self._bell:
-            self._bell.wait_for(lambda: self._closed or self._next() is not None, timeout_s)
-            name = self._next()
+            waits = partial(self._next, without)
+            self._bell.wait_for(lambda: self._closed or waits() is not None, timeout_s)
+            name = waits()
             item = None if name is None else self._intakes[name].take(0.0)
             if name is None or item is None:
                 return None
@@ -157,6 +162,7 @@ class Turns(Generic[T]):
         for intake in self._intakes.values():
             intake.clear()
 
-    def _next(self) -> str | None:
+    def _next(self, without: Collection[str]) -> str | None:
         """Return the camera whose turn it is, None if nothing waits."""
-        return next((name for name in self._order if self._intakes[name].waiting), None)
+        waiting = (name for name in self._order if self._intakes[name].waiting)
+        return next((name for name in waiting if name not in without), None)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 import logging
 import time
-from typing import cast, Protocol, TYPE_CHECKING
+from typing import cast, NamedTuple, Protocol, TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ from seg_node.core.gate import Gated
 from seg_node.core.gated import GatedHistory
 from seg_node.core.graphs import choose_graphs
 from seg_node.core.history import History
+from seg_node.core.joining import Joined
 from seg_node.core.masks import decide_planes, resize_result
 from seg_node.core.policy import AllLow, NOTHING, Remembers
 from seg_node.core.sparse import split
@@ -45,7 +47,8 @@ from seg_node.core.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from torch import nn, Tensor
 
@@ -76,6 +79,53 @@ BLOCK_MODES = ("adaptive", "segblocks")
 
 AnyHistory = History | BlockHistory | GatedHistory
 """What is remembered of a camera."""
+
+
+class _Refresh(NamedTuple):
+    """A frame of which some blocks are computed, the others being remembered."""
+
+    frame: Frame
+    image: Tensor  # [1, 3, H, W]
+    plan: Plan
+    history: BlockHistory
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A frame between its plan and its mask.
+
+    Attributes:
+        frame: as the network sees it.
+        image: its image on the device, [1, 3, H, W].
+        size: height and width of the image as it came.
+        policy: what chose the plan.
+        camera: whose frame it is, as the policy was told.
+        plan: what is to be computed.
+        history: what is remembered of the camera.
+        timer: of the frame's stages.
+
+    """
+
+    frame: Frame
+    image: Tensor
+    size: tuple[int, int]
+    policy: BlockPolicy
+    camera: str
+    plan: Plan
+    history: AnyHistory | None
+    timer: StageTimer
+
+    @property
+    def seen(self) -> tuple[int, int]:
+        """Return height and width of the image as the network sees it."""
+        return self.image.shape[-2], self.image.shape[-1]
+
+    @property
+    def refresh(self) -> _Refresh | None:
+        """Return what of it may be computed with the blocks of other cameras."""
+        if isinstance(self.history, BlockHistory) and 0 < self.plan.high < self.plan.grid.size:
+            return _Refresh(self.frame, self.image, self.plan, self.history)
+        return None
 
 
 class SegmentationNetwork(Protocol):
@@ -227,13 +277,57 @@ class Segmenter:
             DeviceMemoryError: the memory of the device does not suffice for any form of it.
 
         """
-        if self._threads is None:
+        with self._on_free_cores():
             return self._bounded(frame, meanwhile)
+
+    def step_together(self, frames: Sequence[Frame]) -> list[StepResult]:
+        """Segment a frame of each of several cameras, in less time than one after the other.
+
+        Where `joins` says so, the network runs once for the blocks of all frames of one size of
+        which some blocks are computed. Its time is shared out by their MACs.
+
+        Args:
+            frames: of different cameras.
+
+        Returns:
+            what `step` returns, for each of them.
+
+        Raises:
+            ConfigError: two frames are of one camera.
+            DeviceMemoryError: see `step`.
+
+        """
+        cameras = [frame.camera for frame in frames]
+        if len(set(cameras)) < len(cameras):
+            msg = f"frames of cameras {cameras} were given together: give one of each camera"
+            raise ConfigError(msg)
+        if not self.joins(frames):
+            return [self.step(frame) for frame in frames]
+        with self._on_free_cores():
+            return self._step_together(frames)
+
+    def joins(self, frames: Sequence[Frame]) -> bool:
+        """Return whether `step_together` may compute blocks of these frames together.
+
+        That is so for frames of several cameras in mode `adaptive`, on a CPU.
+        """
+        several = self.may_join and len(frames) > 1
+        return several and all(self._memory.is_whole(each.camera) for each in frames)
+
+    @property
+    def may_join(self) -> bool:
+        """Whether frames of several cameras may be computed together: see `joins`."""
+        plain = self._kernels is None and self.compute.device.type == "cpu"
+        return plain and self.config.mode == "adaptive"
+
+    def _on_free_cores(self) -> AbstractContextManager[object]:
+        """Return what a step runs in, so that it uses as many threads as it may."""
+        if self._threads is None:
+            return nullcontext()
         if not self.config.budget.latency_ms:
             self._threads.release()
-            return self._bounded(frame, meanwhile)
-        with self._threads:
-            return self._bounded(frame, meanwhile)
+            return nullcontext()
+        return self._threads
 
     def send_ahead(self, frame: Frame) -> None:
         """Start sending the image of the frame that comes next to the device.
@@ -257,37 +351,103 @@ class Segmenter:
         timer: StageTimer,
         form: Form,
     ) -> StepResult:
-        size = frame.image.shape[:2]
+        config = eased(config) if form is Form.FEWER else config
+        policy = LEAST if form is Form.LOW else self.policies[config.mode]
+        planned = self._planned(frame, config, policy, timer)
+        with torch.inference_mode():
+            logits, macs = self._computed(planned)
+            result = self._decided(planned, logits, macs, meanwhile)
+        self._learn([(planned, result)])
+        return result
+
+    def _step_together(self, frames: Sequence[Frame]) -> list[StepResult]:
+        config, policy = self.config, self.policies[self.config.mode]
+        planned = [
+            self._planned(frame, config, policy, StageTimer(self._clock, alone=False))
+            for frame in frames
+        ]
+        groups: dict[object, list[_Planned]] = {}
+        for each in planned:
+            groups.setdefault(each.seen if each.refresh else id(each), []).append(each)
+        outcomes = []
+        with torch.inference_mode():
+            for group in groups.values():
+                for each, (logits, macs) in zip(group, self._group_computed(group), strict=True):
+                    outcomes.append((each, self._decided(each, logits, macs, lambda: None)))
+        self._learn(outcomes)
+        found = {
+            each.frame.camera: self._bounded_by_memory(each, result) for each, result in outcomes
+        }
+        return [found[each.frame.camera] for each in planned]
+
+    def _bounded_by_memory(self, planned: _Planned, result: StepResult) -> StepResult:
+        """Return a result that was computed already, and bound what is remembered."""
+        return self._memory.step(planned.frame.camera, self.config, lambda _: result)
+
+    def _planned(
+        self, frame: Frame, config: Config, policy: BlockPolicy, timer: StageTimer
+    ) -> _Planned:
+        """Return a frame with what is to be computed of it."""
+        height, width = frame.image.shape[:2]
         with timer.stage("prepare"):
             frame = self._scaled(frame)
             image = self._uploads.send(frame.image)
             self._motion.take(frame, image)
-        config = eased(config) if form is Form.FEWER else config
-        policy = LEAST if form is Form.LOW else self.policies[config.mode]
         history = self._history(frame.camera, policy)
         with timer.stage("motion"):
             past = history.look(frame, config) if history else NOTHING
         with timer.stage("plan"):
             plan = policy.plan(image, config, past)
-        with torch.inference_mode():
-            with timer.stage("execute"), MacCounter() as counter:
-                logits = self._execute(frame, image, plan, history)
-            with timer.stage("decide"):
-                size_seen = image.shape[-2], image.shape[-1]
-                planes = self._decide(logits, self._face.stride, size_seen)
-                if isinstance(history, BlockHistory):
-                    planes = history.sharpened(planes, self._kernels)
-                if self._uploads.beside:
-                    meanwhile()
-                labels, confidence = to_host(*planes)
+        size, camera = (height, width), past.camera
+        return _Planned(frame, image, size, policy, camera, plan, history, timer)
+
+    def _computed(self, planned: _Planned) -> tuple[Tensor, int]:
+        """Return the logits of a frame and the MACs that they took."""
+        with planned.timer.stage("execute"), MacCounter() as counter:
+            logits = self._execute(planned.frame, planned.image, planned.plan, planned.history)
+        return logits, counter.macs
+
+    def _group_computed(self, group: Sequence[_Planned]) -> list[tuple[Tensor, int]]:
+        """Return the same for each of some frames, whose blocks are computed together."""
+        parts = [each.refresh for each in group]
+        refreshes = [part for part in parts if part is not None]
+        if len(refreshes) < len(group) or len(group) == 1:
+            return [self._computed(each) for each in group]
+        began_ns = self._clock()
+        with MacCounter() as counter:
+            logits = self._refreshed(refreshes)
+        took_ns, macs = self._clock() - began_ns, counter.shares([x.plan.high for x in group])
+        for each, own in zip(group, macs, strict=True):
+            each.timer.add("execute", took_ns * own // sum(macs))
+        return list(zip(logits, macs, strict=True))
+
+    def _decided(
+        self, planned: _Planned, logits: Tensor, macs: int, meanwhile: Callable[[], None]
+    ) -> StepResult:
+        """Return the result of a frame whose logits were computed."""
+        timer, history, plan = planned.timer, planned.history, planned.plan
+        with timer.stage("decide"):
+            planes = self._decide(logits, self._face.stride, planned.seen)
+            if isinstance(history, BlockHistory):
+                planes = history.sharpened(planes, self._kernels)
+            if self._uploads.beside:
+                meanwhile()
+            labels, confidence = to_host(*planes)
         with timer.stage("finish"):
-            labels, confidence = resize_result(labels, confidence, (size[0], size[1]))
-            macs = counter.macs + policy.macs(size_seen, config.block_side)
-            age_ms = history.age_ms(frame) if history else np.zeros_like(plan.grid, np.uint16)
-        report = StepReport(timer.stages, timer.total_ns(), macs, self._dense_macs(image))
-        before_ns, self._ended_ns = self._ended_ns, self._clock()
-        policy.learn(plan, report, self._ended_ns - before_ns)
+            labels, confidence = resize_result(labels, confidence, planned.size)
+            macs += planned.policy.macs(planned.seen, self.config.block_side)
+            age_ms = np.zeros_like(plan.grid, np.uint16)
+            if history:
+                age_ms = history.age_ms(planned.frame)
+        report = StepReport(timer.stages, timer.total_ns(), macs, self._dense_macs(planned.image))
         return StepResult(labels, confidence, plan, age_ms, report)
+
+    def _learn(self, outcomes: Sequence[tuple[_Planned, StepResult]]) -> None:
+        """Tell policies what frames cost that were computed together, or one alone."""
+        before_ns, self._ended_ns = self._ended_ns, self._clock()
+        interval_ns = (self._ended_ns - before_ns) // len(outcomes)
+        for planned, result in outcomes:
+            planned.policy.learn(planned.camera, planned.plan, result.report, interval_ns)
 
     def warm_up(self, height: int, width: int) -> None:
         """Run every kind of frame of the mode on a black image, so that no real one is slow."""
@@ -382,8 +542,7 @@ class Segmenter:
                 return self._run("sharpened frames", self._sharpened, *operands)[0]
             size = scaled((image.shape[-2], image.shape[-1]), self._face.stride)
             return enlarge(self._net(halved(image)), size)
-        size = (image.shape[-2], image.shape[-1])
-        return self._on_blocks(image, self._layout(plan, size, image.device)).combined()
+        return self._on_blocks(image, self._layout([plan], image)).combined()
 
     def _whole(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the features and logits of a whole frame."""
@@ -430,19 +589,31 @@ class Segmenter:
             return logits
         if (plan.grid == Action.REUSE).all():
             return history.logits()
-        size = (image.shape[-2], image.shape[-1])
-        layout = self._layout(plan, size, image.device)
-        background = history.background(plan.grid)
-        computed = self._on_blocks(image, layout, background)
-        logits = computed.combined(base=history.logits())
-        plane = logits.shape[-2], logits.shape[-1]
-        logits = history.mixed(logits, layout.inside(Action.HIGH, self._face.stride, plane))
-        history.keep(frame, logits, plan.grid)
-        return logits
+        return self._refreshed([_Refresh(frame, image, plan, history)])[0]
 
-    def _layout(self, plan: Plan, size: tuple[int, int], device: torch.device) -> BlockLayout:
+    def _refreshed(self, parts: Sequence[_Refresh]) -> list[Tensor]:
+        """Return the logits of frames of one size, and remember what was computed of each."""
+        images = _joined([part.image for part in parts])
+        layout = self._layout([part.plan for part in parts], images)
+        known = [part.history.background(part.plan.grid) for part in parts]
+        background = Joined(known, [part.plan.high for part in parts]) if parts[1:] else known[0]
+        computed = self._on_blocks(images, layout, background)
+        planes = computed.combined(base=_joined([part.history.logits() for part in parts]))
+        each = []
+        for part, logits in zip(parts, torch.split(planes, 1), strict=True):
+            own = self._layout([part.plan], part.image) if parts[1:] else layout
+            plane = logits.shape[-2], logits.shape[-1]
+            inside = own.inside(Action.HIGH, self._face.stride, plane)
+            each.append(part.history.mixed(logits, inside))
+            part.history.keep(part.frame, each[-1], part.plan.grid)
+        return each
+
+    def _layout(self, plans: Sequence[Plan], images: Tensor) -> BlockLayout:
+        """Return where the blocks of the plans of some images lie."""
+        grids = np.stack([plan.grid for plan in plans])
+        size = images.shape[-2], images.shape[-1]
         side, buckets = self.config.block_side, self._buckets
-        return BlockLayout(plan.grid[None], side, size, device=device, buckets=buckets)
+        return BlockLayout(grids, side, size, device=images.device, buckets=buckets)
 
     @property
     def _buckets(self) -> int:
@@ -466,3 +637,8 @@ class Segmenter:
         if size not in self._macs:
             self._macs[size] = dense_macs(self._net, *size)
         return self._macs[size]
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Return tensors as one batch; a single one as it is."""
+    return torch.cat(list(tensors)) if tensors[1:] else tensors[0]

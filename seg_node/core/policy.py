@@ -122,13 +122,15 @@ class BlockPolicy(Protocol):
         """
         ...
 
-    def learn(self, plan: Plan, report: StepReport, interval_ns: int) -> None:
-        """Take note of what a frame cost.
+    def learn(self, camera: str, plan: Plan, report: StepReport, interval_ns: int) -> None:
+        """Take note of what the newest frame of a camera cost.
 
         Args:
+            camera: its name, as `past` said it.
             plan: of the frame.
             report: its cost.
-            interval_ns: time from the end of the step before to the end of this one.
+            interval_ns: time from the end of the step before to the end of this one; of frames
+                that were computed together, the same part of it for each.
 
         """
         ...
@@ -141,7 +143,7 @@ class BlockPolicy(Protocol):
 class _Unmoved:
     """A choice that cost does not change."""
 
-    def learn(self, plan: Plan, report: StepReport, interval_ns: int) -> None:
+    def learn(self, camera: str, plan: Plan, report: StepReport, interval_ns: int) -> None:
         """Forget it."""
 
 

@@ -134,7 +134,8 @@ class _Account:
 class SharedBudget:
     """The budget of the settings, kept on the mean over the frames of all cameras.
 
-    For every frame: `allowed` first, and `spent` after it.
+    For every frame of a camera: `allowed` first, and `spent` after it; what other cameras do in
+    between does not matter.
     """
 
     def __init__(self) -> None:
@@ -142,7 +143,6 @@ class SharedBudget:
         self._sharing = Sharing()
         self._models: dict[int, CostModel] = {}  # by number of blocks
         self._accounts: dict[str, _Account] = {}
-        self._camera = ""
 
     def allowed(self, camera: str, total: int, settings: BudgetConfig) -> int:
         """Return how many of `total` HIGH blocks the next frame of a camera may have."""
@@ -150,27 +150,27 @@ class SharedBudget:
         if account is None or account.total != total:
             model = self._models.setdefault(total, CostModel())
             account = self._accounts[camera] = _Account(total, model)
-        self._camera = camera
         account.follow(settings, self._sharing.factor(camera))
         return account.in_force.allowed(total)
 
-    def keeps(self, high: int) -> bool:
-        """Return whether the frame that was asked for keeps the budget with so many blocks."""
-        return self._accounts[self._camera].in_force.keeps(high)
+    def keeps(self, camera: str, high: int) -> bool:
+        """Return whether that frame of a camera keeps the budget with so many blocks."""
+        return self._accounts[camera].in_force.keeps(high)
 
-    def predicted_ns(self, work: Work) -> int | None:
+    def predicted_ns(self, camera: str, work: Work) -> int | None:
         """Return how long a step of that frame is expected to take; None if not known yet."""
-        model = self._accounts[self._camera].model
+        model = self._accounts[camera].model
         return round(model.predict(work) * _NS_PER_S) if model.known else None
 
-    def spent(self, need: float, step: Spent) -> None:
-        """Learn what the frame cost that was asked for.
+    def spent(self, camera: str, need: float, step: Spent) -> None:
+        """Learn what that frame cost.
 
         Args:
+            camera: whose frame it was.
             need: how much there was to compute in it, see `Sharing.note`.
             step: what it cost.
 
         """
-        self._accounts[self._camera].spent(step)
-        if self._camera != WARM_UP_CAMERA:
-            self._sharing.note(self._camera, need)
+        self._accounts[camera].spent(step)
+        if camera != WARM_UP_CAMERA:
+            self._sharing.note(camera, need)

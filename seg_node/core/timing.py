@@ -15,12 +15,16 @@ class StageTimer:
 
     Args:
         clock: returns nanoseconds that never go back; `time.perf_counter_ns` by default.
+        alone: whether nothing else is done between the stages; else the total is their sum.
 
     """
 
-    def __init__(self, clock: Callable[[], int] = time.perf_counter_ns) -> None:
+    def __init__(
+        self, clock: Callable[[], int] = time.perf_counter_ns, *, alone: bool = True
+    ) -> None:
         """Start the total with the first reading of the clock."""
         self._clock = clock
+        self._alone = alone
         self._start = clock()
         self.stages: dict[str, int] = {}
 
@@ -31,8 +35,12 @@ class StageTimer:
         try:
             yield
         finally:
-            self.stages[name] = self.stages.get(name, 0) + self._clock() - begin
+            self.add(name, self._clock() - begin)
+
+    def add(self, name: str, duration_ns: int) -> None:
+        """Add time to the stage."""
+        self.stages[name] = self.stages.get(name, 0) + duration_ns
 
     def total_ns(self) -> int:
-        """Return nanoseconds since the timer was made."""
-        return self._clock() - self._start
+        """Return nanoseconds since the timer was made, or in its stages."""
+        return self._clock() - self._start if self._alone else sum(self.stages.values())

@@ -177,6 +177,11 @@ class Plan:
     distortion: float | None = None
     gates: NDArray[np.bool_] | None = None
 
+    @property
+    def high(self) -> int:
+        """Number of HIGH blocks."""
+        return int(np.count_nonzero(self.grid == Action.HIGH))
+
     def fraction(self, action: Action) -> float:
         """Return the share (0..1) of blocks with this action."""
         return float(np.count_nonzero(self.grid == action) / self.grid.size)

@@ -148,9 +148,9 @@ class Priced:
         self._clock.spend(self._costs.step_ns(self.index, plan))
         return plan
 
-    def learn(self, plan: Plan, report: StepReport, interval_ns: int) -> None:
+    def learn(self, camera: str, plan: Plan, report: StepReport, interval_ns: int) -> None:
         """Tell the policy what the frame cost in simulated time."""
-        self._policy.learn(plan, report, interval_ns)
+        self._policy.learn(camera, plan, report, interval_ns)
 
     def macs(self, size: tuple[int, int], side: int) -> int:
         """Return the MACs of deciding."""

@@ -1,6 +1,6 @@
 """The thread that turns waiting image messages into published masks, from activate to deactivate.
 
-One thread and one network serve all cameras, in turns.
+One thread and one network serve all cameras: in turns, or together what waits at one time.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
     from seg_node.core.intake import Turns
     from seg_node.core.pipeline import Segmenter
-    from seg_node.core.types import Frame
+    from seg_node.core.types import Frame, StepResult
     from seg_node.ros.feed import Arrived, Feed
+
+    Waiting = tuple[Feed, Frame, int]
 
 
 class Worker:
@@ -52,7 +54,7 @@ class Worker:
         self._turns = turns
         self._now_ns = now_ns
         self._abandoned = threading.Event()
-        self._waiting: deque[tuple[Feed, Frame, int]] = deque()  # with the time of their arrival
+        self._waiting: deque[Waiting] = deque()  # with the time of their arrival
         self._cleared = turns.cleared
         self._thread = threading.Thread(target=self._run, name="segmentation", daemon=True)
 
@@ -76,7 +78,7 @@ class Worker:
     def _run(self) -> None:
         try:
             while self._fetch():
-                self._process(*self._waiting.popleft())
+                self._process(self._waiting.popleft())
         except Exception:  # noqa: BLE001 - told, and raised by the node in its main thread
             self.failure = traceback.format_exc()
 
@@ -91,6 +93,25 @@ class Worker:
                 return False
             self._open(*turn)
         return not self._turns.closed
+
+    def _with_others(self, first: Waiting) -> list[Waiting]:
+        """Return a frame, and those of other cameras that wait and can be computed with it."""
+        together = [first]
+        if not self._segmenter.may_join:
+            return together
+        served = [name for name, feed in self._feeds.items() if feed is first[0]]
+        while turn := self._turns.take(0.0, without=served):
+            served.append(turn[0])
+            self._open(*turn)
+        self._join(together)
+        return together
+
+    def _join(self, together: list[Waiting]) -> None:
+        """Move the first waiting frame of every other camera to those that are computed now."""
+        for other in tuple(self._waiting):
+            if not _has(together, other[0]):
+                together.append(other)
+                self._waiting.remove(other)
 
     def _open(self, name: str, arrived: Arrived) -> None:
         """Add the frames of a message to those that wait."""
@@ -112,14 +133,25 @@ class Worker:
         if self._waiting:
             self._segmenter.send_ahead(self._waiting[0][1])
 
-    def _process(self, feed: Feed, frame: Frame, arrived_ns: int) -> None:
+    def _process(self, first: Waiting) -> None:
+        together = self._with_others(first)
         try:
-            result = self._segmenter.step(frame, self._look_ahead)
+            results = self._computed([frame for _, frame, _ in together])
         except DeviceMemoryError as err:
-            feed.lose(str(err))
+            for feed, _, _ in together:
+                feed.lose(str(err))
             return
-        if self._abandoned.is_set():
-            return
+        for waiting, result in zip(together, results, strict=True):
+            if self._abandoned.is_set():
+                return
+            self._publish(*waiting, result)
+
+    def _computed(self, frames: list[Frame]) -> list[StepResult]:
+        if len(frames) > 1:
+            return self._segmenter.step_together(frames)
+        return [self._segmenter.step(frames[0], self._look_ahead)]
+
+    def _publish(self, feed: Feed, frame: Frame, arrived_ns: int, result: StepResult) -> None:
         extra = {"dropped": feed.dropped, "refused": feed.health.refused}
         config = self._segmenter.config
         feed.outputs.publish(frame, result, config, extra, feed.camera_info)
@@ -131,3 +163,8 @@ class Worker:
                 done_ns, report.total_ns, latency_ns, lag_ns, result.plan.fits, report.memory
             )
         )
+
+
+def _has(together: list[Waiting], feed: Feed) -> bool:
+    """Return whether there is a frame of a camera among others."""
+    return any(own is feed for own, _, _ in together)

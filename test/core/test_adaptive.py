@@ -85,7 +85,7 @@ class Chosen:
             return Plan(filled(image, config, Action.HIGH), past.lost)
         return Plan(self.grids.pop(0), Reason.REFRESHED)
 
-    def learn(self, plan: Plan, report: StepReport, interval_ns: int) -> None:
+    def learn(self, camera: str, plan: Plan, report: StepReport, interval_ns: int) -> None:
         """Forget it."""
 
     def macs(self, size: tuple[int, int], side: int) -> int:  # noqa: ARG002 - the same for all

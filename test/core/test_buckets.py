@@ -96,7 +96,7 @@ class Nine:
         actions.flat[chosen] = Action.HIGH
         return Plan(actions, Reason.REFRESHED)
 
-    def learn(self, plan: Plan, report: StepReport, interval_ns: int) -> None:
+    def learn(self, camera: str, plan: Plan, report: StepReport, interval_ns: int) -> None:
         """Forget it."""
 
     def macs(self, size: tuple[int, int], side: int) -> int:  # noqa: ARG002 - the same for all

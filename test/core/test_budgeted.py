@@ -45,12 +45,12 @@ def chosen(policy: Budgeted, past: BlockPast, settings: Config) -> NDArray[np.bo
     return np.asarray(plan.grid == Action.HIGH)
 
 
-def told(policy: Budgeted, high: int, seconds: float = 0.1) -> Budgeted:
+def told(policy: Budgeted, high: int, seconds: float = 0.1, camera: str = "") -> Budgeted:
     """Return a policy that was told what a frame with so many HIGH blocks of equal cost took."""
     grid = np.full(GRID, Action.REUSE, np.uint8)
     grid.flat[:high] = Action.HIGH
     report = StepReport({}, round(seconds * 1e9), high * 100, grid.size * 100)
-    policy.learn(Plan(grid, Reason.REFRESHED), report, 66_000_000)
+    policy.learn(camera, Plan(grid, Reason.REFRESHED), report, 66_000_000)
     return policy
 
 
@@ -228,18 +228,21 @@ def test_without_a_past_the_frame_is_computed_in_full(reason: Reason) -> None:
     assert policy.plan(IMAGE, config()).reason is NOTHING.lost
 
 
-def test_cameras_share_a_budget_by_what_changes_in_them() -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_cameras_share_a_budget_by_what_changes_in_them(*, together: bool) -> None:
     policy, settings = Budgeted(), config(budget__compute=0.25, max_age_ms=60000.0)
     counts: dict[str, list[int]] = {"busy": [], "calm": []}
     for camera in counts:
         policy.plan(IMAGE, settings, Past(Reason.FIRST, camera=camera))
-        told(policy, 12)
+        told(policy, 12, camera=camera)
     for _ in range(60):
         for camera, distortion in (("busy", 9.0), ("calm", 3.0)):
             past = Past(None, 1, known(distortion), camera)
-            high = int((policy.plan(IMAGE, settings, past).grid == Action.HIGH).sum())
-            counts[camera].append(high)
-            told(policy, high)
+            counts[camera].append(policy.plan(IMAGE, settings, past).high)
+            if not together:
+                told(policy, counts[camera][-1], camera=camera)
+        for camera in counts if together else ():
+            told(policy, counts[camera][-1], camera=camera)
     busy, calm = (np.mean(high[20:]) for high in counts.values())
     assert busy / calm > 1.5
     assert calm > 0.3 * 3

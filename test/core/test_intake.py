@@ -178,6 +178,21 @@ def test_each_other_camera_passes_a_waiting_one_over_at_most_once() -> None:
             assert max(passed_over.values()) == 1
 
 
+def test_cameras_that_were_served_can_be_passed_over() -> None:
+    turns: Turns[int] = Turns(CAMERAS)
+    for name in CAMERAS:
+        turns[name].put(0)
+        turns[name].put(1)
+    served: list[str] = []
+    while turn := turns.take(0.0, without=served):
+        served.append(turn[0])
+    assert served == list(CAMERAS)
+    assert turns.take(0.0) is None  # of each there was the newest only
+    turns["slow"].put(2)
+    assert turns.take(0.0, without=("slow",)) is None
+    assert turns.take(0.0, without=("fast",)) == ("slow", 2)
+
+
 def test_each_camera_keeps_its_own_newest_frame() -> None:
     turns: Turns[int] = Turns(CAMERAS)
     for number in range(5):

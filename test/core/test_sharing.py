@@ -40,7 +40,7 @@ def played(
         count = TOTAL if full else allowed
         seconds = (0.1 if full else 0.01) + count * BLOCK_S
         work = Work(count, full=full)
-        budget.spent(needs[camera], Spent(work, seconds, 1 / 45, count * 1000, DENSE))
+        budget.spent(camera, needs[camera], Spent(work, seconds, 1 / 45, count * 1000, DENSE))
         high[camera].append(count)
     return high
 
@@ -104,7 +104,7 @@ def test_how_long_frames_take_does_not_change_what_a_share_of_compute_allows() -
             high.append(budget.allowed(camera, TOTAL, settings))
             work = Work(high[-1], full=high[-1] == TOTAL)
             spent = Spent(work, interval_s, interval_s, high[-1] * 1000, DENSE)
-            budget.spent(5.0 if camera == "a" else 1.0, spent)
+            budget.spent(camera, 5.0 if camera == "a" else 1.0, spent)
         counts.append(high)
     assert counts[0] == counts[1]
 
@@ -138,7 +138,7 @@ def test_both_kinds_of_budget_learn_whichever_is_in_force() -> None:
     """A change from one to the other holds from the next frame on, as far as costs are known."""
     budget = SharedBudget()
     played(budget, BudgetConfig(compute=0.2), [""] * 100, {"": 1.0})
-    assert budget.predicted_ns(Work(10)) == pytest.approx(30e6, rel=0.15)
+    assert budget.predicted_ns("", Work(10)) == pytest.approx(30e6, rel=0.15)
     high = played(budget, BudgetConfig(latency_ms=50.0), [""] * 3, {"": 1.0})[""]
     assert high[1] == pytest.approx(0.97 * 20, abs=5)
     high = played(budget, BudgetConfig(compute=0.5), [""] * 3, {"": 1.0})[""]
@@ -148,7 +148,7 @@ def test_both_kinds_of_budget_learn_whichever_is_in_force() -> None:
 def test_nothing_is_predicted_before_anything_was_measured() -> None:
     budget = SharedBudget()
     assert budget.allowed("", TOTAL, BudgetConfig(latency_ms=20.0)) == TOTAL
-    assert budget.predicted_ns(Work(3)) is None
+    assert budget.predicted_ns("", Work(3)) is None
 
 
 def test_what_does_not_fit_is_said() -> None:
@@ -156,6 +156,6 @@ def test_what_does_not_fit_is_said() -> None:
     settings = BudgetConfig(latency_ms=5.0)  # a frame without blocks takes 10 ms
     played(budget, settings, [""] * 60, {"": 1.0})
     budget.allowed("", TOTAL, settings)
-    assert not budget.keeps(0)
+    assert not budget.keeps("", 0)
     budget.allowed("", TOTAL, BudgetConfig(latency_ms=50.0))
-    assert budget.keeps(0)
+    assert budget.keeps("", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 import time
 from types import SimpleNamespace
 from typing import Any, TYPE_CHECKING
@@ -14,6 +15,7 @@ from torch import nn, Tensor
 pytest.importorskip("rclpy")
 
 from seg_node.core import pipeline
+from seg_node.core.budgeted import Budgeted
 from seg_node.core.config import Config
 from seg_node.core.intake import Intake, Turns
 from seg_node.core.policy import UNTRAINED
@@ -21,6 +23,7 @@ from seg_node.core.transfers import Uploads
 from seg_node.data.converters import choose_converter
 from seg_node.data.encode import encode_packets, Encoding
 from seg_node.data.street import Street
+from seg_node.nets.build import build_network
 from seg_node.ros.diagnostics import Health
 from seg_node.ros.feed import Arrived, Feed
 from seg_node.ros.inputs import VideoInput
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seg_node.core.pipeline import Segmenter
-    from seg_node.core.types import Frame
+    from seg_node.core.types import Frame, StepResult
 
 MS = 1_000_000
 
@@ -284,6 +287,34 @@ def test_cameras_take_turns_and_broken_images_are_counted_where_they_came_from(
     assert refused == {"front": 0, "broken": 4, "silent": 0, "rear": 0}
     assert "image on /broken (encoding '32FC7'" in benches["broken"].health.refusal
     assert benches["front"].outputs.extra == {"dropped": 0, "refused": 0}
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [("adaptive", [["/front", "/rear", "/left"], ["/front", "/rear"]]), ("warp", [])],
+)
+def test_what_waits_of_several_cameras_is_computed_together(
+    monkeypatch: pytest.MonkeyPatch, mode: str, expected: list[list[str]]
+) -> None:
+    """In the order of the turns; a camera with broken images or none takes part in nothing."""
+    config = Config(mode=mode, device="cpu").updated({"block_size": 32})
+    policies = {**UNTRAINED, "adaptive": Budgeted()}
+    steps = pipeline.Segmenter(build_network("swiftnet18-half", 3), policies, config)
+    whole, groups = steps.step_together, list[list[str]]()
+
+    def noted(frames: list[Frame]) -> list[StepResult]:
+        groups.append([frame.camera for frame in frames])
+        return whole(frames)
+
+    monkeypatch.setattr(steps, "step_together", noted)
+    counts = {"front": 3, "broken": 2, "silent": 0, "rear": 2, "left": 1}
+    benches, log = published_by_turns(steps, "every", counts)
+    assert groups == expected
+    assert Counter(frame.camera for frame in log) == {"/front": 3, "/rear": 2, "/left": 1}
+    for name in ("front", "rear"):
+        stamps = [frame.stamp_ns for frame in log if frame.camera == f"/{name}"]
+        assert stamps == sorted(stamps)
+    assert benches["broken"].health.refused == 2
 
 
 def test_what_was_opened_ahead_is_forgotten_with_what_waits(segmenter: Segmenter) -> None:
