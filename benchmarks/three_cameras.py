@@ -3,7 +3,8 @@
     python benchmarks/three_cameras.py CLIP CLIP --json benchmarks/results/three_cameras.json
 
 Front and left play a clip each to and fro; right looks at the street's first image, which does not
-move. All come at one rate in real time, from a thread each, through the turns that the node takes.
+move. All come at one rate in real time, from a thread each, through the turns that the node takes;
+what waits at one time is computed together, as in the node.
 """
 
 from __future__ import annotations
@@ -106,13 +107,16 @@ def serve(clips: dict[str, Any], config: Config, rate_hz: float, seconds: float)
         feeder.start()
     served: dict[str, Served] = {name: Served() for name in clips}
     last: dict[str, float] = defaultdict(lambda: begin)
-    while (turn := turns.take(1.0)) is not None:
-        name, frame = turn
-        result = segmenter.step(frame)
+    while (first := turns.take(1.0)) is not None:
+        waiting = [first]
+        while more := turns.take(0.0, without=[name for name, _ in waiting]):
+            waiting.append(more)
+        results = segmenter.step_together([frame for _, frame in waiting])
         now = time.monotonic()
-        if now - begin > WARM_UP_S:
-            served[name].add(result, now - last[name])
-        last[name] = now
+        for (name, _), result in zip(waiting, results, strict=True):
+            if now - begin > WARM_UP_S:
+                served[name].add(result, now - last[name])
+            last[name] = now
     rows = {
         name: {
             "masks_per_s": len(got.step_ms) / (seconds - WARM_UP_S),

@@ -375,14 +375,14 @@ class Segmenter:
                 for each, (logits, macs) in zip(group, self._group_computed(group), strict=True):
                     outcomes.append((each, self._decided(each, logits, macs, lambda: None)))
         self._learn(outcomes)
-        found = {
-            each.frame.camera: self._bounded_by_memory(each, result) for each, result in outcomes
-        }
-        return [found[each.frame.camera] for each in planned]
+        found = {each.frame.camera: result for each, result in outcomes}
+        return [self._kept_within_memory(each.camera, config, found) for each in frames]
 
-    def _bounded_by_memory(self, planned: _Planned, result: StepResult) -> StepResult:
-        """Return a result that was computed already, and bound what is remembered."""
-        return self._memory.step(planned.frame.camera, self.config, lambda _: result)
+    def _kept_within_memory(
+        self, camera: str, config: Config, found: Mapping[str, StepResult]
+    ) -> StepResult:
+        """Return the result of a camera's frame, with what is remembered within its bound."""
+        return self._memory.step(camera, config, lambda _: found[camera])
 
     def _planned(
         self, frame: Frame, config: Config, policy: BlockPolicy, timer: StageTimer

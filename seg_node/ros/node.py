@@ -1,7 +1,7 @@
 """The ROS 2 node: newest images in, masks out; the segmentation itself is `Segmenter.step`.
 
 Threads: the executor only stores images, answers services and reports health; one worker thread
-converts, segments and publishes, for all cameras in turns. So parameters and lifecycle stay
+converts, segments and publishes, for all cameras. So parameters and lifecycle stay
 responsive however slow the network is, and an image that was overtaken by a newer one costs
 nothing more.
 """

@@ -108,10 +108,11 @@ class Worker:
 
     def _join(self, together: list[Waiting]) -> None:
         """Move the first waiting frame of every other camera to those that are computed now."""
-        for other in tuple(self._waiting):
-            if not _has(together, other[0]):
-                together.append(other)
-                self._waiting.remove(other)
+        left: deque[Waiting] = deque()
+        for other in self._waiting:
+            joins = all(own is not other[0] for own, _, _ in together)
+            (together if joins else left).append(other)
+        self._waiting = left
 
     def _open(self, name: str, arrived: Arrived) -> None:
         """Add the frames of a message to those that wait."""
@@ -163,8 +164,3 @@ class Worker:
                 done_ns, report.total_ns, latency_ns, lag_ns, result.plan.fits, report.memory
             )
         )
-
-
-def _has(together: list[Waiting], feed: Feed) -> bool:
-    """Return whether there is a frame of a camera among others."""
-    return any(own is feed for own, _, _ in together)
