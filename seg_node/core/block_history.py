@@ -133,6 +133,7 @@ class BlockHistory:
         return BlockPast(
             found.distortion,
             found.doubt,
+            found.risk,
             found.age_ms,
             found.oldest_ms,
             interval_ns / _NS_PER_MS,

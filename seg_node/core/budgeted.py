@@ -32,6 +32,7 @@ MOST_NOISE = 2.0
 """Most levels of colour that are taken for noise; pixels with a noise of 4 levels come to that,
 because features are coarser than pixels. What changes all of a picture changes it more."""
 
+_TINY = 1e-12  # in levels: what did not change at all has no value, whatever the exponents
 _NS_PER_S = 1e9
 
 
@@ -41,7 +42,9 @@ class ValueWeights:
 
     The value is distortion ** a * doubt ** b * age ** c: a product, because old content that is
     still explained costs nothing, and distortion where the class is certain little. Doubt counts
-    as `LEAST_DOUBT` or more.
+    as `LEAST_DOUBT` or more. Of distortion times doubt the mean over the pixels counts, not the
+    product of two means: a block whose uncertain pixels changed is worth more than one in which
+    others did.
 
     Attributes:
         distortion: exponent a.
@@ -57,9 +60,11 @@ class ValueWeights:
 
 def values(past: BlockPast, weights: ValueWeights) -> NDArray[np.float64]:
     """Return what computing each block is worth, [gh, gw]; of no unit."""
+    distortion, doubt = past.distortion, _counted(past.doubt)
     worth: NDArray[np.float64] = (
-        past.distortion**weights.distortion
-        * _counted(past.doubt) ** weights.doubt
+        np.maximum(past.risk, LEAST_DOUBT * distortion)
+        * np.maximum(distortion, _TINY) ** (weights.distortion - 1)
+        * doubt ** (weights.doubt - 1)
         * past.age_ms**weights.age
     )
     return worth

@@ -34,6 +34,7 @@ class Compared:
         change: of the picture, averaged around each pixel, in levels 0..255, float [h, w].
         distortion: of the picture in each block, float64 [gh, gw].
         doubt: 1 - the probability of the remembered class, mean of each block, likewise.
+        risk: mean over the pixels of each block of the distortion times the doubt, likewise.
         age_ms: mean of each block, likewise.
         oldest_ms: largest of each block, likewise.
 
@@ -42,6 +43,7 @@ class Compared:
     change: Tensor
     distortion: NDArray[np.float64]
     doubt: NDArray[np.float64]
+    risk: NDArray[np.float64]
     age_ms: NDArray[np.float64]
     oldest_ms: NDArray[np.float64]
 
@@ -71,11 +73,12 @@ def compare(
     difference = (before - picture).abs().amax(0).float()
     distortion = torch.where(valid.to(known.device), difference, UNKNOWN_DISTORTION)
     doubt = 1 - torch.softmax(logits.float(), 1).amax(1)[0]
-    # One answer for both: the host waits for it.
+    # One answer for all: the host waits for it.
     side, ages = origins.side, ages_ms[origins.slot]
-    means = plane_means(torch.stack((distortion, doubt)), side).cpu().numpy()
+    planes = torch.stack((distortion, doubt, distortion * doubt))
+    means = plane_means(planes, side).cpu().numpy()
     age_ms, oldest_ms = block_mean(ages, side), block_max(ages, side)
-    return Compared(around(distortion), means[0], means[1], age_ms, oldest_ms)
+    return Compared(around(distortion), means[0], means[1], means[2], age_ms, oldest_ms)
 
 
 def _by_loops(
@@ -86,7 +89,7 @@ def _by_loops(
     origins: Origins,
 ) -> Compared:
     change = torch.empty(origins.size)
-    means, oldest_ms = np.empty((3, *origins.grid)), np.empty(origins.grid)
+    means, oldest_ms = np.empty((4, *origins.grid)), np.empty(origins.grid)
     comparing.compare(
         as_rows(known).contiguous().numpy(),
         picture.contiguous().numpy(),
@@ -99,8 +102,8 @@ def _by_loops(
         means,
         oldest_ms,
     )
-    distortion, doubt, age_ms = means
-    return Compared(around(change), distortion, doubt, age_ms, oldest_ms)
+    distortion, doubt, risk, age_ms = means
+    return Compared(around(change), distortion, doubt, risk, age_ms, oldest_ms)
 
 
 def block_max(values: NDArray[Number], side: int) -> NDArray[Number]:

@@ -46,6 +46,8 @@ class BlockPast:
         distortion: how far the present image is off from that in which the content was computed:
             of the colour that changed most, 0..255, the mean over the pixels.
         doubt: how uncertain the remembered result is, 0..1: 1 - the probability of its class.
+        risk: mean over the pixels of distortion times doubt: much where the same pixels changed
+            that are uncertain.
         age_ms: mean time since the content was computed.
         oldest_ms: the most of any pixel.
         interval_ms: time since the frame before, one number.
@@ -54,6 +56,7 @@ class BlockPast:
 
     distortion: NDArray[np.floating]
     doubt: NDArray[np.floating]
+    risk: NDArray[np.floating]
     age_ms: NDArray[np.floating]
     oldest_ms: NDArray[np.floating]
     interval_ms: float

@@ -40,8 +40,8 @@ def compare(
         slot: tile that each pixel stems from, [h, w].
         side: of a block, in pixels.
         difference: of the colour that differs most, to be written, [h, w].
-        means: of each block, to be written, [3, gh, gw]: the difference, how uncertain the class
-            is, 0..1, and the age in milliseconds.
+        means: of each block, to be written, [4, gh, gw]: the difference, how uncertain the class
+            is, 0..1, the product of both, and the age in milliseconds.
         oldest_ms: the largest age in each block, to be written, [gh, gw].
 
     """
@@ -65,9 +65,11 @@ def compare(
         add_up(value, best, total)
         for x in range(w):
             row, column, age_ms = y // side, x // side, ages_ms[slot[y, x]]
+            doubt = 1 - 1 / total[x]
             means[0, row, column] += difference[y, x]
-            means[1, row, column] += 1 - 1 / total[x]
-            means[2, row, column] += age_ms
+            means[1, row, column] += doubt
+            means[2, row, column] += difference[y, x] * doubt
+            means[3, row, column] += age_ms
             oldest_ms[row, column] = max(oldest_ms[row, column], age_ms)
     for row in range(means.shape[1]):
         for column in range(means.shape[2]):

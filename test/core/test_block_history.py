@@ -199,6 +199,18 @@ def test_doubt_is_what_the_class_lacks_in_probability(stride: int) -> None:
     np.testing.assert_allclose(past.doubt, expected, atol=1e-6)
 
 
+def test_risk_is_distortion_times_doubt_pixel_by_pixel() -> None:
+    dark = picture(0, SIZE) // 2
+    changed = dark.copy()
+    changed[SIDE // 2 :, : SIDE // 2] += 8
+    doubt = (1 - results(0).softmax(1).amax(1)[0]).numpy()
+    past = follow(started(frame(0, dark)), frame(1, changed))
+    difference = (changed.astype(float) - dark).max(2)
+    expected = (difference * doubt).reshape(GRID[0], SIDE, GRID[1], SIDE).mean((1, 3))
+    np.testing.assert_allclose(past.risk, expected, rtol=1e-5)
+    assert past.risk[0, 0] != pytest.approx(past.distortion[0, 0] * past.doubt[0, 0], rel=1e-3)
+
+
 def test_doubt_and_results_are_those_of_the_newest_computation() -> None:
     history = started(frame(0))
     shown = frame(1)

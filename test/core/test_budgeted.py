@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from seg_node.core.budgeted import Budgeted, count_due, MOST_NOISE, values, ValueWeights
+from seg_node.core.budgeted import (
+    Budgeted,
+    count_due,
+    LEAST_DOUBT,
+    MOST_NOISE,
+    values,
+    ValueWeights,
+)
 from seg_node.core.config import Config, Value
 from seg_node.core.policy import BlockPast, NOTHING, Past
 from seg_node.core.types import Action, Plan, Reason, StepReport
@@ -35,7 +42,8 @@ def known(
         np.broadcast_to(np.asarray(x, np.float64), GRID).copy()
         for x in (distortion, doubt, age_ms, other.get("oldest_ms", age_ms))
     ]
-    return BlockPast(planes[0], planes[1], planes[2], planes[3], STEP_MS)
+    risk = planes[0] * planes[1] * np.asarray(other.get("where", 1.0))
+    return BlockPast(planes[0], planes[1], risk, planes[2], planes[3], STEP_MS)
 
 
 def chosen(policy: Budgeted, past: BlockPast, settings: Config) -> NDArray[np.bool_]:
@@ -71,6 +79,19 @@ def test_value_is_the_product_of_what_is_known() -> None:
     assert not values(past, ValueWeights())[0, 0].any()
 
 
+def test_a_block_whose_uncertain_pixels_changed_comes_first() -> None:
+    """Two blocks of the same means: in one the doubtful half changed, in the other the certain."""
+    where = np.full(GRID, 1.0)
+    where.flat[3], where.flat[7] = 2.0, 0.0
+    past = known(5.0, 0.25, where=where)
+    value = values(past, ValueWeights())
+    assert value.flat[3] == pytest.approx(2 * value.flat[0])
+    assert value.flat[7] == pytest.approx(LEAST_DOUBT / 0.25 * value.flat[0])
+    high = chosen(seen(), past, config(budget__compute=1.5 / 12))
+    assert high.flat[3]
+    assert not high.flat[7]
+
+
 def test_what_came_since_is_worth_it_however_certain_the_network_was() -> None:
     """A pedestrian of 12x24 pixels on plain road changes a block of 64 by 4 grey levels or so."""
     past = known(0.0, 0.0)
@@ -89,8 +110,8 @@ def test_the_blocks_of_most_value_are_computed(which: str) -> None:
 
 
 def test_weights_decide_between_blocks() -> None:
-    past = known(np.where(np.arange(12).reshape(GRID) == 5, 30.0, 10.0), 0.5)
-    past.doubt[2, 2] = 1.0
+    doubt = np.where(np.arange(12).reshape(GRID) == 10, 1.0, 0.5)
+    past = known(np.where(np.arange(12).reshape(GRID) == 5, 30.0, 10.0), doubt)
     for weights, best in ((ValueWeights(2, 1, 0), (1, 1)), (ValueWeights(1, 2, 0), (2, 2))):
         policy = seen(weights)
         found = chosen(policy, past, config(budget__compute=1 / 12, max_age_ms=60000.0))

@@ -238,7 +238,7 @@ def test_memory_is_compared_alike(size: tuple[int, int]) -> None:
     ages_ms = np.arange(len(pool.stamps_ns), dtype=np.float64) * 33
     ours, theirs = both(lambda: compare(known, picture, valid, ages_ms, origins))
     torch.testing.assert_close(ours.change, theirs.change, rtol=1e-5, atol=1e-4)
-    for name in ("distortion", "doubt", "age_ms", "oldest_ms"):
+    for name in ("distortion", "doubt", "risk", "age_ms", "oldest_ms"):
         np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), atol=2e-5)
 
 
