@@ -8,6 +8,8 @@
 - `not read at pixels`: moved results are read at their own resolution, and enlarged;
 - `in grey`: change is seen in a grey picture;
 - `none`: all four;
+- `product of means`: blocks are ranked by the means of distortion and of doubt, not by the mean of
+  their product;
 - `blocks of dense`: computed blocks have the result of the whole frame, computed: no halos;
 - `warp`: keyframes at an interval, all else moved.
 
@@ -30,9 +32,11 @@ import cv2
 import numpy as np
 import torch
 
+from seg_node.core import block_history, comparing
 from seg_node.core.block_history import BlockHistory
 from seg_node.core.config import Config
 from seg_node.core.pipeline import Segmenter
+from seg_node.core.tile_pictures import TilePictures
 from seg_node.core.tracking import OnHost
 from seg_node.data.datasets import open_source
 from seg_node.eval.metrics import ConfusionMatrix
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from seg_node.core.masks import Planes
+    from seg_node.core.origins import Origins
     from seg_node.core.types import Frame
     from seg_node.data.sources import Sample
     from seg_node.nets.build import Model
@@ -60,12 +65,12 @@ FROM = 12
 def not_corrected() -> Iterator[None]:
     """Leave pointers where the motion from frame to frame leads."""
 
-    def nothing(history: BlockHistory, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        del image
-        assert history._origins is not None  # noqa: SLF001 - what is measured is inside
-        return np.zeros((*history._origins.size, 2), np.float32)  # noqa: SLF001 - likewise
+    def nothing(
+        _pictures: TilePictures, _image: NDArray[np.uint8], origins: Origins, _correct: object
+    ) -> NDArray[np.float32]:
+        return np.zeros((*origins.size, 2), np.float32)
 
-    with patch.object(BlockHistory, "_correction", nothing):
+    with patch.object(TilePictures, "off", nothing):
         yield
 
 
@@ -84,7 +89,7 @@ def not_mixed() -> Iterator[None]:
 def not_read_at_pixels() -> Iterator[None]:
     """Leave masks as enlarged results make them."""
 
-    def as_it_is(_history: BlockHistory, planes: Planes) -> Planes:
+    def as_it_is(_history: BlockHistory, planes: Planes, _kernels: object) -> Planes:
         return planes
 
     with patch.object(BlockHistory, "sharpened", as_it_is):
@@ -99,6 +104,18 @@ def in_grey() -> Iterator[None]:
         return method.grey(frame, size).expand(3, *size)
 
     with patch.object(OnHost, "colours", greys):
+        yield
+
+
+@contextmanager
+def product_of_means() -> Iterator[None]:
+    """Take distortion and doubt of a block for those of all its pixels."""
+
+    def compared(*args: Any) -> comparing.Compared:
+        found = comparing.compare(*args)
+        return replace(found, risk=found.distortion * found.doubt)
+
+    with patch.object(block_history, "compare", compared):
         yield
 
 
@@ -131,6 +148,7 @@ WAYS: dict[str, tuple[Callable[[], Any], ...]] = {
     "not read at pixels": (not_read_at_pixels,),
     "in grey": (in_grey,),
     "none": (not_corrected, not_mixed, not_read_at_pixels, in_grey),
+    "product of means": (product_of_means,),
     "blocks of dense": (blocks_of_dense,),
 }
 
