@@ -103,7 +103,7 @@ def grids_of(count: int) -> list[list[NDArray[np.uint8]]]:
 def test_cameras_together_show_what_they_show_one_by_one(buckets: int) -> None:
     """Over many frames: so what is remembered must be the same as well."""
     torch.manual_seed(0)
-    net, count = build_network("swiftnet18-half", 4), 12
+    net, count = build_network("swiftnet18-half", 4), 7
     chosen = [grid for each in grids_of(count - 1) for grid in each]
     single = adaptive(net, Chosen(chosen), block_buckets=buckets)
     joined = adaptive(net, Chosen(chosen), block_buckets=buckets)

@@ -70,12 +70,13 @@ def test_the_figures_are_what_they_are_called() -> None:
 
 
 def test_forced_blocks_get_no_gradient() -> None:
-    rng = np.random.default_rng(1)
-    scores = torch.randn(2, 5, 7, dtype=torch.float64).sub_(1.0).requires_grad_()
+    rng, generator = np.random.default_rng(1), torch.Generator().manual_seed(1)
+    scores = torch.randn(2, 5, 7, generator=generator, dtype=torch.float64)
+    scores = scores.sub_(1.0).requires_grad_()
     draw = draw_blocks(scores.detach().sigmoid().numpy(), rng)
     forced = torch.from_numpy(draw.high & ~draw.wished)
     assert forced.any()
-    losses = torch.rand(2, 5, 7, dtype=torch.float64)
+    losses = torch.rand(2, 5, 7, generator=generator, dtype=torch.float64)
     policy_lesson(scores, draw, losses, PolicyTraining()).loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
     assert scores.grad is not None
     assert torch.equal(scores.grad == 0.0, forced)
