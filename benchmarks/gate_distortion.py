@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from seg_node.core.residual import find_residual_blocks, stages_of
+from seg_node.core.gated_modules import stages_of
+from seg_node.core.residual import find_residual_blocks
 from seg_node.core.warp import move
 from seg_node.data.datasets import open_source
 from seg_node.eval.progress import progress

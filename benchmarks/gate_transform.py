@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from seg_node.core.residual import find_residual_blocks, in_place_of, plain, stages_of
+from seg_node.core.gated_modules import in_place_of, plain, stages_of
+from seg_node.core.residual import find_residual_blocks
 from seg_node.core.warp import move
 from seg_node.data.datasets import open_source
 from seg_node.eval.progress import progress
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
     from torch import nn, Tensor
 
-    from seg_node.core.residual import ResidualBlock
+    from seg_node.core.gated_modules import GatedModule
     from seg_node.nets.build import Model
     from seg_node.train.pairs import FramePair
 
@@ -58,7 +59,7 @@ def tensor(image: np.ndarray) -> Tensor:
 class Changes:
     """Shows earlier results plus the change of the input since."""
 
-    def __init__(self, net: nn.Module, blocks: Sequence[ResidualBlock], pair: FramePair) -> None:
+    def __init__(self, net: nn.Module, blocks: Sequence[GatedModule], pair: FramePair) -> None:
         """Run the network on the earlier frame."""
         self.net, self.blocks = net, blocks
         self.motion = [torch.from_numpy(x)[None] for x in (pair.motion.flow, pair.motion.valid)]
@@ -66,7 +67,7 @@ class Changes:
         with in_place_of(blocks, [partial(self.record, block) for block in blocks]):
             net(tensor(pair.key))
 
-    def record(self, block: ResidualBlock, x: Tensor) -> Tensor:
+    def record(self, block: GatedModule, x: Tensor) -> Tensor:
         """Remember input and result of a block, moved."""
         out: Tensor = plain(block)(x)
         known, made = (move(plane, *self.motion)[0] for plane in (x, out))

@@ -6,6 +6,7 @@
 Every frame goes through all ways at once, so all points see the same frames. Ways:
 
 - `learned`, `distortion`: gates as shipped with the model, and untrained ones, at thresholds;
+- `residual`: untrained ones of the residual blocks alone; the decoder runs on the whole frame;
 - `random`: random gates, another draw in every frame;
 - `shallower`: residual blocks whose skip connection is their input are left out everywhere, the
   last ones first, and their input is passed on: a static network of fewer layers;
@@ -32,10 +33,11 @@ from benchmarks.earlier import with_earlier_curves
 from seg_node.core.config import Config, Value
 from seg_node.core.costs import MacCounter
 from seg_node.core.gate import DistortionGate, Gated, GateScore, LearnedGate, TOLERANCE
+from seg_node.core.gated_modules import in_place_of, stages_of
 from seg_node.core.masks import decide
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import UNTRAINED
-from seg_node.core.residual import find_residual_blocks, in_place_of, stages_of
+from seg_node.core.residual import find_gated_modules, find_residual_blocks
 from seg_node.core.shown import Shown
 from seg_node.core.tracking import OnHost, StepTracker
 from seg_node.core.types import Reason
@@ -50,15 +52,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from seg_node.core.gated_modules import GatedModule
     from seg_node.core.pipeline import SegmentationNetwork
     from seg_node.core.policy import GatePast
-    from seg_node.core.residual import ResidualBlock
     from seg_node.data.sources import Sample
     from seg_node.nets.build import Model
 
     Result = tuple[NDArray[np.uint8], float]
 
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
+THRESHOLDS = (0.3, 0.4, 0.45, 0.5, 0.6)
 SHOWN = 0.5
 """The threshold whose agreement with dense is drawn, and measured without limit of age, too."""
 LONG_MS = 60000.0
@@ -93,7 +95,7 @@ def stepped(model: Model, policy: Gated, values: dict[str, Value]) -> Callable[[
 
 
 def shallower(
-    model: Model, blocks: Sequence[ResidualBlock], left_out: int
+    model: Model, blocks: Sequence[GatedModule], left_out: int
 ) -> Callable[[Sample], Result]:
     """Return a way that leaves out the branches of the last blocks that pass on their input."""
     able = [block for block in blocks if block.passes_input][-left_out:]
@@ -145,7 +147,7 @@ def ways(
     model: Model, thresholds: Sequence[float], powers: Sequence[float], block_size: int
 ) -> dict[str, Callable[[Sample], Result]]:
     """Return all ways, by name and point."""
-    blocks = find_residual_blocks(model.net)
+    blocks, residual = find_gated_modules(model.net), find_residual_blocks(model.net)
     able = sum(block.passes_input for block in blocks)
     copied = [replace(block, join=None) for block in blocks]
     strides = np.array([stage[0].stride for stage in stages_of(blocks)], np.float64)
@@ -157,6 +159,7 @@ def ways(
             learned = Gated(blocks, LearnedGate(model.gate, len(stages_of(blocks))))
             found[f"learned {t}"] = stepped(model, learned, values)
         found[f"distortion {t}"] = stepped(model, Gated(blocks), values)
+        found[f"residual {t}"] = stepped(model, Gated(residual), values)
         found[f"random {t}"] = stepped(model, Gated(blocks, RandomGate()), values)
         found[f"copy {t}"] = stepped(model, Gated(copied), values | {"motion.source": "none"})
         for power in powers:

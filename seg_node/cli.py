@@ -144,7 +144,7 @@ def train_policy(args: argparse.Namespace) -> int:
 
 
 def train_gate(args: argparse.Namespace) -> int:
-    """Train the gates of residual blocks of mode stmg; the network stays as it is."""
+    """Train the gates of mode stmg; the network stays as it is."""
     from seg_node.train.arguments import gate_request
     from seg_node.train.gate_command import GateJob
 

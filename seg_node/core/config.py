@@ -208,8 +208,8 @@ class GateConfig:
     threshold: float = _setting(
         0.5,
         Limits(
-            "A residual block is left out where its gate scores below it, and what it made before "
-            "is reused; 0 computes everything, 1 only what is due by age.",
+            "A gated part of the network is left out where it scores below it, and what it made "
+            "before is reused; 0 computes everything, 1 only what is due by age.",
             low=0.0,
             high=1.0,
         ),
@@ -340,9 +340,9 @@ class Config:
             "policy.high_fraction of the blocks at full and the others at half resolution; warp "
             "computes every keyframe_interval-th frame and moves its result to the frames "
             "between; arseg computes those at half resolution, sharpened by what was moved; "
-            "stmg leaves out residual blocks of the network where little changed, and reuses what "
-            "they made; adaptive computes in each frame the blocks that are worth it within the "
-            "budget.",
+            "stmg leaves out residual blocks of the network and convolutions of its decoder where "
+            "little changed, and reuses what they made; adaptive computes in each frame the "
+            "blocks that are worth it within the budget.",
             choices=("dense", "segblocks", "warp", "arseg", "stmg", "adaptive"),
         ),
     )

@@ -1,4 +1,4 @@
-"""Gates of residual blocks: which of them are computed where, by how much the image changed.
+"""Gates: which modules of a network are computed where, by how much the image changed.
 
 Those of one stage, that run one after the other and have the same stride, share a gate.
 """
@@ -12,8 +12,8 @@ import torch
 
 from seg_node.core.blocks import grid_shape
 from seg_node.core.costs import MacCounter
+from seg_node.core.gated_modules import stages_of
 from seg_node.core.policy import NOTHING, Remembers
-from seg_node.core.residual import stages_of
 from seg_node.core.types import Action, ConfigError, Plan, Reason
 
 if TYPE_CHECKING:
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from torch import nn, Tensor
 
     from seg_node.core.config import Config
+    from seg_node.core.gated_modules import GatedModule
     from seg_node.core.policy import GatePast, Past
-    from seg_node.core.residual import ResidualBlock
     from seg_node.core.types import StepReport
 
 TOLERANCE = 0.8
 """Distortion x doubt at which an untrained gate is undecided, in grey levels; in all stages.
 
-At a threshold of 0.5 they save about 40 % of the MACs on CamVid. More tolerance of late stages
+At a threshold of 0.5 they save about 60 % of the MACs on CamVid. More tolerance of late stages
 agrees less with dense at equal MACs (benchmarks/results/gates_curve_swiftnet18-half.json).
 """
 
@@ -45,7 +45,7 @@ _GOLDEN = 0.6180339887498949
 
 
 class GateScore(Protocol):
-    """Says for each stage of residual blocks and bin how much it is worth computing."""
+    """Says for each stage and bin how much it is worth computing."""
 
     def __call__(self, past: GatePast, config: Config) -> NDArray[np.floating]:
         """Return scores 0..1, float [G, gh, gw]; more distortion never scores less."""
@@ -117,23 +117,24 @@ class LearnedGate:
 
 
 class Gated:
-    """Computes residual blocks where their gates score `gate.threshold` or more: mode `stmg`.
+    """Computes modules where their gates score `gate.threshold` or more: mode `stmg`.
 
     Also where they are due by age: `max_age_ms`, or up to half of that less, another share in
     every bin, so that bins that were computed together do not come due together.
 
     Args:
-        blocks: the residual blocks of the network, in the order in which they run.
+        blocks: what may be gated, in the order in which it runs; see
+            `seg_node.core.residual.find_gated_modules`.
         score: scores them; by distortion x doubt, untrained, if None.
 
     Raises:
-        ConfigError: there are no residual blocks.
+        ConfigError: there is nothing to gate.
 
     """
 
     remembers = Remembers.GATED
 
-    def __init__(self, blocks: Sequence[ResidualBlock], score: GateScore | None = None) -> None:
+    def __init__(self, blocks: Sequence[GatedModule], score: GateScore | None = None) -> None:
         """Take the blocks."""
         if not blocks:
             msg = "the network has no residual block that can be gated; use another mode"
@@ -143,7 +144,7 @@ class Gated:
         self._scored = False
 
     def plan(self, image: Tensor, config: Config, past: Past = NOTHING) -> Plan:
-        """Return which residual blocks are computed where.
+        """Return which modules are computed where.
 
         The grid says HIGH where at least half of them are, elsewhere REUSE.
         """

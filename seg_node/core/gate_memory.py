@@ -1,18 +1,18 @@
-"""What the residual blocks of a network left in every bin, each in the frame it was computed.
+"""What the gated modules of a network left in every bin, each in the frame it was computed.
 
-`Content` says where and when what a bin shows was computed; `StageMemory` holds what the blocks of
-one stage made of it. Stages that have kept the same bins since all was computed share a content.
+`Content` says where and when what a bin shows was computed; `StageMemory` holds what one stage
+made of it. Stages that have kept the same bins since all was computed share a content.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import NamedTuple, TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from seg_node.core.blocks import plane_means, scaled, to_pixels
+from seg_node.core.blocks import plane_means, scaled
 from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.origins import Origins
 from seg_node.core.pools import Reads, ResultPool, tile_pixels
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from seg_node.core.residual import ResidualBlock
+    from seg_node.core.gated_modules import GatedModule
     from seg_node.core.tile_pictures import Correct
 
 STRIDE = 8
@@ -141,30 +141,52 @@ class Content:
         return copy.deepcopy(self)
 
 
-class StageMemory:
-    """What the branches of the residual blocks of one stage of one camera made, as tiles.
+class Placed(NamedTuple):
+    """Where what stages of one stride remember lies in a frame, and where its computed bins go.
 
-    For each frame: `start`; then, block by block, `keep_all` or `mixed`.
+    Attributes:
+        reads: what to read of tiles for every pixel of the plane.
+        used: pixels that stem from each tile, int64 [slots or fewer].
+        pixels: of the plane that lie in computed bins, bin after bin, int64 [n].
+        inside: which of the bins' pixels these are, the others being beyond the image; None: all.
+        around: pixels of the plane in computed bins and around them, int64 [K * span * span].
+
+    """
+
+    reads: Reads
+    used: NDArray[np.int64]
+    pixels: Tensor
+    inside: Tensor | None
+    around: Tensor
+
+
+class StageMemory:
+    """What one stage of one camera made, as tiles: its branches, or its results without a skip.
+
+    For each frame: `start`; then, module by module, `keep_all` or `mixed`.
 
     Args:
-        stage: its residual blocks, of one stride, in the order in which they run.
+        stage: its modules, of one stride, in the order in which they run.
         size: height and width of the image, in pixels.
         side: side of a bin, in image pixels.
         device: where the network runs.
+
+    Attributes:
+        stride: image pixels per pixel of what it made.
 
     """
 
     def __init__(
         self,
-        stage: Sequence[ResidualBlock],
+        stage: Sequence[GatedModule],
         size: tuple[int, int],
         side: int,
         device: torch.device,
     ) -> None:
         """Remember nothing."""
-        stride = stage[0].stride
-        self._size, self._scale = scaled(size, stride), stride / STRIDE
-        self._side, self._device = side // stride, device
+        self.stride = stage[0].stride
+        self._size, self._scale = scaled(size, self.stride), self.stride / STRIDE
+        self._side, self._device = side // self.stride, device
         self._pools = [ResultPool(self._side) for _ in stage]
 
     def tensors(self) -> Iterator[Tensor]:
@@ -172,58 +194,65 @@ class StageMemory:
         for pool in self._pools:
             yield from pool.tensors()
 
-    def start(self, kept: NDArray[np.bool_], content: Content) -> None:
-        """Begin a frame in which some bins are reused.
+    def placed(self, kept: NDArray[np.bool_], content: Content) -> Placed:
+        """Return where what it remembers lies; the same for all stages of its stride.
 
         Args:
             kept: the bins that are computed, bool [gh, gw].
             content: where that of the others is; it has been followed to this frame.
 
         """
-        here = to_pixels(kept, self._side, self._size).ravel()
-        dropped = np.flatnonzero(here == 0)
-        reads = self._pools[0].reads_at(dropped, self._size, self._scale, content.origins)
-        self._dropped = self._indices(dropped)
-        self._reads = Reads(*(to_device(part, self._device) for part in reads))
-        self._used = content.used()
+        height, width = self._size
+        reads = self._pools[0].reads_at(
+            np.arange(height * width), self._size, self._scale, content.origins
+        )
         bins = np.argwhere(kept)
         rows, columns = (at[:, None] * self._side + np.arange(self._side) for at in bins.T)
-        inside = (rows < self._size[0])[:, :, None] & (columns < self._size[1])[:, None]
-        self._inside = None if inside.all() else self._indices(np.flatnonzero(inside))
-        self._pixels = self._indices((rows[:, :, None] * self._size[1] + columns[:, None])[inside])
-        self._around = self._indices(tile_pixels(bins, self._side, self._size))
+        inside = (rows < height)[:, :, None] & (columns < width)[:, None]
+        return Placed(
+            Reads(*(to_device(part, self._device) for part in reads)),
+            content.used(),
+            self._indices((rows[:, :, None] * width + columns[:, None])[inside]),
+            None if inside.all() else self._indices(np.flatnonzero(inside)),
+            self._indices(tile_pixels(bins, self._side, self._size)),
+        )
+
+    def start(self, placed: Placed) -> None:
+        """Begin a frame in which some bins are reused."""
+        self._placed = placed
 
     def keep_all(self, number: int, made: Tensor) -> None:
-        """Remember what a branch made in all bins.
+        """Remember what a module made in all bins.
 
         Args:
-            number: of its block within the stage.
+            number: of it within the stage.
             made: [1, C, h, w].
 
         """
         self._pools[number].restart(made, 0)
 
     def mixed(self, number: int, tiles: Tensor | None) -> Tensor:
-        """Return what a branch made, where it was computed and elsewhere, and remember the former.
+        """Return what a module made, where it was computed and elsewhere, and remember the former.
 
         Args:
-            number: of its block within the stage.
+            number: of it within the stage.
             tiles: what it made in kept bins, [K, C, b, b]; None if there are none.
 
         Returns:
-            [1, C, h, w], channels_last.
+            [1, C, h, w], channels_last; nothing else holds it.
 
         """
-        pool = self._pools[number]
-        rows = known = pool.take(self._reads)
+        pool, placed = self._pools[number], self._placed
+        # Also for pixels of bins that are computed: reading a few more costs less than putting
+        # two lists of pixels together.
+        rows = pool.take(placed.reads)
         if tiles is not None:
             new = as_rows(tiles)
-            if self._inside is not None:
-                new = new.index_select(0, self._inside)
-            rows = known.new_empty((len(known) + len(new), known.shape[1]))
-            rows.index_copy_(0, self._dropped, known).index_copy_(0, self._pixels, new)
-            around = rows.index_select(0, self._around)
-            pool.free_all_but(self._used)
+            if placed.inside is not None:
+                new = new.index_select(0, placed.inside)
+            rows.index_copy_(0, placed.pixels, new)
+            around = rows.index_select(0, placed.around)
+            pool.free_all_but(placed.used)
             pool.put(around.view(len(tiles), -1, around.shape[1]), 0)
         return rows.view(1, *self._size, -1).permute(0, 3, 1, 2)
 

@@ -1,12 +1,13 @@
-"""Residual blocks computed in some bins, their remembered results in the others: mode stmg.
+"""Modules computed in some bins, their remembered results in the others: mode stmg.
 
 After STMG (Rhee et al., arXiv 2206.09604), from its abstract: see docs/gates.md. The output of
-every residual block is complete, so the next block reads true or transformed neighbours, and the
-rest of the network runs as it is.
+every module is complete, so the next one reads true or transformed neighbours, and the rest of the
+network runs as it is.
 
 What is dropped, and remembered, is the branch of a residual block. Its skip connection runs in
 every bin of every frame, and to what that brings is added what the branch makes now, in the bins
 that are kept, and elsewhere what it made of the same content before, moved to where that is now.
+A convolution of the decoder has no skip connection: elsewhere there is what it made before, moved.
 Where the input is the same the output is the same, too, bit for bit.
 """
 
@@ -20,9 +21,9 @@ import torch
 
 from seg_node.core.bins import compute_bins
 from seg_node.core.blocks import BlockLayout, grid_shape, plane_means, scaled, to_pixels
-from seg_node.core.gate_memory import Content, StageMemory
+from seg_node.core.gate_memory import Content, Placed, StageMemory
+from seg_node.core.gated_modules import branch, computed, in_place_of, joined, stages_of
 from seg_node.core.policy import GatePast, Past, Remembers
-from seg_node.core.residual import branch, computed, in_place_of, joined, stages_of
 from seg_node.core.shown import Shown
 from seg_node.core.tracking import OnHost, StepTracker
 from seg_node.core.transfers import to_device
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from seg_node.core.config import Config
     from seg_node.core.device_motion import AnyMotion
-    from seg_node.core.residual import ResidualBlock
+    from seg_node.core.gated_modules import GatedModule
     from seg_node.core.tracking import AnyMethod
     from seg_node.core.types import Frame, Plan
 
@@ -45,12 +46,12 @@ _MAX_MS = int(np.iinfo(np.uint16).max)
 
 
 class GatedHistory:
-    """The memory of one camera whose residual blocks are gated, and what runs on it.
+    """The memory of one camera whose network is gated, and what runs on it.
 
     For every frame, in the order of their stamps: `look` first, then `logits`.
 
     Args:
-        blocks: the residual blocks of the network, in the order in which they run.
+        blocks: the gated modules of the network, in the order in which they run.
         stride: image pixels per pixel of the network's results.
         side: side of a bin, in image pixels.
         device: where the network runs.
@@ -61,7 +62,7 @@ class GatedHistory:
 
     def __init__(
         self,
-        blocks: Sequence[ResidualBlock],
+        blocks: Sequence[GatedModule],
         stride: int,
         side: int,
         device: torch.device,
@@ -81,6 +82,7 @@ class GatedHistory:
         self._size = (0, 0)
         self._content_ns = np.zeros((0, 0), np.int64)
         self._layouts: dict[bytes, BlockLayout] = {}
+        self._placed: dict[tuple[Content, int, bytes], Placed] = {}
         self._asked = False
 
     def ask(self) -> None:
@@ -159,13 +161,14 @@ class GatedHistory:
             frame: the frame that `look` saw last.
             image: the same, RGB 0..255, uint8 [1, 3, H, W].
             plan: its gates.
-            net: the network of the residual blocks.
+            net: the network of the gated modules.
 
         """
         assert plan.gates is not None
         grid = grid_shape(*self._size, self._side)
         self._content_ns = np.full(grid, frame.stamp_ns, np.int64)
         self._layouts.clear()
+        self._placed.clear()
         self._stamps.clear()
         forwards = [
             partial(self._run, stage, number, kept=kept)
@@ -198,11 +201,11 @@ class GatedHistory:
             self._contents[stage] = groups[key]
 
     def _run(self, stage: int, number: int, x: Tensor, *, kept: NDArray[np.bool_]) -> Tensor:
-        """Return the output of a residual block whose branch is computed where it is kept.
+        """Return the output of a module that is computed where it is kept.
 
         Args:
             stage: number of its stage.
-            number: of the block within it.
+            number: of the module within it.
             x: its input, [1, C, h, w].
             kept: bins in which it is computed, bool [gh, gw].
 
@@ -226,7 +229,11 @@ class GatedHistory:
         if not kept.all():
             oldest = np.minimum(self._content_ns, content.oldest_ns())
             self._content_ns = np.where(kept, self._content_ns, oldest)
-            self._memories[stage].start(kept, content)
+            memory = self._memories[stage]
+            key = content, memory.stride, kept.tobytes()
+            if key not in self._placed:
+                self._placed[key] = memory.placed(kept, content)
+            memory.start(self._placed[key])
         self._stamps.append(self._content_ns)
 
     def _layout(self, kept: NDArray[np.bool_]) -> BlockLayout:

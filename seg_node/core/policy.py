@@ -35,7 +35,7 @@ class Remembers(Enum):
     BLOCKS = auto()
     """The newest computation of each block, in the frame where it was computed."""
     GATED = auto()
-    """The newest computation of each block by each residual block of the network."""
+    """The newest computation of each block by each gated module of the network."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class BlockPast:
 
 @dataclass(frozen=True)
 class GatePast:
-    """What a policy may know of what each stage of residual blocks left in each block.
+    """What a policy may know of what each gated stage left in each block.
 
     Attributes:
         distortion: mean absolute difference, in grey levels 0..255, of the present image from
@@ -89,7 +89,7 @@ class Past:
         frames: frames since the newest full computation, this one included: 1 right after it.
         blocks: what is known of each block, where blocks are remembered.
         camera: name of the camera.
-        gates: what is known of each stage of residual blocks, where these are remembered.
+        gates: what is known of each gated stage, where these are remembered.
 
     """
 

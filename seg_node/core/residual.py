@@ -1,4 +1,4 @@
-"""Residual blocks of any network: which there are, and how each adds to its skip connection.
+"""What gates may drop of any network: its residual blocks, and convolutions of its decoder.
 
 A residual block is found by what it does, not by its name. It is a module that
 
@@ -15,15 +15,15 @@ take two feature maps and are not.
 
 What it adds is told apart by watching, too: the skip connection is the operand that stems from
 the input through modules none of which looks around, if through any; the branch is the other one.
+
+The decoder is what runs after the last residual block. Its convolutions that look around hold most
+of its multiply-accumulates. They have no skip connection of their own.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import groupby
+from dataclasses import replace
 from typing import Any, NamedTuple, TYPE_CHECKING
 
 import numpy as np
@@ -33,209 +33,70 @@ from torch.overrides import TorchFunctionMode
 
 from seg_node.core.bins import compute_bins
 from seg_node.core.blocks import BlockLayout
+from seg_node.core.gated_modules import (
+    ADDITIONS,
+    branch,
+    computed,
+    GatedModule,
+    Join,
+    joined,
+)
 from seg_node.core.sparse import POINTWISE
 from seg_node.core.types import Action, ConfigError, ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 PROBE_SIDE = 64
-"""The image by which residual blocks are found is twice as wide as this, and as high."""
+"""The image by which modules are found is twice as wide as this, and as high."""
 
 _TOLERANCE = 1e-3
 """Largest difference of a block run in another way, relative to the spread of its output."""
 
-_IN_PLACE = {Tensor.add_, Tensor.__iadd__}
-_ADDITIONS = {torch.add, Tensor.add, Tensor.__add__, *_IN_PLACE}
 
+def find_gated_modules(net: nn.Module) -> tuple[GatedModule, ...]:
+    """Return what of a network gates may drop, in the order in which it runs.
 
-@dataclass(frozen=True)
-class Join:
-    """How a residual block adds its branch to its skip connection.
+    Args:
+        net: in eval mode, called with RGB images.
 
-    Attributes:
-        number: of the addition among all of the block, from 0 on.
-        operand: which operand of it the branch is, 0 or 1.
-        skip: what the input runs through before it is added; nothing where it is passed on.
-        after: what is done to the sum.
+    Returns:
+        its residual blocks and the convolutions after the last of them that look around; nothing
+        if it has no residual blocks.
 
     """
-
-    number: int
-    operand: int
-    skip: tuple[nn.Module, ...] = ()
-    after: tuple[Callable[[Tensor], Tensor], ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class ResidualBlock:
-    """A residual block of a network.
-
-    Attributes:
-        name: of the module within its network.
-        module: the module.
-        stride_in: image pixels per feature pixel of its input.
-        stride: image pixels per feature pixel of its output.
-        channels: channels of its output.
-        join: how it adds its branch to its skip connection; None where that cannot be told: what
-            skips looks around or is made by other means than modules.
-        more: what it is called with besides its input, by position.
-        named: the same, by name.
-
-    """
-
-    name: str
-    module: nn.Module
-    stride_in: int
-    stride: int
-    channels: int
-    join: Join | None = None
-    more: tuple[Any, ...] = ()
-    named: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def passes_input(self) -> bool:
-        """Whether the skip connection is the input, as it is."""
-        return self.join is not None and not self.join.skip
+    with torch.inference_mode():
+        watch = _watched(net)
+        blocks = _residual_blocks(watch)
+        if not blocks:
+            return ()
+        found = ((_sized(seen), seen.before) for seen in watch.convolutions(blocks))
+        return (*blocks, *(module for module, x in found if _runs_on_bins(module, x)))
 
 
-def find_residual_blocks(net: nn.Module) -> tuple[ResidualBlock, ...]:
+def find_residual_blocks(net: nn.Module) -> tuple[GatedModule, ...]:
     """Return the residual blocks of a network, in the order in which they run.
 
     Args:
         net: in eval mode, called with RGB images.
 
     """
+    with torch.inference_mode():
+        return _residual_blocks(_watched(net))
+
+
+def _watched(net: nn.Module) -> _Watch:
     generator = torch.Generator().manual_seed(0)
     weight = next(net.parameters())
     image = torch.randint(0, 256, (1, 3, PROBE_SIDE, 2 * PROBE_SIDE), generator=generator)
-    with torch.inference_mode(), _Watch(net) as watch:
+    with _Watch(net) as watch:
         net(image.to(weight.device, torch.uint8))
-    found = list(watch.blocks())
-    with torch.inference_mode():
-        described = [(_described(seen), seen.before) for seen in found]
-        return tuple(block for block, x in described if _runs_on_bins(block, x))
+    return watch
 
 
-def stages_of(blocks: Sequence[ResidualBlock]) -> tuple[tuple[ResidualBlock, ...], ...]:
-    """Group residual blocks that run one after the other and have the same stride."""
-    return tuple(tuple(stage) for _, stage in groupby(blocks, lambda block: block.stride))
-
-
-# ---- running -----------------------------------------------------------------------------------
-
-
-def plain(block: ResidualBlock) -> Callable[[Any], Any]:
-    """Return what a residual block computes, whatever forward it has for now."""
-    forward = partial(type(block.module).forward, block.module)
-    return lambda x: forward(x, *block.more, **block.named)
-
-
-def computed(block: ResidualBlock, x: Any) -> tuple[Any, Any]:
-    """Run a residual block, and return its result and what of it is worth remembering.
-
-    That is its branch, or the result where it is not known how the two are added.
-    """
-    if block.join is None:
-        out = plain(block)(x)
-        return out, out
-    with _Taken(block.join) as taken:
-        out = plain(block)(x)
-    return out, taken.branch
-
-
-def branch(block: ResidualBlock) -> Callable[[Any], Any]:
-    """Return what computes that of a residual block which is worth remembering, and no more."""
-    join = block.join
-    if join is None:
-        return plain(block)
-
-    def run(x: Any) -> Any:
-        with _Taken(join, last=True) as taken, suppress(_TakenError):
-            plain(block)(x)
-        return taken.branch
-
-    return run
-
-
-def joined(block: ResidualBlock, x: Tensor, made: Tensor) -> Tensor:
-    """Return the result of a residual block whose branch is known.
-
-    Args:
-        block: the residual block.
-        x: its input, [N, C, h, w].
-        made: its branch or, where it is not known how that is added, the result.
-
-    """
-    if block.join is None:
-        return made
-    skip = x
-    for module in block.join.skip:
-        skip = module(skip)
-    out = made + skip
-    for step in block.join.after:
-        out = step(out)
-    return out
-
-
-class _TakenError(Exception):
-    """Ends the pass of a block: its branch is known, and what follows is of no use."""
-
-
-class _Taken(TorchFunctionMode):
-    """Takes note of what is added to the skip connection while a block runs inside `with`.
-
-    Args:
-        join: which addition, and which operand of it.
-        last: whether the pass ends there, with a `_TakenError`.
-
-    """
-
-    def __init__(self, join: Join, *, last: bool = False) -> None:
-        """Wait for the addition."""
-        super().__init__()
-        self._join, self._last, self._count = join, last, 0
-        self.branch: Any = None
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Look at additions."""
-        if func in _ADDITIONS:
-            if self._count == self._join.number:
-                operand = args[self._join.operand]
-                if self._last:
-                    self.branch = operand
-                    raise _TakenError
-                gone = func in _IN_PLACE and self._join.operand == 0
-                self.branch = operand.clone() if gone else operand
-            self._count += 1
-        return func(*args, **(kwargs or {}))
-
-
-def _only_input(forward: Callable[[Tensor], Tensor], x: Tensor, *_: Any, **__: Any) -> Tensor:
-    return forward(x)
-
-
-@contextmanager
-def in_place_of(
-    blocks: Sequence[ResidualBlock], forwards: Sequence[Callable[[Tensor], Tensor]]
-) -> Iterator[None]:
-    """Have residual blocks do something else, each maps its input to its output, inside `with`."""
-    try:
-        for block, forward in zip(blocks, forwards, strict=True):
-            block.module.forward = partial(_only_input, forward)
-        yield
-    finally:
-        for block in blocks:
-            vars(block.module).pop("forward", None)
-
-
-# ---- finding -----------------------------------------------------------------------------------
+def _residual_blocks(watch: _Watch) -> tuple[GatedModule, ...]:
+    described = [(_described(seen), seen.before) for seen in watch.blocks()]
+    return tuple(block for block, x in described if _runs_on_bins(block, x))
 
 
 class _Pass(NamedTuple):
@@ -306,7 +167,7 @@ class _Watch(TorchFunctionMode):
     ) -> Any:
         """Note which module adds, and what it does to the sum."""
         kwargs = kwargs or {}
-        found = self._added(args, kwargs) if func in _ADDITIONS else None
+        found = self._added(args, kwargs) if func in ADDITIONS else None
         if found is None and func in POINTWISE and args:
             found = self._changed(func, args, kwargs)
         result = func(*args, **kwargs)
@@ -401,18 +262,33 @@ class _Watch(TorchFunctionMode):
             if module in able and not inner:
                 yield seen
 
+    def convolutions(self, blocks: Sequence[GatedModule]) -> Iterator[_Pass]:
+        """Yield the calls of convolutions after residual blocks that look around, in order."""
+        order = list(self._passes)
+        for module in order[order.index(blocks[-1].module) + 1 :]:
+            seen = self._passes[module]
+            once = isinstance(module, nn.Conv2d) and self._calls[module] == 1
+            if once and _looks_around(module) and all(map(_is_plane, (seen.before, seen.after))):
+                yield seen
+
 
 def _is_feature_map(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 4 and min(value.shape[-2:]) > 1  # noqa: PLR2004 - [N, C, h, w]
+
+
+def _is_plane(x: Tensor) -> bool:
+    """Return whether a feature map of the image by which modules are found shows all of it."""
+    h, w = x.shape[-2:]
+    return PROBE_SIDE % h == 0 and w == 2 * h
 
 
 def _looks_around(module: nn.Module) -> bool:
     return any(isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1 for m in module.modules())
 
 
-def _described(seen: _Pass) -> ResidualBlock:
+def _sized(seen: _Pass) -> GatedModule:
     before, after = seen.before, seen.after
-    block = ResidualBlock(
+    return GatedModule(
         seen.name,
         seen.module,
         PROBE_SIDE // before.shape[-2],
@@ -422,8 +298,12 @@ def _described(seen: _Pass) -> ResidualBlock:
         seen.more,
         seen.named,
     )
-    _, made = computed(block, before.clone())
-    same = _alike(joined(block, before, made), after)
+
+
+def _described(seen: _Pass) -> GatedModule:
+    block = _sized(seen)
+    _, made = computed(block, seen.before.clone())
+    same = _alike(joined(block, seen.before, made), seen.after)
     return block if same else replace(block, join=None)
 
 
@@ -433,7 +313,7 @@ def _alike(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).abs().max() <= _TOLERANCE * expected.float().std())
 
 
-def _runs_on_bins(block: ResidualBlock, x: Tensor) -> bool:
+def _runs_on_bins(block: GatedModule, x: Tensor) -> bool:
     """Return whether a block computes one of two bins as it computes the whole."""
     grid = np.array([[[Action.HIGH, Action.REUSE]]], np.uint8)
     layout = BlockLayout(grid, PROBE_SIDE, (PROBE_SIDE, 2 * PROBE_SIDE), device=x.device)

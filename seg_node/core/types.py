@@ -81,7 +81,7 @@ class Reason(Enum):
     MOVED = "the newest full computation, moved to where things are now"
     SHARPENED = "half resolution, sharpened by the newest full computation"
     REFRESHED = "the blocks that are worth it within the budget, the others moved from before"
-    GATED = "residual blocks where the image changed, elsewhere their results moved from before"
+    GATED = "gated modules where the image changed, elsewhere their results moved from before"
     INTERVAL = "keyframe_interval frames have passed since the newest full computation"
     AGE = "the newest full computation would be older than max_age_ms"
     ASKED = "a full frame was asked for"
@@ -165,7 +165,7 @@ class Plan:
         predicted_ns: what a step is expected to take; None where the mode does not predict.
         distortion: mean error of the remembered image, moved, in levels 0..255; None where nothing
             is remembered.
-        gates: which stages of residual blocks of the network are computed where, bool
+        gates: which gated stages of the network are computed where, bool
             [G, gh, gw], in the order in which they run; None in modes without gates.
 
     """

@@ -267,7 +267,7 @@ class ModeRecord:
         }
 
     def _fractions(self, frames: int) -> dict[str, float | None]:
-        """Return the mean share of each action, and of residual blocks' bins that were dropped."""
+        """Return the mean share of each action, and of stages' bins that were dropped."""
         shares = {a.name.lower(): self.actions[a] / frames if frames else None for a in Action}
         return {
             "high": shares["high"],

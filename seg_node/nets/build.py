@@ -13,8 +13,9 @@ from seg_node.core.attention import local_attention
 from seg_node.core.budgeted import Budgeted
 from seg_node.core.compute import choose_compute
 from seg_node.core.gate import Gated, LearnedGate
+from seg_node.core.gated_modules import stages_of
 from seg_node.core.policy import Interval, Ranked, UNTRAINED
-from seg_node.core.residual import find_residual_blocks, stages_of
+from seg_node.core.residual import find_gated_modules
 from seg_node.core.scores import Complexity, Heuristic, Middle, Random
 from seg_node.core.types import Action, ModelError
 from seg_node.kernels.build import choose_kernels
@@ -102,7 +103,7 @@ class Model:
         manifest: what is known of it.
         policy: its policy network, in eval mode; None if it has none.
         low: its half-resolution branch, in eval mode; None if it has none.
-        gate: the gates of its residual blocks, in eval mode; None if nobody trained them.
+        gate: its gates of mode stmg, in eval mode; None if nobody trained them.
 
     """
 
@@ -161,8 +162,8 @@ def model_for(config: Config) -> Model:
 
 
 def build_gate(net: nn.Module) -> GateNet:
-    """Build fresh gates for the stages of residual blocks of a network in eval mode."""
-    return GateNet(len(stages_of(find_residual_blocks(net))))
+    """Build fresh gates for the stages of a network in eval mode."""
+    return GateNet(len(stages_of(find_gated_modules(net))))
 
 
 def _fresh(manifest: Manifest) -> nn.Module:
@@ -215,7 +216,7 @@ def build_policies(model: Model, config: Config) -> dict[str, BlockPolicy]:
     if model.low is not None:
         policies["arseg"] = Interval(Action.LOW)
     whole = isinstance(model.net, EngineNetwork)  # whose blocks nobody gets at
-    blocks = [] if whole else find_residual_blocks(model.net)
+    blocks = () if whole else find_gated_modules(model.net)
     if blocks and model.gate is not None:
         score = LearnedGate(model.gate, len(stages_of(blocks)))
         policies["stmg"] = Gated(blocks, score)

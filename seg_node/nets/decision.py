@@ -70,7 +70,7 @@ class ComplexityNet(nn.Module):
 
 
 class GateNet(nn.Module):
-    """Gates of stages of residual blocks: from distortion and doubt to a logit per stage and bin.
+    """Gates of stages of a network: from distortion and doubt to a logit per stage and bin.
 
     More distortion, or more doubt, never lowers a logit: what they are multiplied with is not
     negative (a softplus), and what follows does not fall. A gate sees the distortion of its own

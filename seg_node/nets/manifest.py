@@ -64,7 +64,7 @@ class LowWeights:
 
 @dataclass(frozen=True)
 class GateWeights:
-    """What is known of the gates of the residual blocks of a model.
+    """What is known of the gates of a model.
 
     Attributes:
         file: weights file beside the manifest.

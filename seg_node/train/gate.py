@@ -1,4 +1,4 @@
-"""Training of the gates of mode stmg: which residual blocks are worth computing where.
+"""Training of the gates of mode stmg: which modules are worth computing where.
 
 The network stays as it is, and is the teacher. In each pair of frames the later one is computed
 with gates: hard ones, from logits with noise, with the gradient of soft ones (straight-through
@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from seg_node.core.costs import MacCounter
-from seg_node.core.residual import find_residual_blocks, in_place_of, plain, stages_of
+from seg_node.core.gated_modules import in_place_of, plain, stages_of
+from seg_node.core.residual import find_gated_modules
 from seg_node.core.types import ConfigError
 from seg_node.nets.decision import GateNet
 from seg_node.train.batches import Batch
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from torch import nn, Tensor
 
-    from seg_node.core.residual import ResidualBlock
+    from seg_node.core.gated_modules import GatedModule
     from seg_node.train.gate_settings import GateTraining
     from seg_node.train.pair_batches import PairMaker
     from seg_node.train.trainer import Run
@@ -80,11 +81,11 @@ def draw_gates(logits: Tensor, config: GateTraining, step: int) -> Drawn:
     return Drawn(hard + (soft - soft.detach()), torch.from_numpy(dropped).to(logits))
 
 
-def stage_costs(net: nn.Module, blocks: Sequence[ResidualBlock]) -> Tensor:
-    """Return the share of each stage of residual blocks in the MACs of all, [G]."""
+def stage_costs(net: nn.Module, blocks: Sequence[GatedModule]) -> Tensor:
+    """Return the share of each stage in the MACs of all that is gated, [G]."""
     macs: list[int] = []
 
-    def counted(block: ResidualBlock, x: Tensor) -> Tensor:
+    def counted(block: GatedModule, x: Tensor) -> Tensor:
         with MacCounter() as counter:
             out: Tensor = plain(block)(x)
         macs.append(counter.macs)
@@ -133,7 +134,7 @@ class GateTrainer(Trainer[LowTraining, PairBatch, GateNet]):
         self.choice = cast("GateTraining", batches.config)
         self.weights = weights.to(place.device)
         self.net = placed(net, place.device).eval().requires_grad_(requires_grad=False)
-        self.blocks = find_residual_blocks(self.net)
+        self.blocks = find_gated_modules(self.net)
         self.costs = stage_costs(self.net, self.blocks)
         self.gate = gate.to(place.device).requires_grad_(requires_grad=True)
         self.learner = Learner(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from seg_node.core.residual import find_residual_blocks
+from seg_node.core.residual import find_gated_modules
 from seg_node.core.types import ConfigError, ModelError
 from seg_node.nets.build import build_gate, load_model
 from seg_node.nets.manifest import find_manifest, GateWeights
@@ -66,7 +66,7 @@ class GateJob:
         device = choose_device()
         refuse_impossible(request, device)
         self.base = load_model(request.model)
-        if not find_residual_blocks(self.base.net):
+        if not find_gated_modules(self.base.net):
             msg = f"model {self.base.manifest.name!r} has no residual block to gate"
             raise ModelError(msg)
         data = TrainingData(request)

@@ -1,7 +1,7 @@
 """A network with gates on pairs of frames: what the gates see, and what comes out, differentiable.
 
 The earlier frame of a pair is computed in full and stands for what is remembered. In the later
-one every residual block is computed everywhere and mixed, bin by bin, with what the memory would
+one every gated module is computed everywhere and mixed, bin by bin, with what the memory would
 show: the same as `core/gated.py` computes where gates are open or shut, and it has a gradient
 with regard to the gates.
 """
@@ -16,8 +16,8 @@ import torch
 from torch.nn import functional
 
 from seg_node.core.gate_memory import STRIDE
+from seg_node.core.gated_modules import branch, computed, in_place_of, joined, stages_of
 from seg_node.core.motion import UNKNOWN_DISTORTION
-from seg_node.core.residual import branch, computed, in_place_of, joined, stages_of
 from seg_node.core.warp import move
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import nn, Tensor
 
-    from seg_node.core.residual import ResidualBlock
+    from seg_node.core.gated_modules import GatedModule
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey, as OpenCV's."""
@@ -36,7 +36,7 @@ class Seen:
     """What gates see of a batch of pairs.
 
     Attributes:
-        distortion: in grey levels, by stage of residual blocks, [N, G, gh, gw].
+        distortion: in grey levels, by stage, [N, G, gh, gw].
         doubt: how uncertain the result of the earlier frame is, 0..1, [N, 1, gh, gw].
 
     """
@@ -50,7 +50,7 @@ class GatedPairs:
 
     Args:
         net: the network, in eval mode.
-        blocks: its residual blocks.
+        blocks: its gated modules.
         keys: the earlier frames, uint8 [N, 3, H, W].
         flow: from the later frames to them, in pixels, float32 [N, H, W, 2].
         valid: where it is known, bool [N, H, W].
@@ -60,7 +60,7 @@ class GatedPairs:
     def __init__(
         self,
         net: nn.Module,
-        blocks: Sequence[ResidualBlock],
+        blocks: Sequence[GatedModule],
         keys: Tensor,
         flow: Tensor,
         valid: Tensor,
@@ -73,7 +73,7 @@ class GatedPairs:
         with torch.no_grad(), in_place_of(blocks, [partial(self._record, b) for b in blocks]):
             self.key_logits: Tensor = net(keys)
 
-    def _record(self, block: ResidualBlock, x: Tensor) -> Tensor:
+    def _record(self, block: GatedModule, x: Tensor) -> Tensor:
         out: Tensor
         out, made = computed(block, x)
         self._made.append(move(made, self._flow, self._valid)[0])
@@ -108,7 +108,7 @@ class GatedPairs:
 
         Args:
             images: uint8 [N, 3, H, W].
-            gates: 1 where a stage's residual blocks are computed, 0 where not, float
+            gates: 1 where a stage's modules are computed, 0 where not, float
                 [N, G, gh, gw].
 
         Returns:

@@ -38,7 +38,7 @@ class GateTraining(LowTraining):
     )
     block_side: int = setting(64, "Side of a bin in pixels.", 32, 512)
     dropped_min: float = setting(
-        0.1, "Least share of the residual blocks' MACs that is to be dropped.", 0.01, 0.99
+        0.1, "Least share of the gated MACs that is to be dropped.", 0.01, 0.99
     )
     dropped_max: float = setting(0.9, "Largest share that is to be dropped.", 0.01, 0.99)
     rate_weight: float = setting(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from seg_node.core.residual import find_residual_blocks
+from seg_node.core.residual import find_gated_modules
 from seg_node.core.types import DataError
 from seg_node.train.gate_pairs import GatedPairs
 from seg_node.train.low_validation import scored_frames
@@ -84,7 +84,7 @@ class GateScores:
         flow, valid = (
             torch.from_numpy(x)[None].to(device) for x in (pair.motion.flow, pair.motion.valid)
         )
-        pairs = GatedPairs(self._net, find_residual_blocks(self._net), key, flow, valid)
+        pairs = GatedPairs(self._net, find_gated_modules(self._net), key, flow, valid)
         seen = pairs.seen(image, self._side)
         score = torch.sigmoid(gate(seen.distortion, seen.doubt))
         labels = torch.from_numpy(pair.picture.labels)[None]

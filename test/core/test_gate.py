@@ -11,8 +11,8 @@ from torch import nn
 
 from seg_node.core.config import Config
 from seg_node.core.gate import DistortionGate, DOUBT_FLOOR, Gated, TOLERANCE, WHOLE
+from seg_node.core.gated_modules import GatedModule
 from seg_node.core.policy import GatePast, Past
-from seg_node.core.residual import ResidualBlock
 from seg_node.core.types import Action, ConfigError, Reason
 
 IMAGE = torch.zeros(1, 3, 96, 128, dtype=torch.uint8)
@@ -23,8 +23,8 @@ UNDECIDED = TOLERANCE / (DOUBT + DOUBT_FLOOR)
 """Distortion at which a gate is undecided, in a bin of that doubt."""
 
 
-def block(stride: int) -> ResidualBlock:
-    return ResidualBlock("block", nn.Identity(), stride, stride, 1)
+def block(stride: int) -> GatedModule:
+    return GatedModule("block", nn.Identity(), stride, stride, 1)
 
 
 BLOCKS = (block(4), block(16))

@@ -16,10 +16,11 @@ from seg_node.core.config import Config, Value
 from seg_node.core.gate import Gated
 from seg_node.core.gate_memory import Content, StageMemory
 from seg_node.core.gated import GatedHistory
+from seg_node.core.gated_modules import stages_of
 from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import NOTHING, UNTRAINED
-from seg_node.core.residual import find_residual_blocks, stages_of
+from seg_node.core.residual import find_gated_modules, find_residual_blocks
 from seg_node.core.types import Action, ConfigError, Frame, Plan, Reason
 from seg_node.data.street import Street
 from seg_node.nets.build import build_network
@@ -59,7 +60,7 @@ class Chosen(Gated):
 def stmg(net: nn.Module, policy: Gated | None = None, **values: Value) -> Segmenter:
     settings = {"mode": "stmg", "block_size": SIDE, "device": "cpu", **values}
     config = Config().updated({name.replace("__", "."): x for name, x in settings.items()})
-    policy = policy or Gated(find_residual_blocks(net))
+    policy = policy or Gated(find_gated_modules(net))
     return Segmenter(net, {**UNTRAINED, "stmg": policy}, config)
 
 
@@ -112,7 +113,7 @@ def assert_same(one: StepResult, other: StepResult) -> None:
 def some_gates(
     net: nn.Module, count: int, size: tuple[int, int] = SIZE
 ) -> list[NDArray[np.bool_]]:
-    shape = (len(stages_of(find_residual_blocks(net))), *grid_shape(*size, SIDE))
+    shape = (len(stages_of(find_gated_modules(net))), *grid_shape(*size, SIDE))
     gates = list(np.random.default_rng(0).random((count, *shape)) < 0.5)
     for gate in gates:
         gate[:, 0, 0], gate[:, 0, 1] = True, False
@@ -136,7 +137,7 @@ def test_law_4_open_gates_are_the_network_without_gates(
 
 def test_law_2_what_stands_still_stays_bit_for_bit(any_net: nn.Module) -> None:
     """Also after bins were computed of another picture, though skips run anew."""
-    blocks = find_residual_blocks(any_net)
+    blocks = find_gated_modules(any_net)
     some = some_gates(any_net, 1)
     policy = Chosen(blocks).choose([*some, *np.zeros((2, *some[0].shape), np.bool_)])
     pipeline = stmg(any_net, policy, motion__source="none")
@@ -163,7 +164,7 @@ def test_law_2_nothing_moves_nothing_is_computed(net: nn.Module, source: str) ->
 
 def test_bins_of_a_still_picture_are_those_of_the_dense_network(any_net: nn.Module) -> None:
     """Computed amid remembered ones, and remembered amid computed ones, time and again."""
-    policy = Chosen(find_residual_blocks(any_net)).choose(some_gates(any_net, 2))
+    policy = Chosen(find_gated_modules(any_net)).choose(some_gates(any_net, 2))
     pipeline = stmg(any_net, policy, motion__source="none")
     first, *others = [pipeline.step(frame) for frame in still(3)]
     for result in others:
@@ -176,7 +177,7 @@ def test_bins_of_a_still_picture_are_those_of_the_dense_network(any_net: nn.Modu
 def test_law_7_the_count_is_that_of_the_operations_that_run(
     any_net: nn.Module, small: list[Frame]
 ) -> None:
-    policy = Chosen(find_residual_blocks(any_net)).choose(some_gates(any_net, 2, (64, 96)))
+    policy = Chosen(find_gated_modules(any_net)).choose(some_gates(any_net, 2, (64, 96)))
     pipeline = stmg(any_net, policy)
     pipeline.step(small[0])
     for frame in small[1:]:
@@ -201,9 +202,9 @@ def test_law_8_no_pixel_is_older_than_allowed(net: nn.Module, street: list[Frame
 
 def test_ages_are_those_of_what_a_bin_was_computed_from(net: nn.Module) -> None:
     """A block that is computed from an old result is as old as that."""
-    gates = np.zeros((3, 4, *grid_shape(*SIZE, SIDE)), np.bool_)
+    gates = np.zeros((3, 7, *grid_shape(*SIZE, SIDE)), np.bool_)
     gates[0, 2:], gates[1, :, 0, 0] = True, True
-    pipeline = stmg(net, Chosen(find_residual_blocks(net)).choose(list(gates)))
+    pipeline = stmg(net, Chosen(find_gated_modules(net)).choose(list(gates)))
     ages = [pipeline.step(frame).age_ms for frame in still(4)]
     np.testing.assert_array_equal(ages[1], 66)
     assert ages[2][0, 0] == 0
@@ -375,7 +376,7 @@ def test_the_network_is_left_as_it_was(net: nn.Module, monkeypatch: pytest.Monke
     monkeypatch.setattr(StageMemory, "mixed", fail)
     with pytest.raises(MemoryError):
         pipeline.step(second)
-    for block in find_residual_blocks(net):
+    for block in find_gated_modules(net):
         assert "forward" not in vars(block.module)
     assert_same(dense(net).step(second), dense(net).step(first))
 

@@ -25,7 +25,7 @@ from seg_node.core.origins import Origins
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import Ranked, UNTRAINED
 from seg_node.core.pools import FeaturePool, NO_TILE, ResultPool
-from seg_node.core.residual import find_residual_blocks
+from seg_node.core.residual import find_gated_modules
 from seg_node.core.scores import Middle
 from seg_node.core.tile_pictures import TilePictures
 from seg_node.core.types import Action
@@ -280,7 +280,7 @@ def test_steps_are_alike(mode: str) -> None:
     frames = [sample.frame for sample in Street(3, 240, 180).frames(6)]
 
     def run() -> list[StepResult]:
-        ranked, gated = Ranked(Middle()), Gated(find_residual_blocks(net))
+        ranked, gated = Ranked(Middle()), Gated(find_gated_modules(net))
         policies = {**UNTRAINED, "adaptive": Budgeted(), "segblocks": ranked, "stmg": gated}
         return _stepped(Segmenter(net, policies, config), frames)
 

@@ -10,21 +10,15 @@ from torch import nn, Tensor
 from torch.nn import functional
 
 from seg_node.core.costs import MacCounter
-from seg_node.core.residual import (
-    branch,
-    computed,
-    find_residual_blocks,
-    in_place_of,
-    joined,
-    plain,
-)
+from seg_node.core.gated_modules import branch, computed, in_place_of, joined, plain
+from seg_node.core.residual import find_gated_modules, find_residual_blocks
 from seg_node.nets.build import build_network, fold_batchnorm
 from seg_node.nets.resnet import BasicBlock, conv_bn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from seg_node.core.residual import ResidualBlock
+    from seg_node.core.gated_modules import GatedModule
 
 
 class Bottleneck(nn.Module):
@@ -236,11 +230,11 @@ def test_branch_and_skip_are_the_block(block: Callable[[], nn.Module]) -> None:
         assert_joins(found, torch.randn(1, 8, *size))
 
 
-def channels_in(block: ResidualBlock) -> int:
+def channels_in(block: GatedModule) -> int:
     return next(m.in_channels for m in block.module.modules() if isinstance(m, nn.Conv2d))
 
 
-def assert_joins(block: ResidualBlock, x: Tensor) -> None:
+def assert_joins(block: GatedModule, x: Tensor) -> None:
     with torch.inference_mode():
         expected = plain(block)(x.clone())
         out, made = computed(block, x.clone())
@@ -327,3 +321,61 @@ def test_what_bins_cannot_do_or_what_adds_nothing_is_left_out(
 ) -> None:
     torch.manual_seed(0)
     assert find_residual_blocks(Chain(block()).eval()) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "decoder", "strides"),
+    [
+        ("swiftnet18-half", [f"decoder.{i}.blend.0" for i in range(3)], [16, 8, 4]),
+        ("pspnet18", [f"decoder.{i}.0" for i in range(3)], [4, 2, 1]),
+        (
+            "bisenet18",
+            [
+                *("context.refine32.blend.0", "context.refine16.blend.0"),
+                *("context.blend32.0", "context.blend16.0", "output.0"),
+            ],
+            [32, 16, 16, 8, 8],
+        ),
+    ],
+)
+def test_convolutions_of_the_shipped_decoders_are_found(
+    name: str, decoder: list[str], strides: list[int]
+) -> None:
+    """In the order in which they run, and none of 1x1 pixels."""
+    net = build_network(name, 3).eval()
+    found = find_gated_modules(net)
+    blocks = find_residual_blocks(net)
+    assert [module.name for module in found[: len(blocks)]] == [block.name for block in blocks]
+    rest = found[len(blocks) :]
+    assert [(module.name, module.stride) for module in rest] == [
+        *zip(decoder, strides, strict=True)
+    ]
+    assert all(module.stride_in == module.stride and module.join is None for module in rest)
+
+
+class Decoded(Chain):
+    """A residual block between convolutions, not all of which can be gated."""
+
+    def __init__(self) -> None:
+        """Build all of them, for 8 channels."""
+        super().__init__(Bottleneck())
+        self.alone, self.again, self.pooled = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+        self.point = nn.Conv2d(8, 8, 1)
+        self.wide = nn.Conv2d(8, 8, 3, padding=(1, 4))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Run them after the block: one alone, one twice, one on averages, one that widens."""
+        x = self.again(self.again(self.alone(super().forward(image))))
+        context = self.pooled(functional.adaptive_avg_pool2d(x, 4))
+        total: Tensor = self.wide(self.point(x)).mean() + x + context.mean((2, 3), keepdim=True)
+        return total
+
+
+def test_convolutions_are_gated_that_run_once_on_whole_planes_after_the_blocks() -> None:
+    torch.manual_seed(0)
+    found = find_gated_modules(Decoded().eval())
+    assert [module.name for module in found] == ["block", "alone"]
+
+
+def test_without_residual_blocks_nothing_is_gated() -> None:
+    assert find_gated_modules(Chain(nn.Conv2d(8, 8, 3, padding=1)).eval()) == ()

@@ -14,7 +14,7 @@ from seg_node.core.config import Config
 from seg_node.core.gate import Gated
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import NOTHING, UNTRAINED
-from seg_node.core.residual import find_residual_blocks
+from seg_node.core.residual import find_gated_modules
 from seg_node.core.shown import Shown
 from seg_node.core.tracking import OnHost
 from seg_node.core.types import ConfigError, Frame, Plan
@@ -75,11 +75,11 @@ def test_training_computes_what_the_pipeline_computes() -> None:
     """
     torch.manual_seed(0)
     net = high()
-    blocks = find_residual_blocks(net)
+    blocks = find_gated_modules(net)
     key, other = (textured(seed).image[:64, :96] for seed in (0, 1))
     image = key - key // 8 + other // 8
     policy = Set(blocks)
-    policy.kept = np.random.default_rng(0).random((4, 2, 3)) < 0.5
+    policy.kept = np.random.default_rng(0).random((7, 2, 3)) < 0.5
     config = Config(mode="stmg", device="cpu", block_size=32).updated({"motion.source": "none"})
     pipeline = Segmenter(net, {**UNTRAINED, "stmg": policy}, config)
     pipeline.step(Frame(key, 0))
@@ -110,13 +110,17 @@ def test_training_computes_what_the_pipeline_computes() -> None:
 
 
 def test_costs_are_shares_of_the_macs() -> None:
-    """Those of a ResNet cost about the same; the first block of one, which halves, less."""
+    """Those of a ResNet cost about the same; the first block of one, which halves, less.
+
+    The decoder has as many channels at every stride as the encoder has at a stride of 8.
+    """
     net = high()
-    costs = stage_costs(net, find_residual_blocks(net))
+    costs = stage_costs(net, find_gated_modules(net))
     assert float(costs.sum()) == pytest.approx(1)
     c = 9 * 2
     halving = 4.5 + 9 + 0.5
-    expected = torch.tensor([c + c, halving + c, halving + c, halving + c])
+    encoder, decoder = [c + c, *[halving + c] * 3], [9 / 4, 9, 9 * 4]
+    expected = torch.tensor([*encoder, *decoder])
     torch.testing.assert_close(costs, expected / expected.sum())
 
 

@@ -56,7 +56,7 @@ def test_a_model_gets_gates_and_keeps_the_rest(tmp_path: Path, base: str) -> Non
     for policy, kind in zip(policies, kinds, strict=True):
         assert isinstance(policy, Gated)
         assert isinstance(policy.score, kind)
-        assert policy.score.macs((3, 4)) == (3 * 4 * (9 * 8 * 4 + 8 * 4)) * (kind is LearnedGate)
+        assert policy.score.macs((3, 4)) == (3 * 4 * (9 * 8 * 7 + 8 * 7)) * (kind is LearnedGate)
     # And on from there.
     again = replace(request, model=str(path), out=tmp_path / "again", settings=settings)
     (further,) = train_gate(again)
