@@ -221,7 +221,7 @@ class GatedHistory:
         tiles = None
         if kept.any():
             tiles = compute_bins(branch(block), x, self._layout(kept), block.stride_in)
-        return joined(block, x, memory.mixed(number, tiles))
+        return joined(block, x, memory.mixed(number, tiles), overwrite=True)
 
     def _start(self, stage: int, kept: NDArray[np.bool_]) -> None:
         """Begin a stage: what it makes is as old as the oldest that it rests on."""

@@ -113,13 +113,14 @@ def branch(block: GatedModule) -> Callable[[Any], Any]:
     return run
 
 
-def joined(block: GatedModule, x: Tensor, made: Tensor) -> Tensor:
+def joined(block: GatedModule, x: Tensor, made: Tensor, *, overwrite: bool = False) -> Tensor:
     """Return the result of a module whose branch is known.
 
     Args:
         block: the module.
         x: its input, [N, C, h, w].
         made: its branch or, where it has no `join`, the result.
+        overwrite: whether `made` is of no more use: the sum may take its place.
 
     """
     if block.join is None:
@@ -127,7 +128,7 @@ def joined(block: GatedModule, x: Tensor, made: Tensor) -> Tensor:
     skip = x
     for module in block.join.skip:
         skip = module(skip)
-    out = made + skip
+    out = made.add_(skip) if overwrite else made + skip
     for step in block.join.after:
         out = step(out)
     return out

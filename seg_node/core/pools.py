@@ -118,7 +118,7 @@ class ResultPool:
         if len(self._free) < len(tiles):
             self._grow(len(tiles))
         slots = np.array([self._free.pop() for _ in range(len(tiles))], np.int64)
-        self._table[to_device(slots, tiles.device)] = tiles
+        self._table.index_copy_(0, to_device(slots, tiles.device), tiles)
         self.stamps_ns[slots] = stamp_ns
         return slots
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from seg_node.core.heap import keep_freed_memory
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import Remembers
 from seg_node.core.types import ConfigError
@@ -128,6 +129,7 @@ def open_model(config: Config) -> Model:
         ModelError: the model, or an engine of it, cannot be loaded.
 
     """
+    keep_freed_memory()
     if config.threads:
         torch.set_num_threads(config.threads)
     return model_for(config)

@@ -24,6 +24,7 @@ from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool, Trigger
 import torch
 
+from seg_node.core.heap import keep_freed_memory
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.types import SegNodeError
 from seg_node.data.converters import choose_converter
@@ -118,6 +119,7 @@ class SegmentationNode(LifecycleNode):
         return super().on_configure(state)
 
     def _load(self, config: Config) -> None:
+        keep_freed_memory()
         if config.threads:
             torch.set_num_threads(config.threads)
         image_topics.message_type(config.input.transport)  # refuses one that is not installed
