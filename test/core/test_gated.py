@@ -285,19 +285,24 @@ def test_an_asked_frame_is_computed_in_full(net: nn.Module) -> None:
 
 
 def test_memory_follows_what_moves(net: nn.Module) -> None:
-    """With all reused, moved features give nearly what dense ones do; unmoved ones do not."""
+    """With all reused, moved features are nearly the dense ones, and give nearly what these do."""
     rng = np.random.default_rng(4)
     planes = [rng.integers(0, 256, (n, 2 * n, 3)).astype(np.uint8) for n in (5, 20, 60)]
     wide = np.mean([cv2.resize(p, (640, 160), interpolation=cv2.INTER_CUBIC) for p in planes], 0)
     shift = [np.array([[1, 0, -4.0 * i], [0, 1, -8]], np.float32) for i in range(5)]
     shown = frames([cv2.warpAffine(wide, m, (256, 96)).astype(np.uint8) for m in shift])
     expected = dense(net).step(shown[-1]).confidence.astype(float)
-    off = {}
+    first = _Result(net, 0)
+    features = first.of(dense(net), shown)
+    off, features_off = {}, {}
     for source in ("flow", "none"):
         pipeline = stmg(net, gate__threshold=1.0, motion__source=source)
         found = [pipeline.step(frame) for frame in shown][-1].confidence
         off[source] = np.abs(found - expected)[16:-16, 16:-48].mean()
+        moved = first.of(stmg(net, gate__threshold=1.0, motion__source=source), shown)
+        features_off[source] = float((moved - features).abs()[..., 4:-4, 4:-12].mean())
     assert off["flow"] < 0.5 * off["none"]
+    assert features_off["flow"] < 0.5 * features_off["none"]
 
 
 def test_errors_of_motion_do_not_add_up_where_it_is_estimated(net: nn.Module) -> None:
@@ -348,16 +353,16 @@ def test_what_skips_brings_what_is_new(net: nn.Module) -> None:
 
 
 class _Result:
-    """The features that a network's head saw last."""
+    """What a residual block of a network made last; of the last block unless told."""
 
-    def __init__(self, net: nn.Module) -> None:
-        """Watch the network."""
-        self.net = net
+    def __init__(self, net: nn.Module, block: int = -1) -> None:
+        """Watch the block of that number."""
+        self.net, self.block = net, block
 
     def of(self, pipeline: Segmenter, shown: Sequence[Frame]) -> Tensor:
         """Return the features of the last frame."""
         seen: list[Tensor] = []
-        last = find_residual_blocks(self.net)[-1].module
+        last = find_residual_blocks(self.net)[self.block].module
         handle = last.register_forward_hook(lambda *given: seen.append(given[-1].clone()))
         for frame in shown:
             pipeline.step(frame)

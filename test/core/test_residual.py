@@ -360,13 +360,15 @@ class Decoded(Chain):
         """Build all of them, for 8 channels."""
         super().__init__(Bottleneck())
         self.alone, self.again, self.pooled = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+        self.large = nn.Conv2d(3, 8, 3, padding=1)
         self.point = nn.Conv2d(8, 8, 1)
         self.wide = nn.Conv2d(8, 8, 3, padding=(1, 4))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Run them after the block: one alone, one twice, one on averages, one that widens."""
+        """Run them after the block: one alone, one twice, one that widens, two on other planes."""
         x = self.again(self.again(self.alone(super().forward(image))))
         context = self.pooled(functional.adaptive_avg_pool2d(x, 4))
+        context += self.large(functional.interpolate(image.float(), scale_factor=2)).mean()
         total: Tensor = self.wide(self.point(x)).mean() + x + context.mean((2, 3), keepdim=True)
         return total
 
