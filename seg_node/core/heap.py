@@ -18,7 +18,7 @@ def keep_freed_memory() -> bool:
 
     glibc gives large pieces back to the system, above all those of threads other than the first
     one. The planes of each frame are then mapped and cleared anew, page by page
-    (`benchmarks/page_faults.py`). The process stays as large as it has ever been.
+    (docs/performance.md). The process stays as large as it has ever been.
 
     Returns:
         whether it was told so: not where there is another C library, or where the environment says

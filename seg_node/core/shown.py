@@ -11,7 +11,6 @@ import torch
 
 from seg_node.core.mixing import around, mixed, SHARE
 from seg_node.core.motion import UNKNOWN_DISTORTION
-from seg_node.core.tiles import as_rows
 from seg_node.core.warp import warp
 
 if TYPE_CHECKING:
@@ -78,7 +77,8 @@ class Shown:
             [1, C, h, w].
 
         """
-        new, old = as_rows(logits), as_rows(self._logits)
+        # Views: planes that were moved lie class by class, which is what mixing reads.
+        new, old = (each[0].flatten(1).t() for each in (logits, self._logits))
         share = torch.where(computed.flatten(), SHARE, 1.0)
         rows = mixed(new, old, self._change.flatten(), share)
         return rows.view(1, *logits.shape[-2:], -1).permute(0, 3, 1, 2)
