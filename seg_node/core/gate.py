@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TOLERANCE = 0.8
 """Distortion x doubt at which an untrained gate is undecided, in grey levels; in all stages.
 
-At a threshold of 0.5 they save about 60 % of the MACs on CamVid. More tolerance of late stages
+At a threshold of 0.5 they save 50 to 58 % of the MACs on CamVid. More tolerance of late stages
 agrees less with dense at equal MACs (benchmarks/results/gates_curve_swiftnet18-half.json).
 """
 
