@@ -19,17 +19,17 @@ torch.set_num_threads(1)
 faults = []
 
 def frames():
-    for _ in range(12):
+    for _ in range(20):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         plane = torch.ones(12_000_000)
-        parts = [plane[:6_000_000] * scale for scale in (1, 2, 3)]
+        parts = [plane[:10_000_000] * scale for scale in (1, 2, 3)]
         del plane, parts
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 thread = threading.Thread(target=frames)
 thread.start()
 thread.join()
-print(told, max(faults[8:]))
+print(told, sorted(faults[-9:])[4])
 """
 PLANE_PAGES = 48_000_000 // 4096
 
@@ -37,7 +37,10 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glib
 
 
 def run(*arguments: str, **environment: str) -> tuple[str, int]:
-    """Return what the program was told, and how many pages a late frame touched first."""
+    """Return what the program was told, and how many pages late frames touched first, the median.
+
+    Now and then one of them makes the heap grow once more.
+    """
     clean = {
         name: x for name, x in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC"))
     }
