@@ -84,7 +84,11 @@ def results(out: Path) -> Any:
 def test_simulated_time_predicts_what_the_real_node_processes(
     tmp_path: Path, random_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within 5%, from the costs that the node's own run has recorded."""
+    """Within 5%, from the costs that the node's own run has recorded.
+
+    And a frame at either end: which one is the first and which the last that the real node takes
+    is a matter of less than a step. In so short a recording that is most of the 5%.
+    """
     pytest.importorskip("rclpy")
     bag, live, virtual = write_bag(tmp_path / "bag"), tmp_path / "live", tmp_path / "virtual"
     options = ["--mode", "dense", "--samples", "0", "--device", "cpu", "--set", "threads=1"]
@@ -110,7 +114,7 @@ def test_simulated_time_predicts_what_the_real_node_processes(
     costs = ["--clock", "virtual", "--costs", str(live / "costs.json"), "--out", str(virtual)]
     assert main(["replay", str(bag), *costs, *options]) == 0
     predicted = results(virtual)["modes"]["dense"]["frames"]
-    assert abs(predicted - found["frames"]) <= 0.05 * found["frames"]
+    assert abs(predicted - found["frames"]) <= 0.05 * found["frames"] + 2
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ and 0.4 to 1.7 on the street (`benchmarks/results/motion_sources.json`).
 
 torch's own `grid_sample` is not used: its coordinates from -1 to 1 are rounded, so that zero flow
 is not the identity, and it is made for planes of one channel after the other. Here a plane is a
-matrix of rows, one a pixel, and `embedding_bag` adds four weighted rows for each pixel; that reads
-`channels_last` features as they lie.
+matrix of rows, one a pixel, and a loop (without Numba, on a GPU and for gradients: `embedding_bag`)
+adds four weighted rows for each pixel; that reads `channels_last` features as they lie.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from torch.nn import functional
 
 from seg_node.core.types import DataError
-from seg_node.loops import compiling, pointing
+from seg_node.loops import compiling, pointing, warping
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,14 +55,21 @@ def warp(features: Tensor, flow: Tensor) -> Tensor:
             f"{[n, h, w, 2]} first"
         )
         raise DataError(msg)
+    # In another layout sums would be slower, and rounded otherwise.
+    table = features.permute(0, 2, 3, 1).reshape(-1, c).contiguous()
+    if compiling.usable(table, flow):
+        moved = torch.empty_like(table)
+        for one in range(n):
+            part = slice(one * h * w, (one + 1) * h * w)
+            vectors = flow[one].contiguous().numpy()
+            warping.warp(table[part].numpy(), vectors, moved[part].numpy())
+        return moved.view(n, h, w, c).permute(0, 3, 1, 2)
     left, right, x = _neighbours(flow[..., 0], torch.arange(w, device=flow.device), w)
     above, below, y = _neighbours(flow[..., 1], torch.arange(h, device=flow.device)[:, None], h)
     start = torch.arange(n, device=flow.device)[:, None, None] * (h * w)
     above, below = start + above * w, start + below * w
     rows = torch.stack((above + left, above + right, below + left, below + right), -1)
     shares = torch.stack(((1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x), -1)
-    # In another layout the sum would be slower, and rounded otherwise.
-    table = features.permute(0, 2, 3, 1).reshape(-1, c).contiguous()
     moved = functional.embedding_bag(
         rows.view(-1, 4),
         table,

@@ -29,7 +29,7 @@ from seg_node.core.residual import find_gated_modules
 from seg_node.core.scores import Middle
 from seg_node.core.tile_pictures import TilePictures
 from seg_node.core.types import Action
-from seg_node.core.warp import origin
+from seg_node.core.warp import origin, warp
 from seg_node.data.street import Street
 from seg_node.loops import compiling
 from seg_node.nets.swiftnet import SwiftNet
@@ -184,6 +184,17 @@ def test_flow_leads_to_the_same_places() -> None:
     flow = smooth_flow(3, (45, 60))
     for a, b in zip(*both(lambda: origin(flow)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_planes_are_moved_alike(images: int) -> None:
+    size = (23, 31)
+    flow = torch.from_numpy(np.stack([smooth_flow(seed, size) for seed in range(images)]))
+    rng = np.random.default_rng(0)
+    planes = torch.from_numpy(rng.normal(size=(images, CLASSES, *size)).astype(np.float32))
+    ours, theirs = both(lambda: warp(planes, flow))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert ours.stride() == theirs.stride()
 
 
 # ---- masks -------------------------------------------------------------------------------------
