@@ -8,22 +8,32 @@ numbers per pixel of those rows exist at once instead of 49 * C of the plane. Wh
 the image at the left or right, the line goes on in the row above or below: those products are
 overwritten.
 
+On the CPU and without gradients a loop does the same for one pixel after the other, where Numba is
+installed.
+
 Tiles of several pixels with the keys around them, the usual way, multiply two to four times as
 often for nothing and take 1.0 to 1.6 times as long on a CPU (`benchmarks/results/fusion.json`).
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TYPE_CHECKING
 
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.overrides import handle_torch_function, has_torch_function
+
+from seg_node.core.costs import PRICED
+from seg_node.loops import attending, compiling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 PIXELS = 4096
@@ -64,8 +74,55 @@ def local_attention(
         plane.to(number).permute(0, 2, 3, 1).contiguous()
         for plane in (base, queries, keys, values)
     ]
+    if window == attending.SIDE and compiling.usable(*planes):
+        return _by_loops(*planes, penalty).permute(0, 3, 1, 2).to(base.dtype)
     fused: Tensor = _LocalAttention.apply(*planes, penalty, window)  # type: ignore[no-untyped-call]  # torch's stub
     return fused.permute(0, 3, 1, 2).to(base.dtype)
+
+
+def _by_loops(
+    base: Tensor, queries: Tensor, keys: Tensor, values: Tensor, penalty: Tensor | None
+) -> Tensor:
+    """Do it pixel by pixel, [N, h, w, C]: zeros lie around the image."""
+    given = base, queries, keys, values
+    if has_torch_function(given):  # such as that of who counts
+        called: Tensor = handle_torch_function(_by_loops, given, *given, penalty)
+        return called
+    if penalty is None:
+        penalty = base.new_zeros((*base.shape[:3], 1))
+    reach = attending.SIDE // 2
+    around = (0, 0, reach, reach, reach, reach)
+    fused = base.clone()
+    for n, plane in enumerate(fused):
+        seen = [functional.pad(each[n], around).numpy() for each in (keys, values)]
+        seen.append(functional.pad(penalty[n], around)[..., 0].numpy())
+        _attend(queries[n].numpy(), seen, plane.numpy())
+    return fused
+
+
+def _attend(
+    queries: NDArray[np.float32], seen: list[NDArray[np.float32]], fused: NDArray[np.float32]
+) -> None:
+    """Share the rows of an image among as many threads as torch would use."""
+    height = len(fused)
+    count = min(torch.get_num_threads(), height)
+    ends = [height * part // count for part in range(count + 1)]
+
+    def run(part: int) -> None:
+        rows = slice(ends[part], ends[part + 1])
+        reached = slice(rows.start, rows.stop + attending.SIDE - 1)
+        attending.attend(queries[rows], *(each[reached] for each in seen), fused[rows])
+
+    with ThreadPoolExecutor(count) as threads:
+        list(threads.map(run, range(count)))
+
+
+def _macs(base: Tensor, *_: Tensor | None) -> int:
+    """Return what a loop costs: a product with each key and one with each value."""
+    return 2 * attending.SIDE**2 * base.numel()
+
+
+PRICED[_by_loops] = _macs
 
 
 @dataclass(frozen=True)

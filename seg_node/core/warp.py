@@ -11,8 +11,8 @@ and 0.4 to 1.7 on the street (`benchmarks/results/motion_sources.json`).
 
 torch's own `grid_sample` is not used: its coordinates from -1 to 1 are rounded, so that zero flow
 is not the identity, and it is made for planes of one channel after the other. Here a plane is a
-matrix of rows, one a pixel, and a loop (without Numba, on a GPU and for gradients: `embedding_bag`)
-adds four weighted rows for each pixel; that reads `channels_last` features as they lie.
+matrix of rows, one a pixel, and four weighted rows are added for each pixel: by `embedding_bag`
+or, where Numba is installed, by a loop. Either reads `channels_last` features as they lie.
 """
 
 from __future__ import annotations

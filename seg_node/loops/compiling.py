@@ -45,15 +45,25 @@ def compiled(loop: Loop) -> Loop:
     The machine code is kept beside the source or, where that is read-only, in the user's folder
     for caches: only the first process on a machine compiles.
     """
+    return _compiled(loop, False)
+
+
+def compiled_freely(loop: Loop) -> Loop:
+    """Compile a loop whose sums may be added up in any order: several numbers at a time."""
+    return _compiled(loop, {"reassoc", "contract", "nsz"})
+
+
+def _compiled(loop: Loop, fastmath: bool | set[str]) -> Loop:  # noqa: FBT001 - Numba's argument
     if not AVAILABLE:
         return loop
     import numba  # noqa: PLC0415 - optional
 
+    how = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
     try:
-        made: Loop = numba.njit(nogil=True, error_model="numpy", cache=True)(loop)
+        made: Loop = numba.njit(cache=True, **how)(loop)
     except RuntimeError as err:  # there is no folder to write to
         LOG.info("%s is compiled anew by every process: %s", loop.__name__, err)
-        made = numba.njit(nogil=True, error_model="numpy")(loop)
+        made = numba.njit(**how)(loop)
     return made
 
 

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 
 @compiled
-def warp(
-    rows: NDArray[np.float32], flow: NDArray[np.float32], moved: NDArray[np.float32]
-) -> None:
+def warp(rows: NDArray[np.float32], flow: NDArray[np.float32], moved: NDArray[np.float32]) -> None:
     """Read a plane at p + flow(p) for every pixel p, bilinearly.
 
     Args:

@@ -13,6 +13,7 @@ from seg_node.core.costs import dense_macs, MacCounter
 from seg_node.core.fusion import enlarge, Fusion, GATE_CHANNELS, GatedFusion, macs
 from seg_node.core.tiles import halved
 from seg_node.core.types import ModelError
+from seg_node.loops import compiling
 from seg_node.nets.build import build_network
 from test.core.slow_attention import holes, slow_attention
 
@@ -111,11 +112,17 @@ def test_macs_are_those_of_the_papers(channels: int, size: tuple[int, int], gmac
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("size", [(1, 2), (33, 70)])
-def test_law_7_what_is_stated_is_what_runs(size: tuple[int, int], *, masked: bool) -> None:
+def test_law_7_what_is_stated_is_what_runs(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch, *, masked: bool
+) -> None:
     """Nothing is multiplied in vain, and both counters see every product."""
     net = Fusion(16)
     plane = torch.randn(1, 16, *size)
     valid = holes(1, *size) if masked else None
+    with torch.no_grad(), MacCounter() as by_loops:
+        net(plane, plane, valid)
+    assert by_loops.macs == macs(size, 16)
+    monkeypatch.setattr(compiling, "AVAILABLE", False)  # a loop is no operator
     with FlopCounterMode(display=False) as operators, torch.no_grad(), MacCounter() as counter:
         net(plane, plane, valid)
     assert counter.macs == operators.get_total_flops() // 2 == macs(size, 16)

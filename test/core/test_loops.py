@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from seg_node.core.attention import local_attention
 from seg_node.core.blocks import BlockLayout, grid_shape, Window
 from seg_node.core.borders import read_borders
 from seg_node.core.budgeted import Budgeted
@@ -33,6 +34,7 @@ from seg_node.core.warp import origin, warp
 from seg_node.data.street import Street
 from seg_node.loops import compiling
 from seg_node.nets.swiftnet import SwiftNet
+from test.core.slow_attention import holes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -195,6 +197,25 @@ def test_planes_are_moved_alike(images: int) -> None:
     ours, theirs = both(lambda: warp(planes, flow))
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
     assert ours.stride() == theirs.stride()
+
+
+# ---- attention ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (5, 2), (2, 9), (9, 11)])
+def test_pixels_look_around_alike(size: tuple[int, int], *, masked: bool) -> None:
+    """Also where windows are larger than the image, and where they hold nothing valid."""
+    torch.manual_seed(5)
+    base, *operands = torch.randn(4, 2, 19, *size)
+    valid = holes(2, *size) if masked else None
+    before = base.clone()
+    ours, theirs = both(
+        lambda: local_attention(base, (operands[0], operands[1], operands[2]), valid, 7)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert torch.equal(base, before)
+    assert masked or not torch.equal(ours, base)
 
 
 # ---- masks -------------------------------------------------------------------------------------
