@@ -174,7 +174,7 @@ def score(
     pooled, each, macs, dense = ConfusionMatrix(len(model.manifest.classes)), [], 0, 0
     for start in starts:
         segmenter = Segmenter(model.net, build_policies(model, config), config, model.low)
-        NET["net"] = segmenter._net  # noqa: SLF001 - the network as it runs
+        NET["net"] = segmenter._executor.net  # noqa: SLF001 - the network as it runs
         own = ConfusionMatrix(len(model.manifest.classes))
         for index, sample in enumerate(samples[start:], start):
             result = segmenter.step(sample.frame)

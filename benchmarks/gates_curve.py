@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from seg_node.core.execution import SegmentationNetwork
     from seg_node.core.gated_modules import GatedModule
-    from seg_node.core.pipeline import SegmentationNetwork
     from seg_node.core.policy import GatePast
     from seg_node.data.sources import Sample
     from seg_node.nets.build import Model

@@ -70,13 +70,15 @@ def local_attention(
         lowest = torch.finfo(number).min / 2
         penalty = ((~valid).to(number) * lowest).permute(0, 2, 3, 1).contiguous()
         values = values * valid
-    planes = [
+    onto, queries, keys, values = (
         plane.to(number).permute(0, 2, 3, 1).contiguous()
         for plane in (base, queries, keys, values)
-    ]
-    if window == attending.SIDE and compiling.usable(*planes):
-        return _by_loops(*planes, penalty).permute(0, 3, 1, 2).to(base.dtype)
-    fused: Tensor = _LocalAttention.apply(*planes, penalty, window)  # type: ignore[no-untyped-call]  # torch's stub
+    )
+    fused: Tensor
+    if window == attending.SIDE and compiling.usable(onto, queries, keys, values):
+        fused = _by_loops(onto, queries, keys, values, penalty)
+    else:
+        fused = _LocalAttention.apply(onto, queries, keys, values, penalty, window)  # type: ignore[no-untyped-call]  # torch's stub
     return fused.permute(0, 3, 1, 2).to(base.dtype)
 
 
@@ -94,14 +96,17 @@ def _by_loops(
     around = (0, 0, reach, reach, reach, reach)
     fused = base.clone()
     for n, plane in enumerate(fused):
-        seen = [functional.pad(each[n], around).numpy() for each in (keys, values)]
-        seen.append(functional.pad(penalty[n], around)[..., 0].numpy())
-        _attend(queries[n].numpy(), seen, plane.numpy())
+        of_keys, of_values, added = (
+            functional.pad(each[n], around).numpy() for each in (keys, values, penalty)
+        )
+        _attend(queries[n].numpy(), (of_keys, of_values, added[..., 0]), plane.numpy())
     return fused
 
 
 def _attend(
-    queries: NDArray[np.float32], seen: list[NDArray[np.float32]], fused: NDArray[np.float32]
+    queries: NDArray[np.float32],
+    seen: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]],
+    fused: NDArray[np.float32],
 ) -> None:
     """Share the rows of an image among as many threads as torch would use."""
     height = len(fused)
@@ -111,7 +116,8 @@ def _attend(
     def run(part: int) -> None:
         rows = slice(ends[part], ends[part + 1])
         reached = slice(rows.start, rows.stop + attending.SIDE - 1)
-        attending.attend(queries[rows], *(each[reached] for each in seen), fused[rows])
+        keys, values, penalty = (each[reached] for each in seen)
+        attending.attend(queries[rows], keys, values, penalty, fused[rows])
 
     with ThreadPoolExecutor(count) as threads:
         list(threads.map(run, range(count)))

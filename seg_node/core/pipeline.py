@@ -7,31 +7,27 @@ from dataclasses import dataclass, replace
 from functools import partial
 import logging
 import time
-from typing import cast, NamedTuple, Protocol, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
 
-from seg_node.core.block_graphs import BlockGraphs, BUCKETS, every_count
+from seg_node.core.block_graphs import every_count
 from seg_node.core.block_history import BlockHistory
-from seg_node.core.blocks import BlockLayout, grid_shape, scaled
+from seg_node.core.blocks import grid_shape
 from seg_node.core.compute import choose_compute
 from seg_node.core.config import Config
-from seg_node.core.costs import dense_macs, MacCounter
+from seg_node.core.costs import MacCounter
 from seg_node.core.device_memory import DeviceMemory, eased, Form
-from seg_node.core.fused import on_kernels
-from seg_node.core.fusion import enlarge
+from seg_node.core.execution import Executor, Refresh
 from seg_node.core.gate import Gated
 from seg_node.core.gated import GatedHistory
 from seg_node.core.graphs import choose_graphs
 from seg_node.core.history import History
-from seg_node.core.joining import Joined
 from seg_node.core.masks import decide_planes, resize_result
 from seg_node.core.policy import AllLow, NOTHING, Remembers
-from seg_node.core.sparse import split
 from seg_node.core.threads import FollowedThreads
-from seg_node.core.tiles import halved
 from seg_node.core.timing import StageTimer
 from seg_node.core.tracking import choose_method
 from seg_node.core.transfers import to_host, Uploads
@@ -53,9 +49,9 @@ if TYPE_CHECKING:
     from torch import nn, Tensor
 
     from seg_node.core.backend import BlockKernels
-    from seg_node.core.background import Background
+    from seg_node.core.block_graphs import BlockGraphs
+    from seg_node.core.execution import AnyHistory
     from seg_node.core.policy import BlockPolicy
-    from seg_node.core.sparse import BlockTensor
     from seg_node.core.threads import Cores
 
 LOG = logging.getLogger(__name__)
@@ -76,18 +72,6 @@ WHOLE_FRAMES = ("dense", "warp", "arseg")
 
 BLOCK_MODES = ("adaptive", "segblocks")
 """Modes that run the network on blocks of one number."""
-
-AnyHistory = History | BlockHistory | GatedHistory
-"""What is remembered of a camera."""
-
-
-class _Refresh(NamedTuple):
-    """A frame of which some blocks are computed, the others being remembered."""
-
-    frame: Frame
-    image: Tensor  # [1, 3, H, W]
-    plan: Plan
-    history: BlockHistory
 
 
 @dataclass(frozen=True)
@@ -121,41 +105,11 @@ class _Planned:
         return self.image.shape[-2], self.image.shape[-1]
 
     @property
-    def refresh(self) -> _Refresh | None:
+    def refresh(self) -> Refresh | None:
         """Return what of it may be computed with the blocks of other cameras."""
         if isinstance(self.history, BlockHistory) and 0 < self.plan.high < self.plan.grid.size:
-            return _Refresh(self.frame, self.image, self.plan, self.history)
+            return Refresh(self.frame, self.image, self.plan, self.history)
         return None
-
-
-class SegmentationNetwork(Protocol):
-    """The face of a network; every network of `nets/` has it, and a user's own (`nets/plugin.py`).
-
-    A network is also a `torch.nn.Module`, and calling it on an image is `head(features(image))`.
-    In eval mode it works at any image size and is deterministic.
-
-    Attributes:
-        classes: number of classes.
-        stride: image pixels per feature pixel of `features`, an exact power of two.
-        feature_channels: channels of `features`.
-
-    """
-
-    classes: int
-    stride: int
-    feature_channels: int
-
-    def features(self, image: Tensor) -> Tensor:
-        """Map RGB 0..255 [N, 3, H, W], uint8 or float, to features [N, feature_channels, h, w].
-
-        h = H / stride and w = W / stride, rounded up. They are what the last 1x1 convolution
-        sees; scaling of the pixels is part of the network.
-        """
-        ...
-
-    def head(self, features: Tensor) -> Tensor:
-        """Map features [N, feature_channels, h, w] to logits [N, classes, h, w]."""
-        ...
 
 
 class Segmenter:
@@ -201,10 +155,6 @@ class Segmenter:
         self.policies = policies
         self.check(self.config)
         self._clock = clock
-        self._net = self._placed(net)
-        self._low = None if low is None else self._placed(low)
-        self._face = cast("SegmentationNetwork", self._net)
-        self._macs: dict[tuple[int, int], int] = {}
         self._ended_ns = clock()
         on_cpu = self.compute.device.type == "cpu"
         self._threads = FollowedThreads(cores, clock) if cores and on_cpu else None
@@ -214,10 +164,10 @@ class Segmenter:
         self._next: tuple[Frame, float, Frame] | None = None  # as it comes, scale, as it is seen
         self._uploads = Uploads(self.compute.device)
         engines = self.config.device == "tensorrt"
-        self._graphs = choose_graphs(self.config.graphs, self.compute.device, engines=engines)
-        self._blocks: BlockGraphs | None = None
-        if self._graphs is not None and kernels is not None:
-            self._blocks = BlockGraphs(self._net, kernels, self._graphs)
+        graphs = choose_graphs(self.config.graphs, self.compute.device, engines=engines)
+        branch = None if low is None else self._placed(low)
+        self._executor = Executor(self._placed(net), branch, self.config, kernels, graphs)
+        self._stride = self._executor.face.stride
         self._memory = DeviceMemory(self.compute.device, self._histories, self._forget_graphs)
 
     def _placed(self, net: nn.Module) -> nn.Module:
@@ -233,7 +183,7 @@ class Segmenter:
 
         """
         self.check(config)
-        self.config = config
+        self.config = self._executor.config = config
 
     def check(self, config: Config) -> None:
         """Refuse settings that this network cannot run.
@@ -407,6 +357,14 @@ class Segmenter:
             logits = self._execute(planned.frame, planned.image, planned.plan, planned.history)
         return logits, counter.macs
 
+    def _execute(
+        self, frame: Frame, image: Tensor, plan: Plan, history: AnyHistory | None
+    ) -> Tensor:
+        logits = self._executor.run(frame, image, plan, history)
+        if (plan.grid == Action.HIGH).all():
+            self._forget_unused_graphs()
+        return logits
+
     def _group_computed(self, group: Sequence[_Planned]) -> list[tuple[Tensor, int]]:
         """Return the same for each of some frames, whose blocks are computed together."""
         parts = [each.refresh for each in group]
@@ -415,7 +373,7 @@ class Segmenter:
             return [self._computed(each) for each in group]
         began_ns = self._clock()
         with MacCounter() as counter:
-            logits = self._refreshed(refreshes)
+            logits = self._executor.together(refreshes)
         took_ns, macs = self._clock() - began_ns, counter.shares([x.plan.high for x in group])
         for each, own in zip(group, macs, strict=True):
             each.timer.add("execute", took_ns * own // sum(macs))
@@ -427,7 +385,7 @@ class Segmenter:
         """Return the result of a frame whose logits were computed."""
         timer, history, plan = planned.timer, planned.history, planned.plan
         with timer.stage("decide"):
-            planes = self._decide(logits, self._face.stride, planned.seen)
+            planes = self._decide(logits, self._stride, planned.seen)
             if isinstance(history, BlockHistory):
                 planes = history.sharpened(planes, self._kernels)
             if self._uploads.beside:
@@ -439,7 +397,8 @@ class Segmenter:
             age_ms = np.zeros_like(plan.grid, np.uint16)
             if history:
                 age_ms = history.age_ms(planned.frame)
-        report = StepReport(timer.stages, timer.total_ns(), macs, self._dense_macs(planned.image))
+        dense = self._executor.dense_macs(*planned.seen)
+        report = StepReport(timer.stages, timer.total_ns(), macs, dense)
         return StepResult(labels, confidence, plan, age_ms, report)
 
     def _learn(self, outcomes: Sequence[tuple[_Planned, StepResult]]) -> None:
@@ -454,10 +413,11 @@ class Segmenter:
         black = np.zeros((height, width, 3), np.uint8)
         for stamp_ns in (0, 1_000_000):
             self.step(Frame(black, stamp_ns, camera=WARM_UP_CAMERA))
-        if self._blocks is not None and self.config.mode in BLOCK_MODES:
-            self._record_blocks(Frame(black, 2_000_000, camera=WARM_UP_CAMERA), self._blocks)
+        blocks = self._executor.blocks
+        if blocks is not None and self.config.mode in BLOCK_MODES:
+            self._record_blocks(Frame(black, 2_000_000, camera=WARM_UP_CAMERA), blocks)
         history = self._histories.pop(WARM_UP_CAMERA, None)
-        if self._blocks is not None and isinstance(history, BlockHistory):
+        if blocks is not None and isinstance(history, BlockHistory):
             history.forget()
             self._spare = history  # with the tables that were recorded: the first camera's
 
@@ -475,7 +435,7 @@ class Segmenter:
         shape = grid_shape(height, width, self.config.block_side)
         other = Action.LOW if history is None else Action.REUSE
         try:
-            for grid in every_count(shape, self._buckets, other):
+            for grid in every_count(shape, self._executor.buckets, other):
                 self._execute(frame, image, Plan(grid, Reason.ASKED), history)
         except torch.cuda.OutOfMemoryError:
             LOG.warning("memory is short: networks on blocks are recorded when they are needed")
@@ -488,7 +448,7 @@ class Segmenter:
     def _block_history(self) -> BlockHistory:
         """Return a memory of blocks for a camera."""
         side, device = self.config.block_side, self.compute.device
-        return BlockHistory(self._face.stride, side, device, self._motion)
+        return BlockHistory(self._stride, side, device, self._motion)
 
     def _scaled(self, frame: Frame) -> Frame:
         """Return the frame with its image as the network will see it."""
@@ -515,130 +475,15 @@ class Segmenter:
             self._histories[camera] = history
         if history is None and isinstance(policy, Gated):
             side, device = self.config.block_side, self.compute.device
-            stride = self._face.stride
-            history = GatedHistory(policy.blocks, stride, side, device, self._motion)
+            history = GatedHistory(policy.blocks, self._stride, side, device, self._motion)
             self._histories[camera] = history
         return history
 
-    def _execute(
-        self, frame: Frame, image: Tensor, plan: Plan, history: AnyHistory | None
-    ) -> Tensor:
-        """Return the logits of a plan, [1, classes, h, w] at the network's stride.
-
-        A whole frame of one action takes the way without blocks.
-        """
-        if isinstance(history, BlockHistory | GatedHistory):
-            return self._refresh(frame, image, plan, history)
-        if (plan.grid == Action.HIGH).all():
-            features, logits = self._run("whole frames", self._whole, image)
-            if history is not None:
-                history.keep(frame, features, logits, self.config.block_side)
-            return logits
-        if (plan.grid == Action.REUSE).all() and history is not None:
-            return history.logits()
-        if (plan.grid == Action.LOW).all():
-            if history is not None and self._low is not None:
-                operands = image, *history.features()
-                return self._run("sharpened frames", self._sharpened, *operands)[0]
-            size = scaled((image.shape[-2], image.shape[-1]), self._face.stride)
-            return enlarge(self._net(halved(image)), size)
-        return self._on_blocks(image, self._layout([plan], image)).combined()
-
-    def _whole(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the features and logits of a whole frame."""
-        features = self._face.features(image)
-        return features, self._face.head(features)
-
-    def _sharpened(self, image: Tensor, features: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
-        """Return the logits of a frame at half resolution, sharpened by remembered features."""
-        assert self._low is not None
-        return (self._face.head(self._low(halved(image), features, valid)),)
-
-    def _run(
-        self, name: str, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Run a function that depends on nothing but tensors, as a graph where there are some."""
-        if self._graphs is None:
-            return function(*inputs)
-        return self._graphs.run(name, function, *inputs)
-
     def _forget_graphs(self) -> None:
         self._spare = None
-        if self._blocks is not None:
-            self._blocks.clear()
-        if self._graphs is not None:
-            self._graphs.clear()
+        self._executor.forget_graphs()
 
     def _forget_unused_graphs(self) -> None:
         """Forget what was recorded over memories that no camera has any more."""
-        if self._blocks is not None:
-            kept = (*self._histories.values(), self._spare)
-            self._blocks.keep([h.features for h in kept if isinstance(h, BlockHistory)])
-
-    def _refresh(
-        self, frame: Frame, image: Tensor, plan: Plan, history: BlockHistory | GatedHistory
-    ) -> Tensor:
-        """Return the logits of a plan of HIGH and REUSE blocks, and remember what was computed."""
-        if isinstance(history, GatedHistory):
-            return history.logits(frame, image, plan, self._net)
-        if (plan.grid == Action.HIGH).all():
-            with history.recorder():
-                logits = self._face.head(self._face.features(image))
-            history.keep_all(frame, logits)
-            self._forget_unused_graphs()
-            return logits
-        if (plan.grid == Action.REUSE).all():
-            return history.logits()
-        return self._refreshed([_Refresh(frame, image, plan, history)])[0]
-
-    def _refreshed(self, parts: Sequence[_Refresh]) -> list[Tensor]:
-        """Return the logits of frames of one size, and remember what was computed of each."""
-        images = _joined([part.image for part in parts])
-        layout = self._layout([part.plan for part in parts], images)
-        known = [part.history.background(part.plan.grid) for part in parts]
-        background = Joined(known, [part.plan.high for part in parts]) if parts[1:] else known[0]
-        computed = self._on_blocks(images, layout, background)
-        planes = computed.combined(base=_joined([part.history.logits() for part in parts]))
-        each = []
-        for part, logits in zip(parts, torch.split(planes, 1), strict=True):
-            own = self._layout([part.plan], part.image) if parts[1:] else layout
-            plane = logits.shape[-2], logits.shape[-1]
-            inside = own.inside(Action.HIGH, self._face.stride, plane)
-            each.append(part.history.mixed(logits, inside))
-            part.history.keep(part.frame, each[-1], part.plan.grid)
-        return each
-
-    def _layout(self, plans: Sequence[Plan], images: Tensor) -> BlockLayout:
-        """Return where the blocks of the plans of some images lie."""
-        grids = np.stack([plan.grid for plan in plans])
-        size = images.shape[-2], images.shape[-1]
-        side, buckets = self.config.block_side, self._buckets
-        return BlockLayout(grids, side, size, device=images.device, buckets=buckets)
-
-    @property
-    def _buckets(self) -> int:
-        """How many numbers of blocks there may be; 0 for any."""
-        return self.config.block_buckets or (0 if self._blocks is None else BUCKETS)
-
-    def _on_blocks(
-        self, image: Tensor, layout: BlockLayout, background: Background | None = None
-    ) -> BlockTensor:
-        """Return what the network makes of the blocks of an image."""
-        if self._blocks is not None:
-            return self._blocks.run(image, layout, background)
-        if self._kernels is None:
-            of_blocks: BlockTensor = self._net(split(image, layout, background))
-        else:
-            of_blocks = self._net(on_kernels(image, layout, background, self._kernels))
-        return of_blocks
-
-    def _dense_macs(self, image: Tensor) -> int:
-        size = (image.shape[-2], image.shape[-1])
-        if size not in self._macs:
-            self._macs[size] = dense_macs(self._net, *size)
-        return self._macs[size]
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """Return tensors as one batch; a single one as it is."""
-    return torch.cat(list(tensors)) if tensors[1:] else tensors[0]
+        kept = (*self._histories.values(), self._spare)
+        self._executor.keep_graphs([h.features for h in kept if isinstance(h, BlockHistory)])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn, Tensor
 
-    from seg_node.core.pipeline import SegmentationNetwork
+    from seg_node.core.execution import SegmentationNetwork
 
 RESAMPLING = 4
 """Factor by which `Heuristic` shrinks the image and enlarges it again, as in SegBlocks' code."""
@@ -89,7 +89,7 @@ class Oracle(_Free):
     """Scores blocks by what half resolution costs them; for evaluation only, it sees the labels.
 
     Args:
-        net: the network that is used, in eval mode; see `pipeline.SegmentationNetwork`.
+        net: the network that is used, in eval mode; see `execution.SegmentationNetwork`.
 
     Attributes:
         labels: true class per pixel of the next frame, int64 [H, W]; 255 = void.

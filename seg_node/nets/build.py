@@ -58,7 +58,7 @@ SCORES: dict[str, Callable[[], BlockScore]] = {
 
 
 def build_network(name: str, classes: int) -> nn.Module:
-    """Build a network, in training mode, with the face of `core.pipeline.SegmentationNetwork`.
+    """Build a network, in training mode, with the face of `core.execution.SegmentationNetwork`.
 
     Args:
         name: key of `NETWORKS`, with fresh weights; or a user's own, `module:function`.

@@ -20,7 +20,7 @@ class LowBranch(nn.Module):
     that one's, and stays so (papers.md section 2, steps 5, 7 and 10).
 
     Args:
-        net: network with the face of `core.pipeline.SegmentationNetwork`.
+        net: network with the face of `core.execution.SegmentationNetwork`.
         fusion: key of `core.fusion.FUSIONS`.
 
     Raises:

@@ -1,7 +1,7 @@
 """A user's own network, named `module:function`: imported, built, and its face checked.
 
 The function takes the number of classes and returns a `torch.nn.Module` with the face of
-`core.pipeline.SegmentationNetwork`. A manifest may hold such a name too, and then loading the
+`core.execution.SegmentationNetwork`. A manifest may hold such a name too, and then loading the
 model runs that function: whoever names a network names code.
 """
 
@@ -21,10 +21,10 @@ from seg_node.core.types import ModelError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from seg_node.core.pipeline import SegmentationNetwork
+    from seg_node.core.execution import SegmentationNetwork
 
 FACE = ("classes", "stride", "feature_channels", "features", "head")
-"""What a network has besides `forward`; see `core.pipeline.SegmentationNetwork`."""
+"""What a network has besides `forward`; see `core.execution.SegmentationNetwork`."""
 
 PROBES = (
     torch.arange(3 * 64 * 64).view(1, 3, 64, 64).remainder(251).to(torch.uint8),

@@ -138,7 +138,7 @@ def trace_channels(net: nn.Module, height: int, width: int) -> ChannelGraph:
     operation that mixes or loses channels, is fixed.
 
     Args:
-        net: network with the face of `core.pipeline.SegmentationNetwork`.
+        net: network with the face of `core.execution.SegmentationNetwork`.
         height: image height in pixels; MACs are counted for it.
         width: image width in pixels.
 

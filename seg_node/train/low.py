@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from seg_node.core.pipeline import SegmentationNetwork
+    from seg_node.core.execution import SegmentationNetwork
     from seg_node.train.pair_batches import PairMaker
     from seg_node.train.trainer import Run
 

@@ -226,11 +226,11 @@ def test_blocks_of_a_still_picture_are_the_dense_ones(
     for grid in grids:
         grid.flat[:2] = 2, 0
     pipeline = adaptive(build_network(name, 5), Chosen(grids), block_size=side)
-    pipeline._net.to(dtype)
+    pipeline._executor.net.to(dtype)
     shown = still(4, size)
     pixels = torch.from_numpy(shown[0].image).permute(2, 0, 1)[None]
     with torch.inference_mode():
-        expected = pipeline._net(pixels)
+        expected = pipeline._executor.net(pixels)
     scale = float(expected.std())
     for index, frame in enumerate(shown):
         result = pipeline.step(frame)
@@ -249,7 +249,7 @@ def test_blocks_of_a_moving_picture_are_nearly_the_dense_ones(net: nn.Module) ->
         pipeline.step(frame)
     with torch.inference_mode():
         pixels = torch.from_numpy(shown[-1].image).permute(2, 0, 1)[None]
-        expected = pipeline._net(pixels)
+        expected = pipeline._executor.net(pixels)
     off = (remembered(pipeline) - expected).abs().mean() / expected.std()
     assert float(off) < 0.25
 

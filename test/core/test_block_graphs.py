@@ -91,8 +91,10 @@ def segmenter(mode: str, tape: Tape | None, **settings: Value) -> Segmenter:
     )
     steps = Segmenter(network(), policies, config, kernels=TorchKernels())
     if tape is not None:
-        steps._graphs = Graphs(tape)
-        steps._blocks = BlockGraphs(steps._net, TorchKernels(), steps._graphs)
+        steps._executor.graphs = Graphs(tape)
+        steps._executor.blocks = BlockGraphs(
+            steps._executor.net, TorchKernels(), steps._executor.graphs
+        )
     return steps
 
 
@@ -130,8 +132,8 @@ def test_frames_of_recorded_networks_are_those_of_the_networks() -> None:
             for steps in (plain, recorded):
                 steps.ask_full_frame()
         check_same(plain.step(frame), recorded.step(frame))
-    assert recorded._blocks is not None
-    assert 1 < recorded._blocks.count <= BUCKETS
+    assert recorded._executor.blocks is not None
+    assert 1 < recorded._executor.blocks.count <= BUCKETS
     assert tape.replays == 21
 
 
@@ -156,8 +158,8 @@ def test_blocks_of_both_resolutions_are_recorded_for_every_number() -> None:
         for steps in (plain, recorded):
             steps.reconfigure(config)
         check_same(plain.step(frame), recorded.step(frame))
-    assert recorded._blocks is not None
-    assert recorded._blocks.count == 2
+    assert recorded._executor.blocks is not None
+    assert recorded._executor.blocks.count == 2
     assert tape.replays == 6
 
 
@@ -186,7 +188,7 @@ def test_configuring_records_every_number_and_the_first_camera_uses_them() -> No
     tape = Tape()
     steps = segmenter("adaptive", tape)
     steps.warm_up(*SIZE)
-    blocks = steps._blocks
+    blocks = steps._executor.blocks
     assert blocks is not None
     assert blocks.count == BUCKETS
     plain, frames = segmenter("adaptive", None), street(8)
@@ -201,7 +203,7 @@ def test_configuring_records_every_number_and_the_first_camera_uses_them() -> No
 
 def test_records_over_memories_that_are_gone_go() -> None:
     steps = segmenter("adaptive", Tape())
-    blocks = steps._blocks
+    blocks = steps._executor.blocks
     assert blocks is not None
     for frame in street(8):
         steps.step(frame)
@@ -225,8 +227,8 @@ def test_records_go_where_memory_is_short() -> None:
 
     with pytest.raises(DeviceMemoryError):
         steps._memory.step("", steps.config, full)
-    assert steps._blocks is not None
-    assert steps._blocks.count == 0
+    assert steps._executor.blocks is not None
+    assert steps._executor.blocks.count == 0
 
 
 def test_memory_that_is_short_in_configuring_leaves_recording_for_later(
@@ -242,11 +244,11 @@ def test_memory_that_is_short_in_configuring_leaves_recording_for_later(
             patch.setattr(place, name, full)
             steps.warm_up(*small)
         assert "recorded when they are needed" in caplog.text
-        assert steps._blocks is not None
-        assert steps._blocks.count == 0
+        assert steps._executor.blocks is not None
+        assert steps._executor.blocks.count == 0
         for frame in street(66, small):  # what was left out for want of memory comes back in time
             steps.step(frame)
-        assert steps._blocks.count >= 1
+        assert steps._executor.blocks.count >= 1
 
 
 def test_the_least_recently_used_record_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,8 +257,8 @@ def test_the_least_recently_used_record_is_dropped(monkeypatch: pytest.MonkeyPat
     plain = segmenter("adaptive", None)
     for frame in street(12):
         check_same(plain.step(frame), steps.step(frame))
-    assert steps._blocks is not None
-    assert steps._blocks.count == 2
+    assert steps._executor.blocks is not None
+    assert steps._executor.blocks.count == 2
 
 
 @pytest.mark.parametrize("buckets", [1, 3, 4, 7, 1000])

@@ -194,18 +194,18 @@ def segmenter(mode: str) -> Segmenter:
 @pytest.mark.parametrize("mode", ["dense", "warp", "arseg"])
 def test_frames_of_recorded_networks_are_those_of_the_networks(mode: str) -> None:
     plain, recorded = segmenter(mode), segmenter(mode)
-    recorded._graphs = Graphs()
+    recorded._executor.graphs = Graphs()
     for index, sample in enumerate(Street(3, 96, 64).frames(5)):
         a, b = plain.step(sample.frame), recorded.step(sample.frame)
         assert np.array_equal(a.labels, b.labels), index
         assert np.array_equal(a.confidence, b.confidence)
         assert a.report.macs == b.report.macs > 0 or mode == "warp"
-    assert recorded._graphs.count == (2 if mode == "arseg" else 1)
+    assert recorded._executor.graphs.count == (2 if mode == "arseg" else 1)
 
 
 def test_graphs_go_where_memory_is_short() -> None:
     steps = segmenter("dense")
-    steps._graphs = Graphs()
+    steps._executor.graphs = Graphs()
     (sample,) = Street(3, 96, 64).frames(1)
     steps.step(sample.frame)
 
@@ -214,7 +214,7 @@ def test_graphs_go_where_memory_is_short() -> None:
 
     with pytest.raises(DeviceMemoryError):
         steps._memory.step("", steps.config, full)
-    assert steps._graphs.count == 0
+    assert steps._executor.graphs.count == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -1,4 +1,4 @@
-"""Every network that we ship keeps the promises of `core.pipeline.SegmentationNetwork`."""
+"""Every network that we ship keeps the promises of `core.execution.SegmentationNetwork`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seg_node.nets.build import build_network, fold_batchnorm, NETWORKS
 from seg_node.nets.plugin import check_face
 
 if TYPE_CHECKING:
-    from seg_node.core.pipeline import SegmentationNetwork
+    from seg_node.core.execution import SegmentationNetwork
 
 CLASSES = 5
 

@@ -259,7 +259,7 @@ def test_a_frame_for_which_there_is_no_memory_is_lost_and_the_next_is_published(
     turns: Turns[Arrived] = Turns(["front"])
     bench = Bench("/front", turns["front"])
     bench.feed.keep("every")
-    steps._dense_macs(torch.zeros(1, 3, 64, 64))
+    steps._executor.dense_macs(64, 64)
     net.tries = 0
     for i in range(3):
         bench.feed.put(picture(1000 + i))

@@ -118,7 +118,9 @@ def test_scale_applies_from_the_next_frame(
     full = front.picture(rgb)
     front.segment(full)
     half = Segmenter(
-        segmenter._net, segmenter.policies, Config(mode="dense").updated({"input.scale": 0.5})
+        segmenter._executor.net,
+        segmenter.policies,
+        Config(mode="dense").updated({"input.scale": 0.5}),
     )
     with front.setting("input.scale", 0.5):
         message = front.picture(rgb)

@@ -21,7 +21,7 @@ from test.train.test_policy_command import write_folder
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from seg_node.core.pipeline import SegmentationNetwork
+    from seg_node.core.execution import SegmentationNetwork
 
 MODEL = "swiftnet18-half"
 """Has a policy and a LOW branch."""
