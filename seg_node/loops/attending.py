@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seg_node.loops.compiling import compiled_freely
-from seg_node.loops.deciding import BIAS, C0, C1, C2, C3, C4, C5, LEAST, LOG2_E, MANTISSA, ZERO
+from seg_node.loops.deciding import BIAS, C0, C1, C2, C3, C4, C5, LOG2_E, MANTISSA, ZERO
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SIDE = 7
 """Of the windows, in pixels: the products of a row of them are added up side by side."""
+
+FLOOR = np.float32(-64)
+"""Power of two below which a share is no longer told apart: 5e-20 of the largest. Numbers near the
+smallest that there are take a hundred times as long to multiply."""
 
 
 @compiled_freely
@@ -60,7 +64,7 @@ def attend(
             for at in range(SIDE * SIDE):
                 best = max(best, share[at])
             for at in range(SIDE * SIDE):
-                t = max((share[at] - best) * LOG2_E, LEAST)
+                t = max((share[at] - best) * LOG2_E, FLOOR)
                 whole = np.floor(t)
                 r = t - whole
                 part[at] = C0 + r * (C1 + r * (C2 + r * (C3 + r * (C4 + r * C5))))
