@@ -16,6 +16,7 @@ from seg_node.core.block_graphs import BlockGraphs, every_count
 from seg_node.core.block_history import BlockHistory
 from seg_node.core.blocks import BlockLayout, grid_shape, Window
 from seg_node.core.config import Config
+from seg_node.core.execution import Executor
 from seg_node.core.fused import on_kernels
 from seg_node.core.graphs import CudaCaptures, Graphs
 from seg_node.core.lists import inside, Lists, numbers
@@ -238,7 +239,7 @@ def test_memory_that_is_short_in_configuring_leaves_recording_for_later(
         raise torch.cuda.OutOfMemoryError
 
     small = (64, 96)
-    for place, name in ((pipeline, "every_count"), (Segmenter, "_on_blocks")):
+    for place, name in ((pipeline, "every_count"), (Executor, "_on_blocks")):
         steps = segmenter("adaptive", Tape())
         with monkeypatch.context() as patch:
             patch.setattr(place, name, full)
