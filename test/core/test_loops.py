@@ -202,10 +202,14 @@ def test_planes_are_moved_alike(images: int) -> None:
 # ---- attention ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("size", [(1, 1), (5, 2), (2, 9), (9, 11)])
-def test_pixels_look_around_alike(size: tuple[int, int], *, masked: bool) -> None:
+def test_pixels_look_around_alike(
+    size: tuple[int, int], threads: int, monkeypatch: pytest.MonkeyPatch, *, masked: bool
+) -> None:
     """Also where windows are larger than the image, and where they hold nothing valid."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     torch.manual_seed(5)
     base, *operands = torch.randn(4, 2, 19, *size)
     valid = holes(2, *size) if masked else None
