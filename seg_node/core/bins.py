@@ -1,222 +1,105 @@
 """Modules computed in some bins alone, exactly, amid a whole plane of their input.
 
-What the second convolution reads in bins that are not computed is computed, too, but for these
-pixels alone, as a product of matrices: so the result is exactly the module's, and nothing in
-between has to be remembered.
+Bins that lie beside each other are computed together, as rectangles: large convolutions are
+faster than small ones, and what the second convolution of a block reads around what is computed
+is computed again for fewer of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import repeat
-from typing import Any, cast, NamedTuple, NoReturn, TYPE_CHECKING
+from typing import NamedTuple, TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+import numpy as np
 
-from seg_node.core.blocks import Window
-from seg_node.core.sparse import BlockTensor, POINTWISE
-from seg_node.core.tiles import as_rows, none_like
-from seg_node.core.transfers import to_device
-from seg_node.core.types import Action, ModelError
+from seg_node.core.deferred import Area, deferred
+from seg_node.core.deferring import Deferring
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from seg_node.core.background import Found
-    from seg_node.core.blocks import BlockLayout
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from seg_node.core.deferred import Deferred
+
+
+class Part(NamedTuple):
+    """What was computed of a plane: where, and the pixels there, [1, C, rows, columns]."""
+
+    area: Area
+    values: Tensor
 
 
 def compute_bins(
-    block: Callable[[Any], Any], x: Tensor, layout: BlockLayout, stride: int
-) -> Tensor:
-    """Compute a module in the HIGH bins of a layout, exactly.
+    module: Callable[[Tensor], Tensor], x: Tensor, areas: Sequence[Area]
+) -> list[Part]:
+    """Compute areas of a module's result, exactly.
 
     Args:
-        block: what it computes, such as `branch` of a residual block.
+        module: what it computes, such as `branch` of a residual block.
         x: its whole input, [1, C, h, w].
-        layout: HIGH and REUSE bins.
-        stride: image pixels per pixel of x.
+        areas: of its result, in pixels.
 
     Returns:
-        float [K, C, b, b]; pixels of bins beyond the image are of no meaning.
+        each of them; those that `module` cannot compute in part are views of the whole.
+
+    """
+    with Deferring():
+        made = module(deferred(x))
+    return [Part(area, deferred(made).at(area)) for area in areas]
+
+
+def runs_in_part(module: Callable[[Tensor], Tensor], x: Tensor) -> Deferred:
+    """Return the result of a module, of which any area can be computed alone.
+
+    Args:
+        module: what it computes.
+        x: its whole input, [1, C, h, w].
 
     Raises:
-        ModelError: the block has an operation that cannot be computed in bins alone.
+        ModelError: it has an operation that needs the whole plane of another's result.
 
     """
-    size = (x.shape[-2], x.shape[-1])
-    blocks = BlockTensor(layout, stride, size, x, none_like(x), whole=True)
-    with _Surroundings():
-        computed = cast("BlockTensor", block(blocks))
-    return computed.cut().high
+    with Deferring(strict=True):
+        made = module(deferred(x))
+    return deferred(made)
 
 
-class _Made(NamedTuple):
-    """How a result on bins came to be; with the result, so that no other has its identity."""
+def areas_of(kept: NDArray[np.bool_], side: int, size: tuple[int, int]) -> list[Area]:
+    """Return rectangles that cover bins, each bin once.
 
-    result: BlockTensor
-    func: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    Args:
+        kept: bins that are covered, bool [gh, gw].
+        side: of a bin, in pixels of the plane.
+        size: height and width of the plane; what sticks out is cut.
 
-
-class _Computed:
-    """A plane that is known at the pixels that an operation reads."""
-
-    def __init__(self, rows: Tensor) -> None:
-        """Take the values of these pixels, [k, C]."""
-        self._rows = rows
-
-    def find(self, pixels: Tensor | None, window: Window, *, halve: bool = False) -> Found:  # noqa: ARG002 - they were computed for them
-        """Return nothing: the pixels are there.
-
-        Raises:
-            ModelError: all pixels are asked for, and only some are known.
-
-        """
-        if pixels is None:
-            msg = f"an operation reads the whole plane of {window.size}; bins alone do not have it"
-            raise ModelError(msg)
-        return ()
-
-    def rows(self, found: Found, window: Window, *, halve: bool = False) -> Tensor:  # noqa: ARG002 - they were computed for them
-        """Return the pixels."""
-        return self._rows
-
-    def whole(self, found: Found, window: Window) -> NoReturn:  # noqa: ARG002 - none is found
-        """Refuse, as `find` does."""
-        raise AssertionError
-
-    def room(self, count: int) -> Found:  # noqa: ARG002 - nothing is kept
-        """Return nothing: there is no room."""
-        return ()
-
-    def keep(self, tiles: Tensor, window: Window, room: Found) -> None:
-        """Forget: the next frame computes what it needs."""
-
-
-class _Surroundings(TorchFunctionMode):
-    """Computes what convolutions on bins read around them; runs inside `with`.
-
-    It notes how every result came to be. Where a convolution looks beyond the bins, what it reads
-    there is computed from the whole input by the same operations, for these pixels alone.
     """
-
-    def __init__(self) -> None:
-        """Start without results."""
-        super().__init__()
-        self._made: dict[int, _Made] = {}
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run an operation with its surroundings."""
-        kwargs, given = kwargs or {}, args
-        if func is torch.conv2d and isinstance(args[0], BlockTensor) and not args[0].whole:
-            given = (self._surrounded(_Form.of(*args, **kwargs)), *args[1:])
-        result = func(*given, **kwargs)
-        if isinstance(result, BlockTensor):
-            self._made[id(result)] = _Made(result, func, args, kwargs)
-        return result
-
-    def _surrounded(self, form: _Form) -> BlockTensor:
-        """Return the input of a convolution with what it reads in other bins."""
-        x = form.x
-        if form.reach == 0:
-            return x
-        window = Window(x.stride, x.full, form.reach, form.reach)
-        found = torch.unique(x.layout.rows(Action.HIGH, window).plane, return_inverse=True)
-        once, place = (to_device(part, x.device) for part in found)
-        rows = self._rows(x, once).index_select(0, place)
-        return _with_background(x, rows)
-
-    def _rows(self, x: BlockTensor, pixels: Tensor) -> Tensor:
-        """Compute some pixels of a result, [k, C]; they are counted row by row."""
-        if x.whole:
-            rows = as_rows(x.high).index_select(0, pixels)[:, :, None, None]
-            for step in x.pending:
-                rows = step(rows)
-            return rows.flatten(1)
-        made = self._made.get(id(x))
-        if made is not None and made.func is torch.conv2d:
-            return self._convolved(_Form.of(*made.args, **made.kwargs), x.full[1], pixels)
-        known = made is not None and (made.func in POINTWISE or made.func is functional.batch_norm)
-        if made is None or not known:
-            name = getattr(made.func, "__name__", "an operator") if made else "an operator"
-            msg = f"what {name} returns in other bins cannot be computed for single pixels"
-            raise ModelError(msg)
-        values = [
-            self._rows(arg, pixels)[:, :, None, None] if isinstance(arg, BlockTensor) else arg
-            for arg in made.args
-        ]
-        return cast("Tensor", made.func(*values, **made.kwargs)).flatten(1)
-
-    def _convolved(self, form: _Form, width: int, pixels: Tensor) -> Tensor:
-        """Convolve at some pixels, [k, C]."""
-        height_in, width_in = form.x.full
-        taps = torch.arange(form.kernel, device=pixels.device) * form.dilation - form.reach
-        y = ((pixels // width) * form.step)[:, None] + taps
-        x = ((pixels % width) * form.step)[:, None] + taps
-        inside = ((y >= 0) & (y < height_in))[:, :, None] & ((x >= 0) & (x < width_in))[:, None]
-        at = y.clamp(0, height_in - 1)[:, :, None] * width_in + x.clamp(0, width_in - 1)[:, None]
-        patches = self._patches(form.x, at.flatten()) * inside.flatten()[:, None]
-        if form.groups == 1:
-            matrix = form.weight.permute(0, 2, 3, 1).flatten(1)
-            return functional.linear(patches.view(-1, matrix.shape[1]), matrix, form.bias)
-        span = (form.kernel, form.kernel, patches.shape[1])
-        images = patches.view(len(pixels), *span).permute(0, 3, 1, 2)
-        made = functional.conv2d(images, form.weight, form.bias, groups=form.groups)
-        return made.flatten(1)
-
-    def _patches(self, x: BlockTensor, pixels: Tensor) -> Tensor:
-        if x.whole:
-            return self._rows(x, pixels)
-        once, place = torch.unique(pixels, return_inverse=True)
-        return self._rows(x, once).index_select(0, place)
+    by_rows, by_columns = list(_rectangles(kept)), list(_rectangles(kept.T))
+    found = by_rows
+    if len(by_columns) < len(by_rows):
+        found = [_turned(area) for area in by_columns]
+    return [
+        Area(
+            area.top * side,
+            area.left * side,
+            min(area.bottom * side, size[0]),
+            min(area.right * side, size[1]),
+        )
+        for area in found
+    ]
 
 
-def _with_background(x: BlockTensor, rows: Tensor) -> BlockTensor:
-    return x.mapped(x.of, background=repeat(_Computed(rows)))
+def _turned(area: Area) -> Area:
+    return Area(area.left, area.top, area.right, area.bottom)
 
 
-@dataclass(frozen=True)
-class _Form:
-    """A convolution on bins."""
-
-    x: BlockTensor
-    weight: Tensor
-    bias: Tensor | None
-    step: int
-    dilation: int
-    groups: int
-
-    @staticmethod
-    def of(  # noqa: PLR0913, PLR0917 - the arguments of torch.conv2d
-        x: BlockTensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: int | Sequence[int] = (1, 1),
-        padding: int | Sequence[int] = (0, 0),  # noqa: ARG004 - half the kernel, as bins need anyway
-        dilation: int | Sequence[int] = (1, 1),
-        groups: int = 1,
-    ) -> _Form:
-        """Read the arguments of torch.conv2d."""
-        step, apart = (n if isinstance(n, int) else n[0] for n in (stride, dilation))
-        return _Form(x, weight, bias, step, apart, groups)
-
-    @property
-    def kernel(self) -> int:
-        """Side of the kernel."""
-        return int(self.weight.shape[-1])
-
-    @property
-    def reach(self) -> int:
-        """How many pixels it looks to each side."""
-        return self.dilation * (self.kernel // 2)
+def _rectangles(kept: NDArray[np.bool_]) -> Iterator[Area]:
+    """Yield runs of each row, joined with the same runs of the rows below."""
+    open_runs: dict[tuple[int, int], int] = {}
+    for row, bins in enumerate((*kept, np.zeros(kept.shape[1], np.bool_))):
+        edges = np.flatnonzero(np.diff(np.concatenate(([0], bins, [0]))))
+        runs = {(int(first), int(end)) for first, end in edges.reshape(-1, 2)}
+        for run in sorted(set(open_runs) - runs):
+            yield Area(open_runs.pop(run), run[0], row, run[1])
+        for run in runs:
+            open_runs.setdefault(run, row)

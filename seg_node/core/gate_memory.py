@@ -12,12 +12,12 @@ from typing import NamedTuple, TYPE_CHECKING
 import numpy as np
 import torch
 
+from seg_node.core.bins import areas_of
 from seg_node.core.blocks import plane_means, scaled
 from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.origins import Origins
 from seg_node.core.pools import Reads, ResultPool, tile_pixels
 from seg_node.core.tile_pictures import TilePictures
-from seg_node.core.tiles import as_rows
 from seg_node.core.transfers import to_device
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from seg_node.core.bins import Part
+    from seg_node.core.deferred import Area
     from seg_node.core.gated_modules import GatedModule
     from seg_node.core.tile_pictures import Correct
 
@@ -147,17 +149,17 @@ class Placed(NamedTuple):
     Attributes:
         reads: what to read of tiles for every pixel of the plane.
         used: pixels that stem from each tile, int64 [slots or fewer].
-        pixels: of the plane that lie in computed bins, bin after bin, int64 [n].
-        inside: which of the bins' pixels these are, the others being beyond the image; None: all.
-        around: pixels of the plane in computed bins and around them, int64 [K * span * span].
+        areas: of the plane that are computed: the kept bins.
+        around: pixels of the plane in kept bins and around them, int64 [K * span * span].
+        bins: K, the number of kept bins.
 
     """
 
     reads: Reads
     used: NDArray[np.int64]
-    pixels: Tensor
-    inside: Tensor | None
+    areas: Sequence[Area]
     around: Tensor
+    bins: int
 
 
 class StageMemory:
@@ -207,19 +209,23 @@ class StageMemory:
             np.arange(height * width), self._size, self._scale, content.origins
         )
         bins = np.argwhere(kept)
-        rows, columns = (at[:, None] * self._side + np.arange(self._side) for at in bins.T)
-        inside = (rows < height)[:, :, None] & (columns < width)[:, None]
+        around = tile_pixels(bins, self._side, self._size)
         return Placed(
             Reads(*(to_device(part, self._device) for part in reads)),
             content.used(),
-            self._indices((rows[:, :, None] * width + columns[:, None])[inside]),
-            None if inside.all() else self._indices(np.flatnonzero(inside)),
-            self._indices(tile_pixels(bins, self._side, self._size)),
+            areas_of(kept, self._side, self._size),
+            to_device(around, self._device),
+            len(bins),
         )
 
     def start(self, placed: Placed) -> None:
         """Begin a frame in which some bins are reused."""
         self._placed = placed
+
+    @property
+    def areas(self) -> Sequence[Area]:
+        """What is computed of the plane in this frame: its kept bins."""
+        return self._placed.areas
 
     def keep_all(self, number: int, made: Tensor) -> None:
         """Remember what a module made in all bins.
@@ -231,12 +237,12 @@ class StageMemory:
         """
         self._pools[number].restart(made, 0)
 
-    def mixed(self, number: int, tiles: Tensor | None) -> Tensor:
+    def mixed(self, number: int, parts: Sequence[Part]) -> Tensor:
         """Return what a module made, where it was computed and elsewhere, and remember the former.
 
         Args:
             number: of it within the stage.
-            tiles: what it made in kept bins, [K, C, b, b]; None if there are none.
+            parts: what it made in kept bins.
 
         Returns:
             [1, C, h, w], channels_last; nothing else holds it.
@@ -246,15 +252,11 @@ class StageMemory:
         # Also for pixels of bins that are computed: reading a few more costs less than putting
         # two lists of pixels together.
         rows = pool.take(placed.reads)
-        if tiles is not None:
-            new = as_rows(tiles)
-            if placed.inside is not None:
-                new = new.index_select(0, placed.inside)
-            rows.index_copy_(0, placed.pixels, new)
+        plane = rows.view(1, *self._size, -1).permute(0, 3, 1, 2)
+        for part in parts:
+            part.area.of(plane).copy_(part.values)
+        if parts:
             around = rows.index_select(0, placed.around)
             pool.free_all_but(placed.used)
-            pool.put(around.view(len(tiles), -1, around.shape[1]), 0)
-        return rows.view(1, *self._size, -1).permute(0, 3, 1, 2)
-
-    def _indices(self, values: NDArray[np.int64]) -> Tensor:
-        return to_device(values, self._device)
+            pool.put(around.view(placed.bins, -1, around.shape[1]), 0)
+        return plane

@@ -20,14 +20,16 @@ import numpy as np
 import torch
 
 from seg_node.core.bins import compute_bins
-from seg_node.core.blocks import BlockLayout, grid_shape, plane_means, scaled, to_pixels
+from seg_node.core.blocks import grid_shape, plane_means, scaled, to_pixels
+from seg_node.core.deferred import complete, Deferred
+from seg_node.core.deferring import Deferring
 from seg_node.core.gate_memory import Content, Placed, StageMemory
 from seg_node.core.gated_modules import branch, computed, in_place_of, joined, stages_of
 from seg_node.core.policy import GatePast, Past, Remembers
 from seg_node.core.shown import Shown
 from seg_node.core.tracking import OnHost, StepTracker
 from seg_node.core.transfers import to_device
-from seg_node.core.types import Action, Reason
+from seg_node.core.types import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -81,7 +83,6 @@ class GatedHistory:
         self._picture = torch.zeros(0)  # in colour, as large as the results
         self._size = (0, 0)
         self._content_ns = np.zeros((0, 0), np.int64)
-        self._layouts: dict[bytes, BlockLayout] = {}
         self._placed: dict[tuple[Content, int, bytes], Placed] = {}
         self._asked = False
 
@@ -167,7 +168,6 @@ class GatedHistory:
         assert plan.gates is not None
         grid = grid_shape(*self._size, self._side)
         self._content_ns = np.full(grid, frame.stamp_ns, np.int64)
-        self._layouts.clear()
         self._placed.clear()
         self._stamps.clear()
         forwards = [
@@ -176,8 +176,8 @@ class GatedHistory:
             for number in range(len(self._stages[stage]))
         ]
         self._share(plan.gates)
-        with in_place_of(self._blocks, forwards):
-            logits: Tensor = net(image)
+        with in_place_of(self._blocks, forwards), Deferring():
+            logits = complete(net(image))
         # What stages share is as old as in the last of them: age never falls from one to the next.
         renewed = dict(zip(self._contents, range(len(self._stages)), strict=True))
         for content, stage in renewed.items():
@@ -200,7 +200,7 @@ class GatedHistory:
                 groups[key] = own.copy() if own in groups.values() else own
             self._contents[stage] = groups[key]
 
-    def _run(self, stage: int, number: int, x: Tensor, *, kept: NDArray[np.bool_]) -> Tensor:
+    def _run(self, stage: int, number: int, x: Tensor, *, kept: NDArray[np.bool_]) -> Deferred:
         """Return the output of a module that is computed where it is kept.
 
         Args:
@@ -213,15 +213,17 @@ class GatedHistory:
         block, memory = self._stages[stage][number], self._memories[stage]
         if number == 0:
             self._start(stage, kept)
+        out: Tensor
         if kept.all():
-            out: Tensor
-            out, made = computed(block, x)
+            out, made = computed(block, complete(x))
             memory.keep_all(number, made)
-            return out
-        tiles = None
-        if kept.any():
-            tiles = compute_bins(branch(block), x, self._layout(kept), block.stride_in)
-        return joined(block, x, memory.mixed(number, tiles), overwrite=True)
+        else:
+            parts = compute_bins(branch(block), x, memory.areas)
+            mixed = memory.mixed(number, parts)
+            out = (
+                mixed if block.join is None else joined(block, complete(x), mixed, overwrite=True)
+            )
+        return Deferred.known(out)
 
     def _start(self, stage: int, kept: NDArray[np.bool_]) -> None:
         """Begin a stage: what it makes is as old as the oldest that it rests on."""
@@ -235,15 +237,6 @@ class GatedHistory:
                 self._placed[key] = memory.placed(kept, content)
             memory.start(self._placed[key])
         self._stamps.append(self._content_ns)
-
-    def _layout(self, kept: NDArray[np.bool_]) -> BlockLayout:
-        """Return where kept bins lie, the same for all stages that keep the same."""
-        key = kept.tobytes()
-        if key not in self._layouts:
-            actions = np.where(kept, Action.HIGH, Action.REUSE).astype(np.uint8)
-            layout = BlockLayout(actions[None], self._side, self._size, device=self._device)
-            self._layouts[key] = layout
-        return self._layouts[key]
 
     def age_ms(self, frame: Frame) -> NDArray[np.uint16]:
         """Return how old the oldest computation behind each bin is, uint16 [gh, gw]."""

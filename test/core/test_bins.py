@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from seg_node.core.bins import compute_bins
-from seg_node.core.blocks import BlockLayout, grid_shape
+from seg_node.core.bins import areas_of, compute_bins
+from seg_node.core.blocks import grid_shape, to_pixels
 from seg_node.core.costs import MacCounter
-from seg_node.core.types import Action
 from seg_node.nets.resnet import BasicBlock
 from test.core.test_residual import awake, Bottleneck, Deep
 
@@ -45,18 +44,16 @@ def test_bins_are_those_of_the_whole(block: Callable[[], nn.Module]) -> None:
     rng = np.random.default_rng(1)
     with torch.inference_mode():
         expected = module(x.clone())
+        plane = (expected.shape[-2], expected.shape[-1])
+        side = SIDE // 2 * plane[0] // 36
         for share in (0.2, 0.6, 1.0):
             kept = rng.random(grid_shape(*size, SIDE)) < share
             kept[1, 1] = True
-            grid = np.where(kept, Action.HIGH, Action.REUSE).astype(np.uint8)
-            layout = BlockLayout(grid[None], SIDE, size)
             with FlopCounterMode(display=False) as flops, MacCounter() as counter:
-                tiles = compute_bins(module, x, layout, 2)
+                parts = compute_bins(module, x.clone(), areas_of(kept, side, plane))
             assert counter.macs == flops.get_total_flops() // 2
-            b = tiles.shape[-1]
-            assert len(tiles) == kept.sum()
-            for tile, (row, column) in zip(tiles, np.argwhere(kept), strict=True):
-                want = expected[0, :, row * b : row * b + b, column * b : column * b + b]
-                torch.testing.assert_close(
-                    tile[:, : want.shape[1], : want.shape[2]], want, rtol=0, atol=1e-9
-                )
+            covered = np.zeros(plane, np.int64)
+            for area, values in parts:
+                area.of(torch.from_numpy(covered)).add_(1)
+                torch.testing.assert_close(values, area.of(expected), rtol=0, atol=1e-9)
+            np.testing.assert_array_equal(covered, to_pixels(kept, side, plane))

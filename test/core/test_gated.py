@@ -186,6 +186,26 @@ def test_law_7_the_count_is_that_of_the_operations_that_run(
         assert 0 < result.report.macs == counter.get_total_flops() // 2
 
 
+def test_what_only_a_gated_convolution_reads_is_computed_around_its_bins_alone(
+    net: nn.Module,
+) -> None:
+    """The finest lateral connection and what is added to it: for one bin, and for none."""
+    modules = find_gated_modules(net)
+    gates = np.zeros((2, len(stages_of(modules)), *grid_shape(*SIZE, SIDE)), np.bool_)
+    gates[1, -1, 0, 0] = True
+    pipeline = stmg(net, Chosen(modules).choose(list(gates)), motion__source="none")
+    first, *others = still(3)
+    pipeline.step(first)
+    none, one = (pipeline.step(frame).report.macs for frame in others)
+    side = SIDE // modules[-1].stride
+    lateral, blend = (
+        net.get_parameter(f"decoder.2.{name}.0.weight") for name in ("lateral", "blend")
+    )
+    # One pixel more below and to the right; above and to the left the image ends.
+    read = (side + 1) ** 2 * lateral.numel()
+    assert one - none == read + side**2 * blend.numel()
+
+
 def test_law_8_no_pixel_is_older_than_allowed(net: nn.Module, street: list[Frame]) -> None:
     """Though gates drop all they may; and not all bins are due at once."""
     pipeline = stmg(net, max_age_ms=330.0, gate__threshold=1.0)
