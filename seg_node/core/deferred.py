@@ -127,7 +127,17 @@ class Deferred(Tensor):
         self._source.readers += 1
         return self._source
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # noqa: SLF001 - as torch's documentation has it
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run a function as on any tensor; it is here so that modes are told of the type."""
+        with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001 - as torch's documentation has it
+            return func(*args, **(kwargs or {}))
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # torch types what it disables

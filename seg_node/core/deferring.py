@@ -53,14 +53,14 @@ class Deferring(TorchFunctionMode):
 
         """
         kwargs = kwargs or {}
-        read = [x for x in _flat((*args, *kwargs.values())) if isinstance(x, Deferred)]
-        if not read:
+        if Deferred not in types:
             return func(*args, **kwargs)
         made = _deferred(func, args, kwargs)
         if made is not None:
             return made
         if func in QUESTIONS:
             return func(*args, **kwargs)
+        read = [x for x in _flat((*args, *kwargs.values())) if isinstance(x, Deferred)]
         if self._strict and not all(x.is_known for x in read):
             name = getattr(func, "__name__", str(func))
             msg = f"{name} reads a whole plane; of bins alone there is none"
