@@ -129,8 +129,7 @@ class Content:
         bins = np.argwhere(kept)
         if kept.all():
             self.origins = Origins(self.size, self.origins.side)
-            self._greys.restart(grey[None, None], 0)
-            self._greys.stamps_ns[:] = stamps_ns.ravel()
+            self._greys.restart(grey[None, None], stamps_ns.ravel())
             self._pictures.add(image, bins, np.arange(len(bins)))
         elif kept.any():
             self._greys.free_all_but(self.used())

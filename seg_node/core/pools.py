@@ -68,18 +68,30 @@ class ResultPool:
         """Return the channels of each pixel, 0 without tiles."""
         return 0 if self._table is None else self._table.shape[-1]
 
-    def restart(self, plane: Tensor, stamp_ns: int) -> None:
+    def restart(self, plane: Tensor, stamp_ns: int | NDArray[np.int64]) -> None:
         """Forget all tiles and keep a plane as tiles, numbered row by row.
 
         Args:
             plane: [1, C, h, w].
-            stamp_ns: stamp of its frame.
+            stamp_ns: stamp of its frame, or one for each tile, [K].
 
         """
-        tiles = self._windows(plane).flatten(0, 1)
-        self._table = tiles.contiguous()
-        self.stamps_ns = np.full(len(tiles), stamp_ns, np.int64)
-        self._free = []
+        windows = self._windows(plane)  # [gh, gw, span, span, C]
+        count = windows.shape[0] * windows.shape[1]
+        table = self._room(plane, count + count // 2)
+        table[:count].view(windows.shape).copy_(windows)
+        self._table = table
+        self.stamps_ns = np.zeros(len(table), np.int64)
+        self.stamps_ns[:count] = stamp_ns
+        self._free = [*range(len(table) - 1, count - 1, -1)]
+
+    def _room(self, plane: Tensor, count: int) -> Tensor:
+        """Return room for so many tiles of a plane: that of before, if it is enough."""
+        room, shape = self._table, (self._span**2, plane.shape[1])
+        if room is not None and len(room) >= count and room.shape[1:] == shape:
+            if (room.dtype, room.device) == (plane.dtype, plane.device):
+                return room
+        return plane.new_empty((count, *shape))
 
     def add(
         self,
@@ -132,13 +144,13 @@ class ResultPool:
         self._free += range(old + more - 1, old - 1, -1)
 
     def _windows(self, plane: Tensor) -> Tensor:
-        """Return a view of all blocks with the pixels around, [gh, gw, span * span, C]."""
+        """Return a view of all blocks with the pixels around, [gh, gw, span, span, C]."""
         side, span = self.side, self._span
         h, w = plane.shape[-2:]
         beyond = (MARGIN, -w % side + MARGIN, MARGIN, -h % side + MARGIN)
         wide = functional.pad(plane, beyond, mode="replicate")
         cut = wide[0].unfold(1, span, side).unfold(2, span, side)  # [C, gh, gw, span, span]
-        return cut.permute(1, 2, 3, 4, 0).flatten(2, 3)
+        return cut.permute(1, 2, 3, 4, 0)
 
     def free_all_but(self, used: NDArray[np.int64]) -> None:
         """Forget the tiles that no pixel stems from.
