@@ -78,7 +78,7 @@ class ResultPool:
         """
         windows = self._windows(plane)  # [gh, gw, span, span, C]
         count = windows.shape[0] * windows.shape[1]
-        table = self._room(plane, count + count // 2)
+        table = self._room(plane, 2 * count)
         table[:count].view(windows.shape).copy_(windows)
         self._table = table
         self.stamps_ns = np.zeros(len(table), np.int64)
@@ -87,11 +87,10 @@ class ResultPool:
 
     def _room(self, plane: Tensor, count: int) -> Tensor:
         """Return room for so many tiles of a plane: that of before, if it is enough."""
-        room, shape = self._table, (self._span**2, plane.shape[1])
-        if room is not None and len(room) >= count and room.shape[1:] == shape:
-            if (room.dtype, room.device) == (plane.dtype, plane.device):
-                return room
-        return plane.new_empty((count, *shape))
+        room, form = self._table, (self._span**2, plane.shape[1], plane.dtype, plane.device)
+        if room is None or (*room.shape[1:], room.dtype, room.device) != form:
+            return plane.new_empty((count, *form[:2]))
+        return room if len(room) >= count else plane.new_empty((count, *form[:2]))
 
     def add(
         self,

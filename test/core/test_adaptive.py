@@ -423,7 +423,7 @@ def test_memory_is_bounded_for_hundreds_of_frames() -> None:
         tiles.append(len(kept._results.stamps_ns))
         features.append(kept.features.capacity)
         rows.append(len(kept.features._rows))
-    assert tiles[0] == 12 + 6
+    assert tiles[0] == 2 * 12
     assert max(tiles) <= 6 * 12
     assert max(tiles[100:]) == max(tiles)
     assert set(features) == {18}
