@@ -46,7 +46,12 @@ def compute_bins(
     """
     with Deferring():
         made = module(deferred(x))
-    return [Part(area, deferred(made).at(area)) for area in areas]
+    return parts_of(made, areas)
+
+
+def parts_of(x: Tensor, areas: Sequence[Area]) -> list[Part]:
+    """Compute areas of a feature map [1, C, h, w]."""
+    return [Part(area, deferred(x).at(area)) for area in areas]
 
 
 def runs_in_part(module: Callable[[Tensor], Tensor], x: Tensor) -> Deferred:

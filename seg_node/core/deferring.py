@@ -212,7 +212,7 @@ def _windowed(
         if (rows.alike, columns.alike) == (True, True):
             return run(values, (rows.before, columns.before))
         around = columns.before, columns.after, rows.before, rows.after
-        return run(functional.pad(values, around, value=fill), (0, 0))
+        return run(torch.constant_pad_nd(values, around, fill), (0, 0))
 
     size = (_Axis.written(reading, axis, side) for axis, side in enumerate((height, width)))
     return x.made((x.shape[0], channels, *size), compute)
@@ -293,6 +293,16 @@ def _added(x: Any, other: Any, **more: Any) -> Deferred | None:
     return x.becomes(made) if isinstance(x, Deferred) and made is not None else None
 
 
+def _dropout(
+    x: Deferred,
+    p: float = 0.5,  # noqa: ARG001 - as in torch
+    training: bool = True,  # noqa: FBT001, FBT002 - as in torch
+    inplace: bool = False,  # noqa: ARG001, FBT001, FBT002 - as in torch
+) -> Deferred | None:
+    """Drop nothing, as networks in use do."""
+    return None if training else x
+
+
 def _as_it_is(x: Deferred) -> Deferred:
     """Return it: how its pixels will lie in memory is nobody's business."""
     return x
@@ -307,6 +317,7 @@ FORMS: dict[Callable[..., Any], Callable[..., Deferred | None]] = {
     Tensor.__getitem__: _indexed,
     Tensor.contiguous: _as_it_is,
     **dict.fromkeys((Tensor.__iadd__, Tensor.add_), _added),
+    **dict.fromkeys((functional.dropout, functional.dropout2d), _dropout),
 }
 METHODS = {
     *(Tensor.relu, Tensor.sigmoid, Tensor.tanh, Tensor.clamp, Tensor.neg),

@@ -19,12 +19,12 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 import torch
 
-from seg_node.core.bins import compute_bins
+from seg_node.core.bins import compute_bins, parts_of
 from seg_node.core.blocks import grid_shape, plane_means, scaled, to_pixels
-from seg_node.core.deferred import complete, Deferred
+from seg_node.core.deferred import complete, Deferred, deferred
 from seg_node.core.deferring import Deferring
 from seg_node.core.gate_memory import Content, Placed, StageMemory
-from seg_node.core.gated_modules import branch, computed, in_place_of, joined, stages_of
+from seg_node.core.gated_modules import branch, computed, in_place_of, joined, plain, stages_of
 from seg_node.core.policy import GatePast, Past, Remembers
 from seg_node.core.shown import Shown
 from seg_node.core.tracking import OnHost, StepTracker
@@ -177,7 +177,7 @@ class GatedHistory:
         ]
         self._share(plan.gates)
         with in_place_of(self._blocks, forwards), Deferring():
-            logits = complete(net(image))
+            logits = self._ended(net(image), plan.gates[-1])
         # What stages share is as old as in the last of them: age never falls from one to the next.
         renewed = dict(zip(self._contents, range(len(self._stages)), strict=True))
         for content, stage in renewed.items():
@@ -213,17 +213,37 @@ class GatedHistory:
         block, memory = self._stages[stage][number], self._memories[stage]
         if number == 0:
             self._start(stage, kept)
+        if self._ends(block):
+            return deferred(plain(block)(complete(x) if kept.all() else deferred(x)))
         out: Tensor
         if kept.all():
             out, made = computed(block, complete(x))
             memory.keep_all(number, made)
         else:
-            parts = compute_bins(branch(block), x, memory.areas)
-            mixed = memory.mixed(number, parts)
-            out = (
-                mixed if block.join is None else joined(block, complete(x), mixed, overwrite=True)
-            )
-        return Deferred.known(out)
+            out = memory.mixed(number, compute_bins(branch(block), x, memory.areas))
+            if block.join is not None:
+                out = joined(block, complete(x), out, overwrite=True)
+        return deferred(out)
+
+    def _ends(self, block: GatedModule) -> bool:
+        """Return whether the network's results are remembered in place of a module's."""
+        return block.ends and block is self._blocks[-1]
+
+    def _ended(self, found: Tensor, kept: NDArray[np.bool_]) -> Tensor:
+        """Return the network's results: new where the last module is kept.
+
+        Args:
+            found: what the network returned, [1, classes, h, w].
+            kept: bins in which the last module is computed, bool [gh, gw].
+
+        """
+        if not self._ends(self._blocks[-1]):
+            return complete(found)
+        memory, number = self._memories[-1], len(self._stages[-1]) - 1
+        if kept.all():
+            memory.keep_all(number, complete(found))
+            return complete(found)
+        return memory.mixed(number, parts_of(found, memory.areas))
 
     def _start(self, stage: int, kept: NDArray[np.bool_]) -> None:
         """Begin a stage: what it makes is as old as the oldest that it rests on."""

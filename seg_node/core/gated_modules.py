@@ -57,6 +57,8 @@ class GatedModule:
             cannot be told: what skips looks around or is made by other means than modules.
         more: what it is called with besides its input, by position.
         named: the same, by name.
+        ends: whether all that follows it can be computed in areas, and is as fine as its output:
+            then what is remembered is not its output, but that of the network, of fewer channels.
 
     """
 
@@ -68,6 +70,7 @@ class GatedModule:
     join: Join | None = None
     more: tuple[Any, ...] = ()
     named: Mapping[str, Any] = field(default_factory=dict)
+    ends: bool = False
 
     @property
     def passes_input(self) -> bool:

@@ -31,12 +31,14 @@ from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
 
 from seg_node.core.bins import runs_in_part
-from seg_node.core.deferred import Area
+from seg_node.core.deferred import Area, Deferred, deferred
+from seg_node.core.deferring import Deferring
 from seg_node.core.gated_modules import (
     ADDITIONS,
     branch,
     computed,
     GatedModule,
+    in_place_of,
     Join,
     joined,
 )
@@ -70,7 +72,8 @@ def find_gated_modules(net: nn.Module) -> tuple[GatedModule, ...]:
         if not blocks:
             return ()
         found = ((_sized(seen), seen.before) for seen in watch.convolutions(blocks))
-        return (*blocks, *(module for module, x in found if _runs_on_bins(module, x)))
+        modules = (*blocks, *(module for module, x in found if _runs_on_bins(module, x)))
+        return (*modules[:-1], replace(modules[-1], ends=_ends(modules[-1], net)))
 
 
 def find_residual_blocks(net: nn.Module) -> tuple[GatedModule, ...]:
@@ -85,12 +88,29 @@ def find_residual_blocks(net: nn.Module) -> tuple[GatedModule, ...]:
 
 
 def _watched(net: nn.Module) -> _Watch:
-    generator = torch.Generator().manual_seed(0)
-    weight = next(net.parameters())
-    image = torch.randint(0, 256, (1, 3, PROBE_SIDE, 2 * PROBE_SIDE), generator=generator)
     with _Watch(net) as watch:
-        net(image.to(weight.device, torch.uint8))
+        net(_image(net))
     return watch
+
+
+def _image(net: nn.Module) -> Tensor:
+    """Return the image by which modules are found."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (1, 3, PROBE_SIDE, 2 * PROBE_SIDE), generator=generator)
+    return image.to(next(net.parameters()).device, torch.uint8)
+
+
+def _ends(last: GatedModule, net: nn.Module) -> bool:
+    """Return whether what follows the last module of a network can be computed in areas."""
+    if last.join is not None:
+        return False
+    try:
+        with Deferring(strict=True), in_place_of([last], [lambda x: branch(last)(deferred(x))]):
+            result = net(_image(net))
+    except ModelError:
+        return False
+    size = (PROBE_SIDE // last.stride, 2 * PROBE_SIDE // last.stride)
+    return isinstance(result, Deferred) and result.shape[-2:] == size
 
 
 def _residual_blocks(watch: _Watch) -> tuple[GatedModule, ...]:

@@ -72,6 +72,9 @@ CHAINS: dict[str, Callable[[Any], Any]] = {
     "normalised": lambda x: functional.batch_norm(
         x, weights(4), weights(4).exp(), weights(4), weights(4), training=False
     ),
+    "dropped out": lambda x: functional.dropout2d(
+        functional.dropout(x, training=False), 0.5, False
+    ),
     "numbers": lambda x: 1 - functional.silu(2 * x / 3 + 1) * weights(1, 4, 1, 1),
     "joined": lambda x: torch.cat((x, image(2), functional.relu(x)), 1) * image(1),
     "averages": lambda x: torch.sigmoid(functional.adaptive_avg_pool2d(x, 1)) * x,

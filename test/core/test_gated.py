@@ -186,10 +186,10 @@ def test_law_7_the_count_is_that_of_the_operations_that_run(
         assert 0 < result.report.macs == counter.get_total_flops() // 2
 
 
-def test_what_only_a_gated_convolution_reads_is_computed_around_its_bins_alone(
+def test_what_a_gated_convolution_alone_reads_or_feeds_runs_in_its_bins_alone(
     net: nn.Module,
 ) -> None:
-    """The finest lateral connection and what is added to it: for one bin, and for none."""
+    """The finest lateral connection before it, and the last layer behind it."""
     modules = find_gated_modules(net)
     gates = np.zeros((2, len(stages_of(modules)), *grid_shape(*SIZE, SIDE)), np.bool_)
     gates[1, -1, 0, 0] = True
@@ -201,9 +201,10 @@ def test_what_only_a_gated_convolution_reads_is_computed_around_its_bins_alone(
     lateral, blend = (
         net.get_parameter(f"decoder.2.{name}.0.weight") for name in ("lateral", "blend")
     )
+    head = net.get_parameter("head.weight")
     # One pixel more below and to the right; above and to the left the image ends.
     read = (side + 1) ** 2 * lateral.numel()
-    assert one - none == read + side**2 * blend.numel()
+    assert one - none == read + side**2 * (blend.numel() + head.numel())
 
 
 def test_law_8_no_pixel_is_older_than_allowed(net: nn.Module, street: list[Frame]) -> None:

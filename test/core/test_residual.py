@@ -324,10 +324,10 @@ def test_what_bins_cannot_do_or_what_adds_nothing_is_left_out(
 
 
 @pytest.mark.parametrize(
-    ("name", "decoder", "strides"),
+    ("name", "decoder", "strides", "ends"),
     [
-        ("swiftnet18-half", [f"decoder.{i}.blend.0" for i in range(3)], [16, 8, 4]),
-        ("pspnet18", [f"decoder.{i}.0" for i in range(3)], [4, 2, 1]),
+        ("swiftnet18-half", [f"decoder.{i}.blend.0" for i in range(3)], [16, 8, 4], True),
+        ("pspnet18", [f"decoder.{i}.0" for i in range(3)], [4, 2, 1], True),
         (
             "bisenet18",
             [
@@ -335,11 +335,12 @@ def test_what_bins_cannot_do_or_what_adds_nothing_is_left_out(
                 *("context.blend32.0", "context.blend16.0", "output.0"),
             ],
             [32, 16, 16, 8, 8],
+            True,
         ),
     ],
 )
 def test_convolutions_of_the_shipped_decoders_are_found(
-    name: str, decoder: list[str], strides: list[int]
+    name: str, decoder: list[str], strides: list[int], *, ends: bool
 ) -> None:
     """In the order in which they run, and none of 1x1 pixels."""
     net = build_network(name, 3).eval()
@@ -351,6 +352,44 @@ def test_convolutions_of_the_shipped_decoders_are_found(
         *zip(decoder, strides, strict=True)
     ]
     assert all(module.stride_in == module.stride and module.join is None for module in rest)
+    assert [module.ends for module in found] == [*(False for _ in found[1:]), ends]
+
+
+class Ended(nn.Module):
+    """A residual block, a convolution, and what follows it."""
+
+    def __init__(self, end: Callable[[Tensor], Tensor]) -> None:
+        """Take what follows."""
+        super().__init__()
+        self.before, self.convolution = Chain(Bottleneck()), nn.Conv2d(8, 8, 3, padding=1)
+        self.end = end
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Run all."""
+        return self.end(self.convolution(self.before(image)))
+
+
+@pytest.mark.parametrize(
+    ("end", "ends"),
+    [
+        (lambda x: x, True),
+        (lambda x: functional.relu(functional.max_pool2d(x, 3, 1, 1) + 1), True),
+        (lambda x: functional.interpolate(x, scale_factor=2, mode="bilinear"), False),
+        (lambda x: x - x.mean((2, 3), keepdim=True), False),
+        (lambda x: x.mean((2, 3)), False),
+    ],
+    ids=["nothing", "around", "finer", "averages", "no plane"],
+)
+def test_what_follows_the_last_convolution_is_told(
+    end: Callable[[Tensor], Tensor], *, ends: bool
+) -> None:
+    """Whether it can be computed in areas, at the same stride."""
+    torch.manual_seed(0)
+    found = find_gated_modules(Ended(end).eval())
+    assert [(module.name, module.ends) for module in found] == [
+        ("before.block", False),
+        ("convolution", ends),
+    ]
 
 
 class Decoded(Chain):
