@@ -169,12 +169,16 @@ class _Axis:
     alike: bool
 
     @staticmethod
+    def span(reading: Reading, axis: int) -> int:
+        """Return how many pixels lie from the first to the last that are read for one."""
+        return reading.dilation[axis] * (reading.kernel[axis] - 1) + 1
+
+    @staticmethod
     def of(reading: Reading, axis: int, start: int, stop: int, length: int) -> _Axis:
         """Say what it reads for pixels from `start` to `stop` of a plane of this length."""
         step = reading.step[axis]
-        span = reading.dilation[axis] * (reading.kernel[axis] - 1) + 1
         first = start * step - reading.padding[axis]
-        end = (stop - 1) * step - reading.padding[axis] + span
+        end = (stop - 1) * step - reading.padding[axis] + _Axis.span(reading, axis)
         inside = max(first, 0), min(end, length)
         before, after = inside[0] - first, end - inside[1]
         return _Axis(*inside, before, after, after <= before < after + step)
@@ -182,8 +186,8 @@ class _Axis:
     @staticmethod
     def written(reading: Reading, axis: int, length: int) -> int:
         """Return how many pixels it writes for a plane of this length."""
-        span = reading.dilation[axis] * (reading.kernel[axis] - 1) + 1
-        return (length + 2 * reading.padding[axis] - span) // reading.step[axis] + 1
+        spare = length + 2 * reading.padding[axis] - _Axis.span(reading, axis)
+        return spare // reading.step[axis] + 1
 
 
 def _windowed(
@@ -192,7 +196,7 @@ def _windowed(
     channels: int,
     run: Callable[[Tensor, tuple[int, int]], Tensor],
     fill: float,
-) -> Deferred:
+) -> Deferred | None:
     """Apply an operation that reads windows.
 
     Args:
@@ -202,7 +206,12 @@ def _windowed(
         run: does it, padding both ends of rows and columns by so many pixels.
         fill: what it reads beyond the plane.
 
+    Returns:
+        None where windows may lie beyond the plane altogether.
+
     """
+    if any(_Axis.span(reading, axis) <= reading.padding[axis] for axis in (0, 1)):
+        return None
     inner, (height, width) = x.read(), x.shape[-2:]
 
     def compute(area: Area) -> Tensor:

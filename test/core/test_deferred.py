@@ -64,7 +64,8 @@ CHAINS: dict[str, Callable[[Any], Any]] = {
     ),
     "grouped": lambda x: functional.conv2d(x, weights(4, 1, 3, 3), None, 1, "same", 1, 4),
     "without padding": lambda x: functional.conv2d(x, weights(5, 4, 3, 3)),
-    "more padding than it needs": lambda x: functional.conv2d(x, weights(5, 4, 3, 3), padding=3),
+    "more padding than it needs": lambda x: functional.conv2d(x, weights(5, 4, 3, 3), padding=2),
+    "more padding than it reads": lambda x: functional.conv2d(x, weights(5, 4, 1, 1), padding=1),
     "largest": lambda x: functional.max_pool2d(x - 3, 3, 2, 1),
     "enlarged": twice_wide,
     "repeated": lambda x: functional.interpolate(x, (39, 54)),
@@ -107,10 +108,15 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
-LOCAL = [name for name in CHAINS if name not in {"averages", "enlarged by a fraction"}]
+WHOLE = {
+    "averages": "adaptive_avg_pool2d",
+    "enlarged by a fraction": "interpolate",
+    "more padding than it reads": "conv2d",
+}
+"""Chains with an operation that needs a whole plane, and its name."""
 
 
-@pytest.mark.parametrize("name", LOCAL)
+@pytest.mark.parametrize("name", [name for name in CHAINS if name not in WHOLE])
 def test_strictly_nothing_is_computed_before_it_is_read(name: str) -> None:
     with MacCounter() as counter, Deferring(strict=True):
         made = CHAINS[name](functional.relu(deferred(image())))
@@ -125,9 +131,8 @@ def test_strictly_nothing_is_computed_before_it_is_read(name: str) -> None:
         assert one <= (counter.macs - fixed) / 4
 
 
-@pytest.mark.parametrize("name", ["averages", "enlarged by a fraction"])
-def test_strictly_what_needs_the_whole_is_refused_by_name(name: str) -> None:
-    function = {"averages": "adaptive_avg_pool2d", "enlarged by a fraction": "interpolate"}[name]
+@pytest.mark.parametrize(("name", "function"), WHOLE.items())
+def test_strictly_what_needs_the_whole_is_refused_by_name(name: str, function: str) -> None:
     with Deferring(strict=True):
         CHAINS[name](deferred(image()))  # all of this is known
         with pytest.raises(ModelError, match=f"^{function} reads a whole plane"):
