@@ -57,3 +57,26 @@ def test_bins_are_those_of_the_whole(block: Callable[[], nn.Module]) -> None:
                 area.of(torch.from_numpy(covered)).add_(1)
                 torch.testing.assert_close(values, area.of(expected), rtol=0, atol=1e-9)
             np.testing.assert_array_equal(covered, to_pixels(kept, side, plane))
+
+
+@pytest.mark.parametrize(
+    ("rows", "areas"),
+    [
+        (["111", "111"], {(0, 0, 7, 11)}),
+        (["110", "110"], {(0, 0, 7, 8)}),
+        (["011", "000"], {(0, 4, 4, 11)}),
+        (["100", "111"], {(0, 0, 4, 4), (4, 0, 7, 11)}),
+        (["101", "101"], {(0, 0, 7, 4), (0, 8, 7, 11)}),
+        (["110", "100"], {(0, 0, 4, 8), (4, 0, 7, 4)}),
+        (["01", "11", "01"], {(4, 0, 8, 4), (0, 4, 12, 8)}),  # by columns: by rows it is three
+        (["000", "000"], set()),
+    ],
+)
+def test_bins_beside_each_other_are_covered_by_few_rectangles(
+    rows: list[str], areas: set[tuple[int, int, int, int]]
+) -> None:
+    """Bins of 4 pixels, the last of which stick out where there are two rows."""
+    kept = np.array([[bin_ == "1" for bin_ in row] for row in rows])
+    found = areas_of(kept, 4, (7, 11) if len(rows) < 3 else (12, 8))
+    assert len(found) == len(areas)
+    assert {tuple(area) for area in found} == areas
