@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from seg_node.core.blocks import grid_shape
+from seg_node.core.bins import Part
+from seg_node.core.blocks import grid_shape, to_pixels
 from seg_node.core.config import Config, Value
 from seg_node.core.gate import Gated
 from seg_node.core.gate_memory import Content, StageMemory
@@ -424,3 +425,25 @@ def test_where_motion_is_unknown_bins_differ_as_much_as_can_be() -> None:
     found = content.distortion(grey + 3, valid)
     assert found[0, 0] == pytest.approx((UNKNOWN_DISTORTION + 3) / 2)
     assert found.ravel()[1:] == pytest.approx(3, abs=1e-3)
+
+
+def test_a_stage_shows_what_was_computed_now_and_remembers_it(net: nn.Module) -> None:
+    """In kept bins alone; the next frame reads it from there."""
+    stage = stages_of(find_gated_modules(net))[1]
+    memory, content = StageMemory(stage, SIZE, SIDE, torch.device("cpu")), Content(SIZE, SIDE)
+    plane = torch.rand(1, stage[0].channels, 6, 10)
+    memory.keep_all(0, plane)
+    content.renew(np.ones((2, 3), np.bool_), *images_of(SIZE, content), np.ones((2, 3), np.int64))
+    kept = np.array([[False, True, True], [True, False, False]])
+    memory.start(memory.placed(kept, content))
+    parts = [Part(area, torch.full_like(area.of(plane), 7.0)) for area in memory.areas]
+    expected = torch.where(torch.from_numpy(to_pixels(kept, 4, (6, 10))), 7.0, plane)
+    assert torch.equal(memory.mixed(0, parts), expected)
+    content.renew(kept, *images_of(SIZE, content), np.full((2, 3), 2))
+    memory.start(memory.placed(np.zeros((2, 3), np.bool_), content))
+    assert torch.equal(memory.mixed(0, []), expected)
+
+
+def images_of(size: tuple[int, int], content: Content) -> tuple[NDArray[np.uint8], Tensor]:
+    """Return a black picture in colour, and grey as content is followed."""
+    return np.zeros((*size, 3), np.uint8), torch.zeros(content.size)

@@ -420,3 +420,11 @@ def test_convolutions_are_gated_that_run_once_on_whole_planes_after_the_blocks()
 
 def test_without_residual_blocks_nothing_is_gated() -> None:
     assert find_gated_modules(Chain(nn.Conv2d(8, 8, 3, padding=1)).eval()) == ()
+
+
+def test_a_network_that_ends_with_a_residual_block_keeps_its_skip() -> None:
+    """Its branch is remembered, not the network's results: what skips brings what is new."""
+    torch.manual_seed(0)
+    (found,) = find_gated_modules(Chain(Bottleneck()).eval())
+    assert found.join is not None
+    assert not found.ends
