@@ -72,9 +72,14 @@ def every_count(
     step = -(-total // buckets)
     counts = {min(count, total - 1) for count in range(step, total + step, step)}
     for count in sorted(counts - {0}):
-        grid = np.full(shape, other, np.uint8)
-        grid.flat[:count] = Action.HIGH
-        yield grid
+        yield first_blocks(shape, count, other)
+
+
+def first_blocks(shape: tuple[int, int], count: int, other: Action) -> NDArray[np.uint8]:
+    """Return a grid [gh, gw] of which so many blocks, the first ones, are HIGH."""
+    grid = np.full(shape, other, np.uint8)
+    grid.flat[:count] = Action.HIGH
+    return grid
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 import logging
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 
-from seg_node.core.block_graphs import every_count
+from seg_node.core.block_graphs import every_count, first_blocks
 from seg_node.core.block_history import BlockHistory
 from seg_node.core.blocks import grid_shape
 from seg_node.core.compute import choose_compute
@@ -414,36 +415,54 @@ class Segmenter:
         for stamp_ns in (0, 1_000_000):
             self.step(Frame(black, stamp_ns, camera=WARM_UP_CAMERA))
         blocks = self._executor.blocks
-        if blocks is not None and self.config.mode in BLOCK_MODES:
-            self._record_blocks(Frame(black, 2_000_000, camera=WARM_UP_CAMERA), blocks)
+        if self.config.mode in BLOCK_MODES:
+            frame = Frame(black, 2_000_000, camera=WARM_UP_CAMERA)
+            if blocks is None:
+                self._run_blocks(frame)
+            else:
+                self._record_blocks(frame, blocks)
         history = self._histories.pop(WARM_UP_CAMERA, None)
-        if blocks is not None and isinstance(history, BlockHistory):
+        if isinstance(history, BlockHistory):
             history.forget()
             self._spare = history  # with the tables that were recorded: the first camera's
 
-    @torch.inference_mode()
     def _record_blocks(self, frame: Frame, blocks: BlockGraphs) -> None:
         """Record the network for every number of blocks."""
         began_ns = self._clock()
+        try:
+            recorded = self._run_blocks(frame)
+        except torch.cuda.OutOfMemoryError:
+            LOG.warning("memory is short: networks on blocks are recorded when they are needed")
+            self._histories.pop(frame.camera, None)
+            self._forget_graphs()
+            return
+        if recorded:
+            took_s = (self._clock() - began_ns) / 1e9
+            LOG.info("recorded networks on %d numbers of blocks in %.1f s", blocks.count, took_s)
+
+    @torch.inference_mode()
+    def _run_blocks(self, frame: Frame) -> bool:
+        """Run the network on blocks of a frame, on all numbers that are recorded, or else on few.
+
+        Returns:
+            whether it did: not where nothing is remembered.
+
+        """
         history = self._history(frame.camera, self.policies[self.config.mode])
         image = self._uploads.send(frame.image)
         self._motion.take(frame, image)
         past = NOTHING if history is None else history.look(frame, self.config)
         if past.lost is not None:  # memory was short before there were blocks
-            return
+            return False
         height, width = frame.image.shape[:2]
         shape = grid_shape(height, width, self.config.block_side)
         other = Action.LOW if history is None else Action.REUSE
-        try:
-            for grid in every_count(shape, self._executor.buckets, other):
-                self._execute(frame, image, Plan(grid, Reason.ASKED), history)
-        except torch.cuda.OutOfMemoryError:
-            LOG.warning("memory is short: networks on blocks are recorded when they are needed")
-            self._histories.pop(frame.camera, None)
-            self._forget_graphs()
-        else:
-            took_s = (self._clock() - began_ns) / 1e9
-            LOG.info("recorded networks on %d numbers of blocks in %.1f s", blocks.count, took_s)
+        few = (first_blocks(shape, count, other) for count in (1, max(1, math.prod(shape) // 8)))
+        recorded = self._executor.blocks is not None
+        grids = every_count(shape, self._executor.buckets, other) if recorded else few
+        for grid in grids:
+            self._execute(frame, image, Plan(grid, Reason.ASKED), history)
+        return True
 
     def _block_history(self) -> BlockHistory:
         """Return a memory of blocks for a camera."""

@@ -8,6 +8,7 @@ longer than on one thread.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+import math
 from typing import NamedTuple, Protocol, TYPE_CHECKING
 
 import torch
@@ -15,20 +16,18 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-EVERY_S = 0.15
-"""Time from one step that is looked at to the next: looking takes time, too."""
+EVERY_S = 0.25
+"""Time from one look at the cores to the next: their work is counted in ticks of 10 ms."""
 
-LOOKED_S = 0.05
-"""Least time of steps that anything is concluded from; what is idle comes in steps of 10 ms."""
-
-TAKEN = 0.3
-"""Threads that wait for a core, on the mean of a step, from which on there are too many."""
+TAKEN = 0.5
+"""Cores that other processes have, of those that threads need, from which on there are too many
+threads."""
 
 FREE = 0.7
-"""Cores that are idle, on the mean of a step, from which on there may be one more."""
+"""Part of a core that must be free before there is one more thread on it."""
 
 HOLD_S = 1.0
-"""Time after there were too many before there may be one more."""
+"""Time after there were too many before there may be more."""
 
 _NS_PER_S = 1e9
 
@@ -36,18 +35,26 @@ _NS_PER_S = 1e9
 class CoreUse(NamedTuple):
     """What the machine's cores did since some time in the past.
 
+    What threads of this process wait for cores says less: those of several libraries wait for
+    each other, with no other process around.
+
     Attributes:
-        waited_s: time that threads of this process were ready and had no core, summed up.
-        idle_s: time that cores had nothing to do, likewise.
+        busy_s: time that cores worked, for whomever, summed up.
+        own_s: time that threads of this process ran, likewise.
 
     """
 
-    waited_s: float
-    idle_s: float
+    busy_s: float
+    own_s: float
 
 
 class Cores(Protocol):
-    """The cores of this machine."""
+    """The cores that this process may use."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        ...
 
     def read(self) -> CoreUse:
         """Return what they did so far."""
@@ -56,46 +63,39 @@ class Cores(Protocol):
 
 @dataclass
 class ThreadCount:
-    """Says how many threads there should be, from what cores did during steps.
+    """Says how many threads there should be, from what cores did.
 
     Attributes:
         most: threads where nobody else needs a core, at least 1.
+        cores: cores that there are.
         count: threads now.
 
     """
 
     most: int
+    cores: int
     count: int = field(init=False)
-    _looked_s: float = 0.0
-    _waited_s: float = 0.0
-    _idle_s: float = 0.0
     _dropped_s: float = float("-inf")
 
     def __post_init__(self) -> None:
         """Begin with all."""
         self.count = self.most
 
-    def note(self, now_s: float, step_s: float, use: CoreUse) -> None:
-        """Take note of a step, and change the count if there is reason to.
+    def note(self, now_s: float, taken: float) -> None:
+        """Change the count if there is reason to.
 
         Args:
-            now_s: when it ended, by a clock that never goes back.
-            step_s: how long it took.
-            use: what cores did meanwhile.
+            now_s: the time, by a clock that never goes back.
+            taken: cores that other processes had since the time before, on the mean.
 
         """
-        self._looked_s += step_s
-        self._waited_s += use.waited_s
-        self._idle_s += use.idle_s
-        if self._looked_s < LOOKED_S:
-            return
-        waiting, idle = self._waited_s / self._looked_s, self._idle_s / self._looked_s
-        self._looked_s = self._waited_s = self._idle_s = 0.0
-        if waiting > TAKEN and self.count > 1:
-            self.count = max(1, self.count - max(1, round(waiting)))
+        free = self.cores - taken
+        room = math.floor(free + TAKEN)
+        if room < self.count and self.count > 1:
+            self.count = max(1, room)
             self._dropped_s = now_s
-        elif idle > FREE and self.count < self.most and now_s - self._dropped_s >= HOLD_S:
-            self.count = min(self.most, self.count + max(1, round(idle)))
+        elif now_s - self._dropped_s >= HOLD_S:
+            self.count = max(self.count, min(self.most, math.floor(free + 1 - FREE)))
 
 
 class FollowedThreads:
@@ -113,29 +113,27 @@ class FollowedThreads:
         """Take torch's present number of threads for the most."""
         self._cores = cores
         self._clock = clock
-        self._threads = ThreadCount(torch.get_num_threads())
+        self._threads = ThreadCount(torch.get_num_threads(), cores.count)
         self._set = self._threads.most
-        self._looked_ns: int | None = None
-        self._begun: tuple[int, CoreUse] | None = None
+        self._looked: tuple[int, CoreUse] | None = None
 
     def __enter__(self) -> None:
         """Begin a step."""
         self._use(self._threads.count)
-        now_ns = self._clock()
-        if self._looked_ns is None or now_ns - self._looked_ns >= EVERY_S * _NS_PER_S:
-            self._begun = now_ns, self._cores.read()
+        if self._looked is None:
+            self._looked = self._clock(), self._cores.read()
 
     def __exit__(self, *failure: object) -> None:
         """End it, and see how many threads there should be in the next one."""
-        if self._begun is None:
+        assert self._looked is not None
+        now_ns, (since_ns, before) = self._clock(), self._looked
+        passed_s = (now_ns - since_ns) / _NS_PER_S
+        if passed_s < EVERY_S:
             return
-        (since_ns, before), self._begun = self._begun, None
-        now_ns, after = self._clock(), self._cores.read()
-        self._looked_ns = now_ns
-        use = CoreUse(after.waited_s - before.waited_s, after.idle_s - before.idle_s)
-        # Threads that ended in between take the time that they waited with them.
-        if use.waited_s >= 0:
-            self._threads.note(now_ns / _NS_PER_S, (now_ns - since_ns) / _NS_PER_S, use)
+        use = self._cores.read()
+        self._looked = now_ns, use
+        others_s = use.busy_s - before.busy_s - (use.own_s - before.own_s)
+        self._threads.note(now_ns / _NS_PER_S, max(0.0, others_s / passed_s))
 
     def release(self) -> None:
         """Let torch have all threads again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast, TYPE_CHECKING
+from typing import Any, cast, TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -13,10 +13,11 @@ from torch import nn, Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from seg_node.core.block_history import BlockHistory
-from seg_node.core.blocks import grid_shape
+from seg_node.core.blocks import BlockLayout, grid_shape
 from seg_node.core.budgeted import Budgeted
 from seg_node.core.comparing import COLOURS
 from seg_node.core.config import Config, Value
+from seg_node.core.execution import Executor
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import filled, NOTHING, Remembers, UNTRAINED
 from seg_node.core.types import Action, Frame, Plan, Reason, WARM_UP_CAMERA
@@ -464,6 +465,28 @@ def test_warming_up_leaves_nothing_behind(net: nn.Module) -> None:
     pipeline.warm_up(*SIZE)
     assert WARM_UP_CAMERA not in pipeline._histories
     assert pipeline.step(still(1)[0]).plan.reason is Reason.FIRST
+
+
+def test_warming_up_computes_blocks_and_leaves_their_room_to_the_first_camera(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What takes long at first would else be taken for what blocks cost."""
+    counts, on_blocks = [], Executor._on_blocks
+
+    def counted(self: Executor, image: Tensor, layout: BlockLayout, *args: Any) -> Any:
+        counts.append(layout.count(Action.HIGH))
+        return on_blocks(self, image, layout, *args)
+
+    monkeypatch.setattr(Executor, "_on_blocks", counted)
+    pipeline = adaptive(Redness())
+    pipeline.warm_up(*SIZE)
+    assert counts == [1, 1]  # of one block, and of an eighth of twelve
+    warm = pipeline._spare
+    assert warm is not None
+    rooms = [tensor.data_ptr() for tensor in warm.tensors()]
+    pipeline.step(still(1)[0])
+    assert history(pipeline) is warm
+    assert set(rooms) & {tensor.data_ptr() for tensor in warm.tensors()}
 
 
 @pytest.mark.parametrize("size", [(1, 1), (31, 33), (65, 97), (20, 200)])

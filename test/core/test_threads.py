@@ -16,7 +16,6 @@ from seg_node.core.threads import (
     FollowedThreads,
     FREE,
     HOLD_S,
-    LOOKED_S,
     TAKEN,
     ThreadCount,
 )
@@ -26,49 +25,52 @@ from seg_node.nets.build import build_policies, load_model
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STEP_S = 0.1
+STEP_S = 0.3
 
 
-def noted(threads: ThreadCount, now_s: float, waiting: float = 0.0, idle: float = 0.0) -> int:
-    """Note a step in which so many threads waited and so many cores were idle; the new count."""
-    threads.note(now_s, STEP_S, CoreUse(waiting * STEP_S, idle * STEP_S))
+def noted(threads: ThreadCount, now_s: float, taken: float) -> int:
+    """Note how many cores others had, and return the new count."""
+    threads.note(now_s, taken)
     return threads.count
 
 
 @pytest.mark.parametrize(
-    ("most", "taken", "left"), [(2, 1.0, 1), (8, 1.0, 7), (8, 3.2, 5), (2, 5.0, 1)]
+    ("cores", "most", "taken", "left"),
+    [
+        (2, 2, 0.7, 1),
+        (2, 2, 1.0, 1),
+        (8, 8, 1.0, 7),
+        (8, 8, 3.2, 5),
+        (2, 2, 1.9, 1),
+        (8, 4, 3.9, 4),
+        (8, 4, 5.0, 3),
+    ],
 )
-def test_as_many_threads_go_as_wait_but_the_last(most: int, taken: float, left: int) -> None:
-    assert noted(ThreadCount(most), 0.0, waiting=taken) == left
+def test_as_many_threads_stay_as_cores_are_left(
+    cores: int, most: int, taken: float, left: int
+) -> None:
+    assert noted(ThreadCount(most, cores), 0.0, taken) == left
 
 
-def test_some_waiting_is_usual_and_cores_are_idle_between_operations() -> None:
-    threads = ThreadCount(4)
+def test_a_little_other_work_is_usual() -> None:
+    threads = ThreadCount(2, 2)
     for index in range(20):
-        assert noted(threads, index * STEP_S, waiting=0.9 * TAKEN, idle=0.9 * FREE) == 4
+        assert noted(threads, float(index), 0.95 * TAKEN) == 2
 
 
 def test_threads_come_back_when_cores_are_free_but_not_at_once() -> None:
-    threads = ThreadCount(4)
-    assert noted(threads, 10.0, waiting=2.0) == 2
-    assert noted(threads, 10.0 + 0.9 * HOLD_S, idle=2.0) == 2
-    assert noted(threads, 10.0 + 1.1 * HOLD_S, idle=0.5) == 2
-    assert noted(threads, 10.0 + 1.2 * HOLD_S, idle=1.0) == 3
-    assert noted(threads, 10.0 + 1.3 * HOLD_S, idle=3.0) == 4
-
-
-def test_short_steps_are_judged_together() -> None:
-    """A step of 5 ms may lie between two ticks by which idle time is counted."""
-    threads = ThreadCount(2)
-    parts = round(LOOKED_S / 0.005)
-    for index in range(parts):
-        assert threads.count == 2
-        threads.note(0.01 * index, 0.0051, CoreUse(0.005, 0.0))
-    assert threads.count == 1
+    threads = ThreadCount(4, 4)
+    assert noted(threads, 10.0, 2.2) == 2
+    assert noted(threads, 10.0 + 0.9 * HOLD_S, 0.0) == 2
+    assert noted(threads, 10.0 + 1.1 * HOLD_S, 2 - 0.9 * FREE) == 2
+    assert noted(threads, 10.0 + 1.2 * HOLD_S, 1.2) == 3
+    assert noted(threads, 10.0 + 1.3 * HOLD_S, 0.1) == 4
 
 
 class Told:
-    """Cores that are taken or free as it is said."""
+    """Three cores, of which others have as many as it is said."""
+
+    count = 3
 
     def __init__(self) -> None:
         """Begin with all free."""
@@ -84,18 +86,18 @@ class Told:
         """Return the time."""
         return self.now_ns
 
-    def step(self, threads: FollowedThreads, waiting: float, idle: float) -> int:
-        """Run a step during which so many threads waited; return with how many it ran."""
+    def step(self, threads: FollowedThreads, taken: float) -> int:
+        """Run a step during which others had so many cores; return with how many it ran."""
         with threads:
             count = torch.get_num_threads()
-            self.pass_by(waiting, idle)
+            self.pass_by(taken)
         return count
 
-    def pass_by(self, waiting: float, idle: float) -> None:
-        """Let the time of a step go by."""
-        self.now_ns += round(STEP_S * 1e9)
-        use = self.use
-        self.use = CoreUse(use.waited_s + waiting * STEP_S, use.idle_s + idle * STEP_S)
+    def pass_by(self, taken: float, seconds: float = STEP_S) -> None:
+        """Let time go by in which this process had all other cores."""
+        self.now_ns += round(seconds * 1e9)
+        own = (self.count - taken) * seconds
+        self.use = CoreUse(self.use.busy_s + self.count * seconds, self.use.own_s + own)
 
 
 @pytest.fixture
@@ -111,28 +113,32 @@ def three_threads() -> Iterator[None]:
 def test_torch_follows() -> None:
     told = Told()
     threads = FollowedThreads(told, told.clock)
-    counts = [told.step(threads, 1.0, 0.0) for _ in range(8)]
-    assert counts[0] == 3
-    assert counts[-1] == 1
-    assert counts == sorted(counts, reverse=True)
-    told.now_ns += round(HOLD_S * 1e9)
-    counts = [told.step(threads, 0.0, 1.0) for _ in range(8)]
+    assert [told.step(threads, 0.0) for _ in range(8)] == [3] * 8  # all cores are busy with it
+    assert [told.step(threads, 1.9) for _ in range(3)] == [3, 1, 1]
+    told.pass_by(0.0, HOLD_S)
+    counts = [told.step(threads, 0.0) for _ in range(4)]
     assert counts[0] == 1
     assert counts[-1] == 3
-    for _ in range(8):
-        told.step(threads, 1.0, 0.0)
+    for _ in range(3):
+        told.step(threads, 2.0)
     threads.release()
     assert torch.get_num_threads() == 3
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_few_steps_are_looked_at() -> None:
+def test_short_steps_are_judged_together_with_the_time_between_them() -> None:
+    """A step of 5 ms may lie between two ticks by which work is counted; looking takes time."""
     told = Told()
     threads = FollowedThreads(told, told.clock)
-    for _ in range(30):
+    counts = []
+    for _ in range(31):
         with threads:
-            told.now_ns += round(0.2 * EVERY_S * 1e9)
-    assert told.reads <= 2 * (30 * 0.2 + 1)
+            counts.append(torch.get_num_threads())
+            told.pass_by(0.0, 0.1 * EVERY_S)
+        told.pass_by(2.0, 0.1 * EVERY_S)
+    assert counts[:5] == [3] * 5
+    assert counts[8:] == [2] * 23
+    assert told.reads <= 31 * 0.2 + 1
 
 
 @pytest.mark.usefixtures("three_threads")
@@ -157,7 +163,7 @@ def test_only_under_a_latency_budget() -> None:
 
 
 class Waiting(torch.nn.Module):
-    """A network in whose steps two threads wait for a core."""
+    """A network in whose steps others have two of three cores."""
 
     classes, stride, feature_channels = 2, 1, 3
 
@@ -168,7 +174,7 @@ class Waiting(torch.nn.Module):
 
     def features(self, image: torch.Tensor) -> torch.Tensor:
         """Return the pixels."""
-        self.told.pass_by(2.0, 0.0)
+        self.told.pass_by(2.0)
         return image.float()
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
