@@ -164,6 +164,8 @@ class Placed(NamedTuple):
 class StageMemory:
     """What one stage of one camera made, as tiles: its branches, or its results without a skip.
 
+    Of a network's last module it may be the network's results; see `GatedModule.ends`.
+
     For each frame: `start`; then, module by module, `keep_all` or `mixed`.
 
     Args:

@@ -8,7 +8,9 @@ What is dropped, and remembered, is the branch of a residual block. Its skip con
 every bin of every frame, and to what that brings is added what the branch makes now, in the bins
 that are kept, and elsewhere what it made of the same content before, moved to where that is now.
 A convolution of the decoder has no skip connection: elsewhere there is what it made before, moved.
-Where the input is the same the output is the same, too, bit for bit.
+Where the input is the same the output is the same, too, bit for bit. What lies between these
+modules is deferred (`core.deferred`): it is computed where one of them reads it. What follows the
+last is, too, if it can be; then the network's results are remembered in place of its features.
 """
 
 from __future__ import annotations
