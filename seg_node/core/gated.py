@@ -215,7 +215,7 @@ class GatedHistory:
         block, memory = self._stages[stage][number], self._memories[stage]
         if number == 0:
             self._start(stage, kept)
-        if self._ends(block):
+        if block.ends:  # the network's results are remembered in place of the module's
             return deferred(plain(block)(complete(x) if kept.all() else deferred(x)))
         out: Tensor
         if kept.all():
@@ -227,10 +227,6 @@ class GatedHistory:
                 out = joined(block, complete(x), out, overwrite=True)
         return deferred(out)
 
-    def _ends(self, block: GatedModule) -> bool:
-        """Return whether the network's results are remembered in place of a module's."""
-        return block.ends and block is self._blocks[-1]
-
     def _ended(self, found: Tensor, kept: NDArray[np.bool_]) -> Tensor:
         """Return the network's results: new where the last module is kept.
 
@@ -239,7 +235,7 @@ class GatedHistory:
             kept: bins in which the last module is computed, bool [gh, gw].
 
         """
-        if not self._ends(self._blocks[-1]):
+        if not self._blocks[-1].ends:
             return complete(found)
         memory, number = self._memories[-1], len(self._stages[-1]) - 1
         if kept.all():
