@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any, TYPE_CHECKING
 from unittest.mock import patch
 
-import cv2
 import numpy as np
 import torch
 
@@ -39,6 +38,7 @@ from seg_node.core.pipeline import Segmenter
 from seg_node.core.tile_pictures import TilePictures
 from seg_node.core.tracking import OnHost
 from seg_node.data.datasets import open_source
+from seg_node.data.resizing import resized, size_of
 from seg_node.eval.metrics import ConfusionMatrix
 from seg_node.eval.progress import progress
 from seg_node.eval.results import versions, write_json
@@ -155,16 +155,8 @@ WAYS: dict[str, tuple[Callable[[], Any], ...]] = {
 
 def enlarged(sample: Sample, times: int) -> Sample:
     """Return a frame and its labels of so many times the width and height."""
-    if times == 1:
-        return sample
-    wide = cv2.resize(sample.frame.image, None, fx=times, fy=times)
-    image = np.asarray(wide, np.uint8)
-    labels = (
-        None
-        if sample.labels is None
-        else np.kron(sample.labels, np.ones((times, times), np.uint8))
-    )
-    return replace(sample, frame=replace(sample.frame, image=image), labels=labels)
+    width, height = size_of(sample)
+    return resized(sample, (times * width, times * height))
 
 
 def score(
@@ -200,13 +192,14 @@ def main() -> None:
     args = parser.parse_args()
     model = load_model(args.model)
     samples = [enlarged(x, args.enlarge) for x in open_source(args.data, split="val")]
+    height, width = samples[0].frame.image.shape[:2]
     usual = Config(device="cpu").updated({"budget.compute": args.compute})
     warp = usual.updated({"mode": "warp", "keyframe_interval": args.interval})
     content: dict[str, Any] = {
         "command": f"python benchmarks/adaptive_parts.py camvid:DIR --model {args.model} "
         f"--compute {args.compute} --interval {args.interval} --enlarge {args.enlarge}",
         "model": args.model,
-        "block_side": usual.block_side,
+        "block_side": usual.block_side((height, width)),
         "versions": versions(),
         "scores": {},
     }

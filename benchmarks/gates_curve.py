@@ -1,6 +1,6 @@
 """Accuracy against MACs of mode stmg, and agreement with the dense network frame by frame.
 
-    PYTHONPATH=. python benchmarks/gates_curve.py camvid:DIR --model NAME [--block-size 64] \
+    PYTHONPATH=. python benchmarks/gates_curve.py camvid:DIR --model NAME [--size 960x720] \
         --json benchmarks/results/gates_curve_NAME.json --out docs/pictures/gates_curve_NAME.png
 
 Every frame goes through all ways at once, so all points see the same frames. Ways:
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from itertools import islice
 import json
 from pathlib import Path
 from typing import Any, cast, TYPE_CHECKING
@@ -42,6 +43,7 @@ from seg_node.core.shown import Shown
 from seg_node.core.tracking import OnHost, StepTracker
 from seg_node.core.types import Reason
 from seg_node.data.datasets import open_source
+from seg_node.data.resizing import in_size, parse_size
 from seg_node.eval.metrics import ConfusionMatrix
 from seg_node.eval.progress import progress
 from seg_node.eval.results import versions
@@ -185,7 +187,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     counts = {name: ConfusionMatrix(classes) for name in running}
     macs: dict[str, list[float]] = {name: [] for name in running}
     same: dict[str, list[float]] = {name: [] for name in running}
-    samples = list(open_source(args.data, split=args.split).every(1))[: args.frames]
+    source = in_size(open_source(args.data, split=args.split), args.size)
+    samples = list(islice(source, args.frames))
+    height, width = samples[0].frame.image.shape[:2]
+    brought = f", brought to {width}x{height}" if args.size else ""
+    bins = Config(mode="stmg", block_size=args.block_size).block_side((height, width))
     with progress("curve", len(samples)) as bar:
         for index, sample in enumerate(samples):
             results = {name: way(sample) for name, way in running.items()}
@@ -207,9 +213,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             }
         )
     return {
-        "data": f"{args.data.split(':')[0]} {args.split}, first {len(samples)} frames",
+        "data": f"{args.data.split(':')[0]} {args.split}, first {len(samples)} frames{brought}",
         "model": {"name": model.manifest.name, "sha256": model.manifest.sha256},
-        "bin": args.block_size,
+        "bin": bins,
         "gate": model.manifest.gate.sha256 if model.manifest.gate else None,
         "versions": versions(),
         "curves": curves,
@@ -255,8 +261,8 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--model", required=True)
     parser.add_argument("--frames", type=int, default=101)
-    side = Config(mode="stmg").block_side
-    parser.add_argument("--block-size", type=int, default=side, help="side of a bin, in pixels")
+    parser.add_argument("--size", type=parse_size, help="of the images, WxH (default: their own)")
+    parser.add_argument("--block-size", type=int, default=0, help="side of a bin, in pixels")
     parser.add_argument(
         "--thresholds",
         type=numbers,

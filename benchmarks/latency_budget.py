@@ -28,7 +28,7 @@ from seg_node.core.config import Config
 from seg_node.core.types import Action, Frame
 from seg_node.data.core_use import LinuxCores
 from seg_node.data.datasets import open_source
-from seg_node.eval.bench import parse_size
+from seg_node.data.resizing import parse_size
 from seg_node.eval.session import build_session, open_model
 
 mpl.use("Agg")

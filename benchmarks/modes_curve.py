@@ -21,7 +21,7 @@ import numpy as np
 
 from seg_node.core.config import Config
 from seg_node.data.datasets import open_source
-from seg_node.eval.bench import parse_size
+from seg_node.data.resizing import parse_size
 from seg_node.eval.metrics import ConfusionMatrix
 from seg_node.eval.progress import progress
 from seg_node.eval.results import versions

@@ -29,7 +29,7 @@ from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import Ranked, UNTRAINED
 from seg_node.core.scores import BlockScore, Complexity, Heuristic, Middle, Oracle, Random
 from seg_node.data.datasets import open_source
-from seg_node.eval.bench import parse_size
+from seg_node.data.resizing import parse_size
 from seg_node.eval.metrics import ConfusionMatrix
 from seg_node.eval.progress import progress
 from seg_node.eval.results import versions

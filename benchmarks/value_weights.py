@@ -90,7 +90,7 @@ def harms(model: Model, street: str) -> tuple[NDArray[np.float64], NDArray[np.fl
             continue
         worse = ((shown.labels != truth) & (truth != IGNORE_LABEL)).astype(np.float64)
         worse -= (best != truth) & (truth != IGNORE_LABEL)
-        harm = 1000 * block_mean(worse, config.block_side)
+        harm = 1000 * block_mean(worse, config.block_side(worse.shape))
         reused = shown.plan.grid == Action.REUSE
         parts = (known.distortion, np.maximum(known.doubt, LEAST_DOUBT), known.age_ms)
         features.append(np.log(np.maximum(LEAST, np.stack([part[reused] for part in parts], 1))))

@@ -45,6 +45,7 @@ MODES = "how compute is chosen (default: {}); several are compared frame by fram
 def evaluate(args: argparse.Namespace) -> int:
     """Score a model on labelled data."""
     from seg_node.data.datasets import open_source
+    from seg_node.data.resizing import parse_size
     from seg_node.eval.distances import parse_encoding, Protocol, run_distances
     from seg_node.eval.evaluate import run_evaluate, Selection
 
@@ -52,7 +53,11 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.encode is not None and args.distances is None:
         msg = "--encode belongs to --distances L; add it"
         raise ConfigError(msg)
+    size = None if args.size is None else parse_size(args.size)
     if args.distances is not None:
+        if size is not None:
+            msg = "--size does not go together with --distances: encode frames of that size"
+            raise ConfigError(msg)
         source = open_source(args.data, split=args.split, topic=args.topic)
         encoding = parse_encoding(args.encode, args.distances) if args.encode else None
         protocol = Protocol(args.distances, encoding)
@@ -64,7 +69,7 @@ def evaluate(args: argparse.Namespace) -> int:
         split=args.split,
         topic=args.topic,
         mask_topic=args.mask_topic,
-        selection=Selection(args.stride, args.limit),
+        selection=Selection(args.stride, args.limit, size),
         out=args.out,
         json_path=args.json,
         compare_with=args.compare,
@@ -97,7 +102,8 @@ def replay(args: argparse.Namespace) -> int:
 
 def bench(args: argparse.Namespace) -> int:
     """Measure how long a step takes in several modes and models, on the same frames."""
-    from seg_node.eval.bench import parse_size, run_bench, Workload
+    from seg_node.data.resizing import parse_size
+    from seg_node.eval.bench import run_bench, Workload
 
     models = [name.strip() for name in (args.model or "").split(",")]
     args.model = models[0] or None
@@ -254,7 +260,7 @@ def export(args: argparse.Namespace) -> int:
     from seg_node.export.packages import check_packages
 
     check_packages()
-    from seg_node.eval.bench import parse_size
+    from seg_node.data.resizing import parse_size
     from seg_node.export.command import run_export
 
     size = None if args.size is None else parse_size(args.size)
@@ -358,6 +364,11 @@ def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mask-topic", help="topic of a bag with the masks of these images")
     parser.add_argument("--stride", type=int, default=1, help="take every so many-th frame")
     parser.add_argument("--limit", type=int, help="stop after so many labelled frames")
+    parser.add_argument(
+        "--size",
+        metavar="WxH",
+        help="bring images and labels to this size, such as 960x720 (default: their own)",
+    )
     parser.add_argument(
         "--distances",
         type=int,

@@ -11,22 +11,18 @@ import math
 import re
 from typing import Any, TYPE_CHECKING
 
+from seg_node.core.sides import LARGEST, side_for
 from seg_node.core.types import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from numpy.typing import NDArray
+
 Value = bool | int | float | str | tuple[str, ...]
 
 MOTION_SOURCES = ("auto", "codec", "flow", "none")
 """Where motion may come from; see `MotionConfig.source`."""
-
-USUAL_BLOCK_SIDE = 128
-"""Side of a block in pixels: the larger blocks are, the less of them is next to what is old
-(docs/adaptive.md)."""
-
-BLOCK_SIDES = {"segblocks": 64}
-"""Modes of another side, on which their policies were trained."""
 
 CAMERA_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 """A camera's name becomes a part of topic names; this is what ROS 2 allows there."""
@@ -306,10 +302,11 @@ class Config:
         Limits(
             "Side of a block of the plan, a multiple of 32; where blocks are computed at half "
             "resolution, a multiple of twice the network's largest stride (64 for the shipped). "
-            "0: 64 in mode segblocks, else 128.",
+            "0: 64 in mode segblocks, a third of the image's shorter side and at least 128 in "
+            "stmg, else 128.",
             "px",
             0,
-            512,
+            LARGEST,
             live=False,
         ),
     )
@@ -402,10 +399,24 @@ class Config:
             raise ConfigError(msg)
         _check_cameras(self.cameras)
 
-    @property
-    def block_side(self) -> int:
-        """Side of a block in pixels: `block_size`, or what suits the mode."""
-        return self.block_size or BLOCK_SIDES.get(self.mode, USUAL_BLOCK_SIDE)
+    def block_side(self, size: tuple[int, int]) -> int:
+        """Return the side of a block in pixels: `block_size`, or what suits the mode.
+
+        Args:
+            size: height and width of the image, in pixels, as the network sees it.
+
+        """
+        return self.block_size or side_for(self.mode, size)
+
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width, in pixels, in which the network sees an image of `size`."""
+        height, width = (max(1, round(length * self.input.scale)) for length in size)
+        return height, width
+
+    def shown_side(self, image: NDArray[Any]) -> float:
+        """Return the side of a block in pixels of the camera's image, [H, W, 3]."""
+        height, width = image.shape[:2]
+        return self.block_side(self.seen_size((height, width))) / self.input.scale
 
     def updated(self, values: Mapping[str, Value]) -> Config:
         """Return a copy with some settings changed, by dotted name.

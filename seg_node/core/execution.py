@@ -130,7 +130,8 @@ class Executor:
         if (plan.grid == Action.HIGH).all():
             features, logits = self._recorded("whole frames", self._whole, image)
             if history is not None:
-                history.keep(frame, features, logits, self.config.block_side)
+                side = self.config.block_side((image.shape[-2], image.shape[-1]))
+                history.keep(frame, features, logits, side)
             return logits
         if (plan.grid == Action.REUSE).all() and history is not None:
             return history.logits()
@@ -227,7 +228,7 @@ class Executor:
         """Return where the blocks of the plans of some images lie."""
         grids = np.stack([plan.grid for plan in plans])
         size = images.shape[-2], images.shape[-1]
-        side = self.config.block_side
+        side = self.config.block_side(size)
         return BlockLayout(grids, side, size, device=images.device, buckets=self.buckets)
 
     def _on_blocks(

@@ -13,7 +13,7 @@ import torch
 from seg_node.core.blocks import grid_shape
 from seg_node.core.costs import MacCounter
 from seg_node.core.gated_modules import stages_of
-from seg_node.core.policy import NOTHING, Remembers
+from seg_node.core.policy import grid_of, NOTHING, Remembers
 from seg_node.core.types import Action, ConfigError, Plan, Reason
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Gated:
 
         The grid says HIGH where at least half of them are, elsewhere REUSE.
         """
-        grid = grid_shape(image.shape[-2], image.shape[-1], config.block_side)
+        grid = grid_of(image, config)
         self._scored = past.gates is not None and config.gate.threshold > 0
         if past.lost is not None or past.gates is None:
             kept = np.ones((self._gates, *grid), np.bool_)

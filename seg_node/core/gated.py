@@ -57,7 +57,6 @@ class GatedHistory:
     Args:
         blocks: the gated modules of the network, in the order in which they run.
         stride: image pixels per pixel of the network's results.
-        side: side of a bin, in image pixels.
         device: where the network runs.
 
     """
@@ -68,14 +67,13 @@ class GatedHistory:
         self,
         blocks: Sequence[GatedModule],
         stride: int,
-        side: int,
         device: torch.device,
         method: AnyMethod | None = None,
     ) -> None:
         """Remember nothing."""
         self._method: AnyMethod = method or OnHost()
         self._blocks, self._stages = blocks, stages_of(blocks)
-        self._side, self._device = side, device
+        self._side, self._device = 0, device  # the side of a bin, in image pixels
         self._stride, self._shown = stride, Shown()
         self._tracker: StepTracker[Any, Any] | None = None
         self._memories: list[StageMemory] = []
@@ -118,7 +116,8 @@ class GatedHistory:
         if lost is None and not self._memories:
             lost = Reason.FIRST
         if lost is not None:
-            self._forget((frame.image.shape[0], frame.image.shape[1]))
+            size = frame.image.shape[0], frame.image.shape[1]
+            self._forget(size, config.block_side(size))
         self._grey = self._method.grey(frame, self._contents[0].size).to(self._device)
         size = scaled(self._size, self._stride)
         self._picture = self._method.colours(frame, size).to(self._device)
@@ -127,8 +126,8 @@ class GatedHistory:
             return Past(lost)
         return Past(None, 1, gates=self._follow(found, frame))
 
-    def _forget(self, size: tuple[int, int]) -> None:
-        self._size, self._asked = size, False
+    def _forget(self, size: tuple[int, int], side: int) -> None:
+        self._size, self._side, self._asked = size, side, False
         self._contents = [Content(size, self._side)] * len(self._stages)
         self._memories = [
             StageMemory(stage, size, self._side, self._device) for stage in self._stages

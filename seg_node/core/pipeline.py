@@ -75,6 +75,11 @@ BLOCK_MODES = ("adaptive", "segblocks")
 """Modes that run the network on blocks of one number."""
 
 
+def _size(frame: Frame) -> tuple[int, int]:
+    """Return height and width of its image in pixels."""
+    return frame.image.shape[0], frame.image.shape[1]
+
+
 @dataclass(frozen=True)
 class _Planned:
     """A frame between its plan and its mask.
@@ -339,18 +344,17 @@ class Segmenter:
         self, frame: Frame, config: Config, policy: BlockPolicy, timer: StageTimer
     ) -> _Planned:
         """Return a frame with what is to be computed of it."""
-        height, width = frame.image.shape[:2]
+        size = _size(frame)
         with timer.stage("prepare"):
             frame = self._scaled(frame)
             image = self._uploads.send(frame.image)
             self._motion.take(frame, image)
-        history = self._history(frame.camera, policy)
+        history = self._history(frame, policy)
         with timer.stage("motion"):
             past = history.look(frame, config) if history else NOTHING
         with timer.stage("plan"):
             plan = policy.plan(image, config, past)
-        size, camera = (height, width), past.camera
-        return _Planned(frame, image, size, policy, camera, plan, history, timer)
+        return _Planned(frame, image, size, policy, past.camera, plan, history, timer)
 
     def _computed(self, planned: _Planned) -> tuple[Tensor, int]:
         """Return the logits of a frame and the MACs that they took."""
@@ -394,7 +398,8 @@ class Segmenter:
             labels, confidence = to_host(*planes)
         with timer.stage("finish"):
             labels, confidence = resize_result(labels, confidence, planned.size)
-            macs += planned.policy.macs(planned.seen, self.config.block_side)
+            side = self.config.block_side(planned.seen)
+            macs += planned.policy.macs(planned.seen, side)
             age_ms = np.zeros_like(plan.grid, np.uint16)
             if history:
                 age_ms = history.age_ms(planned.frame)
@@ -448,14 +453,14 @@ class Segmenter:
             whether it did: not where nothing is remembered.
 
         """
-        history = self._history(frame.camera, self.policies[self.config.mode])
+        history = self._history(frame, self.policies[self.config.mode])
         image = self._uploads.send(frame.image)
         self._motion.take(frame, image)
         past = NOTHING if history is None else history.look(frame, self.config)
         if past.lost is not None:  # memory was short before there were blocks
             return False
-        height, width = frame.image.shape[:2]
-        shape = grid_shape(height, width, self.config.block_side)
+        height, width = _size(frame)
+        shape = grid_shape(height, width, self.config.block_side((height, width)))
         other = Action.LOW if history is None else Action.REUSE
         few = (first_blocks(shape, count, other) for count in (1, max(1, math.prod(shape) // 8)))
         recorded = self._executor.blocks is not None
@@ -464,9 +469,9 @@ class Segmenter:
             self._execute(frame, image, Plan(grid, Reason.ASKED), history)
         return True
 
-    def _block_history(self) -> BlockHistory:
-        """Return a memory of blocks for a camera."""
-        side, device = self.config.block_side, self.compute.device
+    def _block_history(self, size: tuple[int, int]) -> BlockHistory:
+        """Return a memory of blocks for a camera whose images the network sees in this size."""
+        side, device = self.config.block_side(size), self.compute.device
         return BlockHistory(self._stride, side, device, self._motion)
 
     def _scaled(self, frame: Frame) -> Frame:
@@ -476,25 +481,31 @@ class Segmenter:
             return frame
         if self._next is not None and self._next[0] is frame and self._next[1] == scale:
             return self._next[2]
-        height, width = frame.image.shape[:2]
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA)
+        height, width = self.config.seen_size(_size(frame))
+        image = cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA)
         return replace(frame, image=np.asarray(image, np.uint8))
 
-    def _history(self, camera: str, policy: BlockPolicy) -> AnyHistory | None:
-        """Return what is remembered of a camera; nothing is, in modes without a use for it."""
-        history, remembers = self._histories.get(camera), policy.remembers
+    def _history(self, frame: Frame, policy: BlockPolicy) -> AnyHistory | None:
+        """Return what is remembered of a camera; nothing is, in modes without a use for it.
+
+        Args:
+            frame: one of its frames, as the network will see it.
+            policy: of the mode.
+
+        """
+        camera, remembers = frame.camera, policy.remembers
+        history = self._histories.get(camera)
         if history is None or history.remembers is not remembers:
             self._histories.pop(camera, None)
             history = None
         if history is None and remembers is Remembers.FRAME:
             history = self._histories[camera] = History(self._motion)
         if history is None and remembers is Remembers.BLOCKS:
-            history, self._spare = self._spare or self._block_history(), None
+            history, self._spare = self._spare or self._block_history(_size(frame)), None
             self._histories[camera] = history
         if history is None and isinstance(policy, Gated):
-            side, device = self.config.block_side, self.compute.device
-            history = GatedHistory(policy.blocks, self._stride, side, device, self._motion)
+            device = self.compute.device
+            history = GatedHistory(policy.blocks, self._stride, device, self._motion)
             self._histories[camera] = history
         return history
 

@@ -136,7 +136,7 @@ def _check(image: Picture, cells: Sequence[int], side: float) -> None:
         if not -_TOLERANCE <= count - length / side < 1 + _TOLERANCE:
             msg = (
                 f"{cells[0]}x{cells[1]} blocks of {side:g} pixels do not cover an image of "
-                f"{image.shape[0]}x{image.shape[1]}; pass block_size / input.scale of the settings"
+                f"{image.shape[0]}x{image.shape[1]}; pass Config.shown_side of the image"
             )
             raise DataError(msg)
 

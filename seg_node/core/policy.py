@@ -239,7 +239,7 @@ class Ranked(_Unmoved):
 
     def plan(self, image: Tensor, config: Config, past: Past = NOTHING) -> Plan:  # noqa: ARG002 - only this frame counts
         """Return a grid of HIGH and LOW."""
-        scores = self.score(image, config.block_side)
+        scores = self.score(image, config.block_side((image.shape[-2], image.shape[-1])))
         count = round(config.policy.high_fraction * scores.size)
         wanted = np.zeros(scores.shape, np.bool_)
         wanted.flat[np.argsort(-scores, axis=None, kind="stable")[:count]] = True
@@ -253,5 +253,10 @@ class Ranked(_Unmoved):
 
 def filled(image: Tensor, config: Config, action: Action) -> NDArray[np.uint8]:
     """Return a grid of one action."""
-    grid = grid_shape(image.shape[-2], image.shape[-1], config.block_side)
-    return np.full(grid, action, np.uint8)
+    return np.full(grid_of(image, config), action, np.uint8)
+
+
+def grid_of(image: Tensor, config: Config) -> tuple[int, int]:
+    """Return how many blocks (gh, gw) cover an image [1, 3, H, W]."""
+    height, width = image.shape[-2:]
+    return grid_shape(height, width, config.block_side((height, width)))

@@ -32,7 +32,7 @@ class StreetClip(Indexed):
 
     def __init__(self, seed: int, count: int = 150, size: tuple[int, int] = (480, 360)) -> None:
         """Prepare the street of a seed; size is (width, height) in pixels."""
-        self.spec = f"street:{seed}"
+        self.spec, self.seed = f"street:{seed}", seed
         self.skipped = Counter()
         self.count = count
         self.street = Street(seed, *size, rate_hz=STREET_RATE_HZ)

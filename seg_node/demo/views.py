@@ -72,7 +72,7 @@ def make_views(  # noqa: PLR0913, PLR0917 - all that is known of a frame
     mask = overlay(image, labels, color_table(classes), config.publish.overlay_opacity)
     if config.mode == DENSE:
         return {"image": to_width(image, width), "mask": to_width(mask, width)}
-    side = config.block_side / config.input.scale
+    side = config.shown_side(image)
     views = {"mask": np.vstack([to_width(mask, width), legend(classes, width)])}
     if plan is not None:
         views["plan"] = draw_plan(image, plan, side, width=width)

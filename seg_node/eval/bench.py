@@ -12,14 +12,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import islice
-import re
 from typing import Any, TYPE_CHECKING
-
-import cv2
-import numpy as np
 
 from seg_node.core.types import ConfigError, DataError
 from seg_node.data.datasets import estimate_rate, guess_spec, open_source, StreetClip
+from seg_node.data.resizing import check_size, resized, size_of
 from seg_node.eval.machine import in_words, load
 from seg_node.eval.progress import EXIT_INTERRUPTED, noted_interrupt, progress
 from seg_node.eval.refusals import check_pictures
@@ -44,8 +41,6 @@ BUSY = 0.5
 STREET = "street:1"
 STREET_SIZE = (960, 720)
 """Data and (width, height) in pixels where none are named."""
-SIDES = (16, 8192)
-"""Smallest and largest side of an input, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -71,25 +66,8 @@ class Workload:
         if self.frames < 1:
             msg = f"frames is {self.frames}; use 1 or more"
             raise ConfigError(msg)
-        low, high = SIDES
-        if self.size and not all(low <= side <= high for side in self.size):
-            width, height = self.size
-            msg = f"size is {width}x{height}; each side may be {low} to {high} pixels"
-            raise ConfigError(msg)
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Read a size such as `960x720`: width and height in pixels.
-
-    Raises:
-        ConfigError: it is none.
-
-    """
-    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text, re.ASCII)
-    if match is None:
-        msg = f"size is {text!r}; expected WIDTHxHEIGHT in pixels, such as 960x720"
-        raise ConfigError(msg)
-    return int(match[1]), int(match[2])
+        if self.size:
+            check_size(self.size)
 
 
 def run_bench(  # noqa: PLR0913 - what the command takes
@@ -153,8 +131,7 @@ def open_input(data: str, workload: Workload) -> Source:
     if not isinstance(source, StreetClip):
         check_pictures(source)
         return source
-    seed = int(source.spec.partition(":")[2])
-    return StreetClip(seed, WARM_UP + workload.frames, workload.size or STREET_SIZE)
+    return StreetClip(source.seed, WARM_UP + workload.frames, workload.size or STREET_SIZE)
 
 
 def bench(source: Source, sessions: Mapping[str, Session], workload: Workload) -> dict[str, Any]:
@@ -196,7 +173,7 @@ def bench_models(
                     results_of_one = {mode: results[_key(i, mode)] for mode in own}
                     count_frame(own, source.spec, sample, results_of_one)
             done += 1
-            size = _size(sample)
+            size = size_of(sample)
             bar(done)
             if interrupt:
                 break
@@ -237,31 +214,15 @@ def _inputs(source: Source, workload: Workload) -> Iterator[Sample]:
     """
     size = workload.size
     for sample in islice(source, WARM_UP + workload.frames):
-        if workload.size is None and size not in {None, _size(sample)}:
-            width, height = _size(sample)
+        if workload.size is None and size not in {None, size_of(sample)}:
+            width, height = size_of(sample)
             msg = (
                 f"{source.spec}, frame {sample.name}: {width}x{height} pixels, the frames before "
                 f"have {'x'.join(map(str, size or ()))}; give a --size to bring all to it"
             )
             raise DataError(msg)
-        size = size or _size(sample)
-        yield _resized(sample, size)
-
-
-def _size(sample: Sample) -> tuple[int, int]:
-    """Return (width, height) in pixels."""
-    height, width = sample.frame.image.shape[:2]
-    return width, height
-
-
-def _resized(sample: Sample, size: tuple[int, int]) -> Sample:
-    """Return the sample without labels, its image brought to (width, height)."""
-    image = sample.frame.image
-    if _size(sample) != size:
-        shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
-        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        image = np.asarray(cv2.resize(image, size, interpolation=how), np.uint8)
-    return replace(sample, frame=replace(sample.frame, image=image), labels=None)
+        size = size or size_of(sample)
+        yield replace(resized(sample, size), labels=None)
 
 
 def notes_of(results: dict[str, Any], workload: Workload) -> list[str]:

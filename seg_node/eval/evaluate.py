@@ -14,6 +14,7 @@ from typing import Any, TYPE_CHECKING
 from seg_node.core.types import ConfigError, DataError, Motion
 from seg_node.data.compressed_images import encode_png
 from seg_node.data.datasets import estimate_rate, open_source, StreetClip
+from seg_node.data.resizing import check_size, in_size
 from seg_node.eval.boundary import BoundaryScore
 from seg_node.eval.classes import check_classes
 from seg_node.eval.compare import change_table, COMPARE, read_old_run
@@ -50,23 +51,27 @@ class Selection:
     Attributes:
         stride: take every so many-th frame, 1 or more.
         limit: stop after so many labelled frames, 1 or more; None for all.
+        size: (width, height) in pixels to bring images and labels to; None for their own.
 
     """
 
     stride: int = 1
     limit: int | None = None
+    size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a selection of nothing.
 
         Raises:
-            ConfigError: a number is below 1.
+            ConfigError: a number is below 1, or a side out of range.
 
         """
         for name, value in (("stride", self.stride), ("limit", self.limit)):
             if value is not None and value < 1:
                 msg = f"{name} is {value}; use 1 or more"
                 raise ConfigError(msg)
+        if self.size:
+            check_size(self.size)
 
 
 EVERYTHING = Selection()
@@ -169,6 +174,7 @@ def evaluate(
     """
     shared = common(sessions)
     check_classes(source, shared.manifest.classes)
+    source = in_size(source, selection.size)
     scores = _Scores(sessions, worst or worst_frames(sessions), table)
     exact = _exact_motion(source, selection.stride)
     rate_hz = estimate_rate(source)

@@ -190,7 +190,7 @@ class Outputs(Closing):
         self._classes = classes
         self._colors = color_table(classes)
         self._opacity = config.publish.overlay_opacity
-        self._block_size = config.block_side / config.input.scale
+        self._side_in = config.shown_side
         self._shows_plan = config.mode != DENSE
         self._chosen = chosen
         self._shape: tuple[int, int] | None = None
@@ -229,7 +229,7 @@ class Outputs(Closing):
             shape = (mask.shape[0] + plan_legend_height(width), width, 3)
             right = np.full(shape, BACKGROUND, np.uint8)
             if plan is not None:
-                right = draw_plan(image, plan, self._block_size, width=width)
+                right = draw_plan(image, plan, self._side_in(image), width=width)
             return self._of_one_shape(side_by_side([left, right]))
         fitted = self._of_one_shape(_shrunk(blended, PREVIEW_WIDTH))
         return np.vstack([fitted, legend(self._classes, fitted.shape[1])])

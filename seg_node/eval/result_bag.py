@@ -124,7 +124,7 @@ class ResultBag:
         self._classes = classes
         self._colors = colors
         self._opacity = config.publish.overlay_opacity
-        self._block_size = config.block_side / config.input.scale
+        self._side_in = config.shown_side
         self._max_age_ms = config.max_age_ms
         self._empty = True
 
@@ -193,7 +193,7 @@ class ResultBag:
     def _pictures(
         self, image: NDArray[np.uint8], made: Made, blended: NDArray[np.uint8]
     ) -> Generator[tuple[str, NDArray[np.uint8]]]:
-        width, side = picture_width(image.shape[1]), self._block_size
+        width, side = picture_width(image.shape[1]), self._side_in(image)
         yield IMAGE_TOPIC, image
         yield OVERLAY_TOPIC, blended
         if made.plan is not None:

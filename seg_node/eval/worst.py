@@ -101,7 +101,7 @@ class WorstFrames:
         apart_ns: int = APART_NS,
     ) -> None:
         """Start without any."""
-        self._block_size = config.block_side / config.input.scale
+        self._side_in = config.shown_side
         self._opacity = config.publish.overlay_opacity
         self._classes = classes
         self._count = count
@@ -137,7 +137,7 @@ class WorstFrames:
             _fit(frame.image),
             _fit_labels(reference),
             _fit_labels(mask),
-            draw_plan(frame.image, plan, self._block_size, width=CELL),
+            draw_plan(frame.image, plan, self._side_in(frame.image), width=CELL),
         )
         self._pictures = {k: self._pictures[k] for k in ranked}
         self._kept = ranked

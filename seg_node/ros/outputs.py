@@ -207,7 +207,7 @@ class Outputs:
         """
         if name == "overlay":
             return overlay(image, result.labels, self._colors, config.publish.overlay_opacity)
-        side = config.block_side / config.input.scale
+        side = config.shown_side(image)
         if name == "plan/image":
             return draw_plan(image, result.plan, side)
         return draw_age(image, result.age_ms, config.max_age_ms, side)

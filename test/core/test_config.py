@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from seg_node.core.config import Config, InputConfig, options
@@ -83,6 +84,32 @@ def test_names_of_cameras_keep_their_order() -> None:
 
 
 def test_blocks_have_the_side_that_suits_the_mode_unless_one_is_set() -> None:
-    assert Config().block_side == Config(mode="stmg").block_side == 128
-    assert Config(mode="segblocks").block_side == 64
-    assert Config(mode="segblocks", block_size=96).block_side == 96
+    size = (360, 480)
+    assert Config().block_side(size) == Config(mode="stmg").block_side(size) == 128
+    assert Config(mode="segblocks").block_side(size) == 64
+    assert Config(mode="segblocks", block_size=96).block_side(size) == 96
+
+
+@pytest.mark.parametrize(
+    ("size", "side"),
+    [
+        ((64, 96), 128),
+        ((480, 640), 192),
+        ((720, 960), 256),
+        ((999, 375), 128),
+        ((9000, 9000), 512),
+    ],
+)
+def test_bins_of_stmg_grow_with_the_shorter_side(size: tuple[int, int], side: int) -> None:
+    """Three to four lie along it, in steps of 64 pixels."""
+    assert Config(mode="stmg").block_side(size) == side
+    assert Config(mode="stmg", block_size=32).block_side(size) == 32
+    assert Config(mode="adaptive").block_side(size) == 128
+
+
+def test_blocks_are_shown_in_pixels_of_the_camera() -> None:
+    """The network sees 360x480 of 900x1200, in bins of 128."""
+    config = Config(mode="stmg").updated({"input.scale": 0.4})
+    image = np.zeros((900, 1200, 3), np.uint8)
+    assert config.seen_size((900, 1200)) == (360, 480)
+    assert config.shown_side(image) == 320

@@ -174,5 +174,5 @@ def test_blocks_of_another_size_are_refused(side: int) -> None:
     """Drawn nonetheless, they would lie elsewhere than what was computed."""
     with pytest.raises(DataError, match=rf"6x8 blocks of {side} pixels do not cover .* 360x480"):
         draw_plan(IMAGE, plan_of(), side)
-    with pytest.raises(DataError, match=r"pass block_size / input\.scale"):
+    with pytest.raises(DataError, match=r"pass Config\.shown_side of the image"):
         draw_age(IMAGE, np.zeros((ROWS, COLUMNS), np.uint16), 1000.0, side)

@@ -16,6 +16,7 @@ from seg_node.cli import main
 from seg_node.core.config import Config
 from seg_node.core.types import CAMVID_CLASSES, ClassInfo, ConfigError, DataError, Motion
 from seg_node.data.datasets import StreetClip
+from seg_node.data.resizing import resized
 from seg_node.data.sources import Source
 from seg_node.eval.boundary import BoundaryScore
 from seg_node.eval.calibration import Calibration
@@ -128,11 +129,31 @@ def test_a_selection_is_obeyed_and_recorded(
     frames = read_frames(tmp_path / "frames.csv", len(CAMVID_CLASSES))["dense"]
     assert frames.index.tolist() == [0, 2], "numbers in the source, so that runs can be paired"
     assert {w["frame"] for w in results["worst"]["dense"]} == {"000000", "000002"}
-    assert results["selection"] == {"stride": 2, "limit": 5}
+    assert results["selection"] == {"stride": 2, "limit": 5, "size": None}
     pairs = results["modes"]["dense"]["temporal"]["pairs"]
     assert pairs == {"exact": 0, "estimated": 1}, "the street knows single steps only"
     limited = evaluate(clip, sessions, Selection(limit=3))
     assert limited["modes"]["dense"]["frames"] == 3
+
+
+def test_frames_are_scored_in_the_size_that_was_asked_for(
+    clip: StreetClip, sessions: dict[str, Session], dense: dict[str, Any]
+) -> None:
+    """Labels, too; a street is drawn in that size, so its motion is exact there."""
+    results = evaluate(clip, sessions, Selection(size=(128, 96)))
+    entry, other = results["modes"]["dense"], dense["modes"]["dense"]
+    assert results["selection"]["size"] == (128, 96)
+    assert entry["gmac_per_frame"] > 1.5 * other["gmac_per_frame"]
+    assert entry["temporal"]["pairs"] == {"exact": FRAMES - 1, "estimated": 0}
+    samples = list(clip)
+    entry = evaluate(Given(samples), sessions, Selection(size=(128, 96)))["modes"]["dense"]
+    matrix = ConfusionMatrix(11)
+    for sample in (resized(sample, (128, 96)) for sample in samples):
+        assert sample.labels is not None
+        matrix.update(sample.labels, sessions["dense"].segmenter.step(sample.frame).labels)
+    assert entry["miou"] == matrix.dataset_miou()
+    with pytest.raises(ConfigError, match="size is 5x96; each side may be 16"):
+        Selection(size=(5, 96))
 
 
 def test_unlabelled_frames_run_but_do_not_score_or_fill_the_limit(

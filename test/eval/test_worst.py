@@ -112,5 +112,6 @@ def test_sheet_has_a_row_per_frame_and_a_column_per_view() -> None:
     sheet = worst.sheet()
     assert sheet is not None
     # Heading 22, two rows as high as a plan with its legend, with gaps of 6, a legend of 22.
-    row = draw_plan(sample("one").frame.image, PLAN, CONFIG.block_side).shape[0] + 6
+    image = sample("one").frame.image
+    row = draw_plan(image, PLAN, CONFIG.shown_side(image)).shape[0] + 6
     assert sheet.shape == (22 + 2 * row + 6 + 22, 5 * 486 + 6, 3)

@@ -83,7 +83,7 @@ def test_training_computes_what_the_pipeline_computes() -> None:
     config = Config(mode="stmg", device="cpu", block_size=32).updated({"motion.source": "none"})
     pipeline = Segmenter(net, {**UNTRAINED, "stmg": policy}, config)
     pipeline.step(Frame(key, 0))
-    history = pipeline._history("", policy)
+    history = pipeline._history(Frame(key, 0), policy)
     assert history is not None
     past = history.look(Frame(image, 1), config)
     assert past.gates is not None
