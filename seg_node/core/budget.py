@@ -207,7 +207,7 @@ class CostModel:
         gains = along / spread**2 if novel else gain * self._costs / expected
         if novel:
             self._usual = terms
-        costs = self._costs + gains * error
+        costs = np.maximum(self._costs + gains * error, LEAST * self._costs)
         self._costs = np.maximum(costs, LEAST * PRIOR * costs[-1])
         left = np.eye(len(costs)) - np.outer(gains, terms)
         self._doubt = left @ self._doubt @ left.T + noise * np.outer(gains, gains)

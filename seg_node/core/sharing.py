@@ -165,12 +165,14 @@ class SharedBudget:
     def spent(self, camera: str, need: float, step: Spent) -> None:
         """Learn what that frame cost.
 
+        Nothing is learnt of frames that warm up: the first take many times as long as others.
+
         Args:
             camera: whose frame it was.
             need: how much there was to compute in it, see `Sharing.note`.
             step: what it cost.
 
         """
-        self._accounts[camera].spent(step)
         if camera != WARM_UP_CAMERA:
+            self._accounts[camera].spent(step)
             self._sharing.note(camera, need)

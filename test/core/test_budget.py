@@ -357,6 +357,16 @@ def test_costs_stay_above_zero_whatever_is_measured() -> None:
         assert 0 < model.predict(Work(180, full=True)) < math.inf
 
 
+def test_the_cost_of_a_full_frame_stays_above_zero_where_other_frames_pull_it_down() -> None:
+    """The first was far slower than all others; below zero, the next one stopped the node."""
+    model = CostModel()
+    seen = [(40, 3.76), (0, 0.023), (0, 0.018), (5, 0.063), (40, 0.2), (0, 0.015), (40, 0.2)]
+    for high, seconds in seen:
+        model.update(Work(high, full=high == 40), seconds, 0.13)
+        assert 0 < model.predict(Work(0)) < math.inf
+        assert 0 < model.predict(Work(40, full=True)) < math.inf
+
+
 def test_a_full_frame_of_another_size_starts_anew() -> None:
     _, model = learnt()
     model.update(Work(48, full=True), 0.01, 1 / 15)

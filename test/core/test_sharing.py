@@ -95,6 +95,19 @@ def test_frames_that_prepare_the_machine_are_of_no_camera() -> None:
     assert high[0] == high[1]
 
 
+def test_frames_that_prepare_the_machine_say_nothing_of_what_frames_take() -> None:
+    """The first ones of a process take seconds: a latency budget would hold blocks for dear."""
+    settings = BudgetConfig(latency_ms=50.0)
+    cold, warm = SharedBudget(), SharedBudget()
+    for work in (Work(TOTAL, full=True), Work(0), Work(5)):
+        warm.allowed(WARM_UP_CAMERA, TOTAL, settings)
+        warm.spent(WARM_UP_CAMERA, 0.0, Spent(work, 3.0, 3.0, 1000, DENSE))
+    assert warm.predicted_ns(WARM_UP_CAMERA, Work(1)) is None
+    high = [played(budget, settings, ["a"] * 40, {"a": 3.0})["a"] for budget in (cold, warm)]
+    assert high[0] == high[1]
+    assert np.mean(high[1][20:]) == pytest.approx((0.05 - 0.01) / BLOCK_S, rel=0.1)
+
+
 def test_how_long_frames_take_does_not_change_what_a_share_of_compute_allows() -> None:
     settings, order = BudgetConfig(compute=0.2), ["a", "b", "b"] * 30
     counts = []
