@@ -234,7 +234,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     left.set_xlabel("MACs, % of dense")
     left.set_ylabel("mIoU, %")
     dense = 100 * result["curves"]["dense"][0]["miou"]
-    left.set_ylim(dense - 10, dense + 1)  # a network without its last layers falls to nothing
+    best = max(100 * p["miou"] for points in result["curves"].values() for p in points)
+    left.set_ylim(dense - 10, best + 1)  # a network without its last layers falls to nothing
     left.legend()
     for name in ("learned", "distortion", "no_age_limit", "copy"):
         for point in result["curves"].get(name, []):

@@ -32,15 +32,6 @@ MOST_NOISE = 2.0
 """Most levels of colour that are taken for noise; pixels with a noise of 4 levels come to that,
 because features are coarser than pixels. What changes all of a picture changes it more."""
 
-EARLY, GOAL = 0.5, 0.75
-"""Parts of the age that is allowed between which a crowd is refreshed bit by bit."""
-
-CROWD = 2
-"""Blocks of one age are a crowd where they are more than so many times what is allowed."""
-
-HURRY = 6
-"""Frames over which a crowd is refreshed at least: one that is late is not computed at once."""
-
 _TINY = 1e-12  # in levels: what did not change at all has no value, whatever the exponents
 _NS_PER_S = 1e9
 
@@ -118,32 +109,6 @@ def count_due(oldest_ms: NDArray[np.floating], interval_ms: float, max_age_ms: f
     return max(0, int((oldest - busiest * later).max()))
 
 
-def pace(
-    oldest_ms: NDArray[np.floating], interval_ms: float, max_age_ms: float, allowed: int
-) -> float:
-    """Return how many of the oldest blocks a frame should compute so that no crowd comes due.
-
-    What was computed in one block can spread over many: the road ahead, when the camera drives
-    over it. They would come due together, and the more the longer it takes. So where many blocks
-    have one age, they are begun early. Of the i oldest of them, each frame that the i-th has left
-    takes the same part; the busiest such rate counts.
-
-    Args:
-        oldest_ms: age of the oldest pixel of each block.
-        interval_ms: time from frame to frame.
-        max_age_ms: no pixel may be older.
-        allowed: blocks for which the budget of a frame has room.
-
-    """
-    if interval_ms <= 0:
-        return 0.0
-    _, which, count = np.unique(oldest_ms, return_inverse=True, return_counts=True)
-    crowded = count[which].reshape(oldest_ms.shape) > CROWD * max(1, allowed)
-    age = np.sort(oldest_ms[crowded & (oldest_ms > EARLY * max_age_ms)])[::-1]
-    left = np.maximum(HURRY, 1 + np.floor((GOAL * max_age_ms - age) / interval_ms))
-    return float((np.arange(1, age.size + 1) / left).max(initial=0.0))
-
-
 class Budgeted:
     """Ranks blocks by value and computes the best, as many as the budget allows.
 
@@ -161,7 +126,6 @@ class Budgeted:
         self._weights = weights or ValueWeights()
         self._budget = SharedBudget()
         self._needs: dict[str, float] = {}
-        self._owed: dict[str, float] = {}
 
     def plan(self, image: Tensor, config: Config, past: Past = NOTHING) -> Plan:
         """Return a grid of HIGH and REUSE."""
@@ -176,21 +140,13 @@ class Budgeted:
         harm = harms(blocks)
         worth = harm >= config.reuse.threshold
         self._needs[past.camera] = float(harm[worth].sum())
-        due = self._due(past.camera, blocks, config.max_age_ms, allowed)
+        due = count_due(blocks.oldest_ms, blocks.interval_ms, config.max_age_ms)
         oldest = np.argsort(-blocks.oldest_ms, axis=None, kind="stable")[:due]
         value[~worth] = -1.0
         value.flat[oldest] = np.inf
         count = max(due, min(allowed, int((value >= 0).sum())))
         grid.flat[np.argsort(-value, axis=None, kind="stable")[:count]] = Action.HIGH
         return self._told(past.camera, grid, Reason.REFRESHED, float(blocks.distortion.mean()))
-
-    def _due(self, camera: str, past: BlockPast, max_age_ms: float, allowed: int) -> int:
-        """Return how many of the oldest blocks are computed now, whatever they are worth."""
-        ages = past.oldest_ms, past.interval_ms, max_age_ms
-        owed = min(self._owed.get(camera, 0.0) + pace(*ages, allowed), past.oldest_ms.size)
-        due = max(count_due(*ages), min(int(owed), allowed + 1))
-        self._owed[camera] = max(0.0, owed - due)
-        return due
 
     def _told(
         self, camera: str, grid: NDArray[np.uint8], reason: Reason, distortion: float | None

@@ -11,10 +11,8 @@ import torch
 from seg_node.core.budgeted import (
     Budgeted,
     count_due,
-    HURRY,
     LEAST_DOUBT,
     MOST_NOISE,
-    pace,
     values,
     ValueWeights,
 )
@@ -199,54 +197,6 @@ def test_what_is_due_is_counted_by_the_frames_that_are_left() -> None:
     assert count_due(np.array([106.0] * 3 + [95.0] * 6), 10.0, 105.0) == 3
     assert count_due(np.array([105.0]), 10.0, 105.0) == 0
     assert count_due(np.array([[120.0, 101.0], [0.0, 0.0]]), 10.0, 100.0) == 2
-
-
-def test_a_crowd_of_one_age_is_begun_before_it_is_due() -> None:
-    """Frames of 10 ms, at most 1000: the i oldest within the frames until 750, but 6 at least."""
-    ages = np.arange(40.0)
-    ages[5:12] = 600.0
-    assert pace(ages, 10.0, 1000.0, 1) == pytest.approx(7 / 16)
-    ages[20:24] = 740.0
-    assert pace(ages, 10.0, 1000.0, 1) == pytest.approx(11 / 16)
-    ages[5:12] = 990.0
-    assert pace(ages.reshape(8, 5), 10.0, 1000.0, 1) == pytest.approx(11 / HURRY)
-
-
-def test_what_is_young_or_no_crowd_or_of_the_same_time_is_not_begun() -> None:
-    ages = np.arange(40.0)
-    ages[5:12] = 500.0
-    assert pace(ages, 10.0, 1000.0, 1) == 0.0
-    ages[5:12] = 600.0
-    assert pace(ages, 10.0, 1000.0, 3) > 0.0
-    assert pace(ages, 10.0, 1000.0, 4) == 0.0
-    assert pace(ages, 0.0, 1000.0, 1) == 0.0
-    assert pace(ages[8:10], 10.0, 1000.0, 0) == 0.0
-    assert pace(ages[8:11], 10.0, 1000.0, 0) > 0.0
-    assert pace(np.linspace(501.0, 999.0, 40), 10.0, 1000.0, 1) == 0.0
-
-
-def test_a_crowd_takes_no_more_than_a_block_beyond_the_budget() -> None:
-    """All are late, two a frame would be in time, and every other frame may have one."""
-    past = known(np.arange(12.0).reshape(GRID), 1.0, 1600.0)
-    counts, policy = [], seen()
-    for _ in range(12):
-        found = chosen(policy, past, config(budget__compute=1 / 24, max_age_ms=2000.0))
-        counts.append(int(found.sum()))
-        told(policy, counts[-1])
-    assert set(counts) == {1}
-
-
-def test_a_crowd_is_refreshed_at_its_pace() -> None:
-    """Five blocks within the eight frames until three quarters of the age: ten in sixteen."""
-    past = known(0.0, 1.0, 500.0)
-    past.oldest_ms.flat[:5] = 1010.0
-    policy, counts = seen(), []
-    for _ in range(16):
-        found = chosen(policy, past, config(budget__compute=0.0, max_age_ms=2000.0))
-        counts.append(int(found.sum()))
-        told(policy, counts[-1])
-    assert set(counts) == {0, 1}
-    assert sum(counts) == 10
 
 
 def test_nothing_may_have_an_age() -> None:
