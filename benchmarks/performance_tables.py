@@ -225,8 +225,8 @@ def budget_table() -> str:
     rows = [
         (
             f"{cut(row['budget_ms'], 1)} ms",
-            cut(row["mean_of_budget"], 2),
-            percent(row["above_1.25"], 0),
+            cut(row["mean_of_budget"], 3),
+            f"{raised(row['above_1.25'], 1, 100)} %",
             f"{cut(row['p50_ms'], 1)} ms",
             f"{cut(row['p99_ms'], 1)} ms",
         )
