@@ -159,3 +159,5 @@ def test_the_command_writes_and_shows_the_table(
     assert json.loads(out.read_text())["interval"] == 2
     assert main(["evaluate", "street:3", "--encode", "h264:3000@30"]) == 1
     assert "--encode belongs to --distances L" in capsys.readouterr().err
+    assert main(["evaluate", "street:3", "--distances", "2", "--size", "96x64"]) == 1
+    assert "--size does not go together with --distances" in capsys.readouterr().err
