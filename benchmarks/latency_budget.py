@@ -28,7 +28,7 @@ from seg_node.core.config import Config
 from seg_node.core.types import Action, Frame
 from seg_node.data.core_use import LinuxCores
 from seg_node.data.datasets import open_source
-from seg_node.data.resizing import parse_size
+from seg_node.data.resizing import in_size, parse_size
 from seg_node.eval.session import build_session, open_model
 
 mpl.use("Agg")
@@ -103,15 +103,8 @@ def to_and_fro(images: list[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
 
 def read(video: str, size: tuple[int, int] | None) -> list[NDArray[np.uint8]]:
     """Return the images of a clip, brought to a size (width, height)."""
-    import cv2
-
-    images = [sample.frame.image for sample in open_source(f"video:{video}")]
-    if size is None:
-        return images
-    return [
-        np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-        for image in images
-    ]
+    source = in_size(open_source(f"video:{video}"), size)
+    return [sample.frame.image for sample in source]
 
 
 def play(
