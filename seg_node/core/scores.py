@@ -79,10 +79,11 @@ class Heuristic(_Free):
 
     def __call__(self, image: Tensor, side: int) -> NDArray[np.float64]:
         """Return the mean absolute difference in grey values 0..255."""
-        pixels = image.float()
+        pixels = image.float().contiguous()  # channel by channel, which is faster here
         small = functional.avg_pool2d(pixels, RESAMPLING, ceil_mode=True, count_include_pad=False)
         back = functional.interpolate(small, pixels.shape[-2:], mode="bilinear")
-        return block_mean((pixels - back).abs().mean(1)[0].cpu().numpy(), side)
+        lost = back.sub_(pixels).abs_().unbind(1)
+        return block_mean(((lost[0] + lost[1] + lost[2]) / 3)[0].cpu().numpy(), side)
 
 
 class Oracle(_Free):
@@ -160,9 +161,9 @@ def whole_blocks(image: Tensor, side: int) -> Tensor:
     below, right = gh * side - image.shape[-2], gw * side - image.shape[-1]
     if not below and not right:
         return image
-    rows = torch.arange(gh * side, device=image.device).clamp(max=image.shape[-2] - 1)
-    columns = torch.arange(gw * side, device=image.device).clamp(max=image.shape[-1] - 1)
-    return image[:, :, rows[:, None], columns]
+    # By copies of the last row and column: picking every pixel takes far longer.
+    wide = torch.cat((image, image[..., -1:].expand(*image.shape[:-1], right)), -1)
+    return torch.cat((wide, wide[..., -1:, :].expand(*wide.shape[:-2], below, -1)), -2)
 
 
 def _grid_of(image: Tensor, side: int) -> tuple[int, int]:

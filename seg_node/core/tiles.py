@@ -75,8 +75,26 @@ def convolved_as_matrix(
     span = dilation * (weight.shape[-1] - 1) + 1
     taps = tiles.unfold(2, span, step).unfold(3, span, step)[..., ::dilation, ::dilation]
     matrix = taps.permute(0, 2, 3, 4, 5, 1).reshape(tiles.shape[0] * side * side, -1)
-    product = functional.linear(matrix, weight.permute(0, 2, 3, 1).flatten(1), bias)
+    product = _product(matrix, weight.permute(0, 2, 3, 1).flatten(1), bias)
     return product.view(tiles.shape[0], side, side, -1).permute(0, 3, 1, 2)
+
+
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return rows [n, k] times weights [m, k], plus a bias [m].
+
+    For float32 torch leaves this to its BLAS, which on some CPUs does not use all that they have
+    (benchmarks/sparse_layer.py): oneDNN, which convolves, does.
+    """
+    plain = rows.device.type == "cpu" and rows.dtype == weight.dtype == torch.float32
+    learns = torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad)
+    if not plain or learns or not ONEDNN:
+        return functional.linear(rows, weight, bias)
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")  # noqa: SLF001 - no public function runs it on plain tensors
+    return product
+
+
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+"""Whether this torch has oneDNN's product of matrices."""
 
 
 @torch.no_grad()

@@ -88,6 +88,32 @@ def test_one_logit_depends_on_its_surroundings_not_on_the_far_end() -> None:
     assert difference[:, :4].max() == 0
 
 
+def test_a_trained_policy_knows_where_a_block_is() -> None:
+    """Far rows of a plain grey picture score otherwise than near ones; untrained, they do not."""
+    net = ComplexityNet(8).eval()
+    plain = torch.full((1, 3, 640, 640), 90, dtype=torch.uint8)
+    inner = Complexity(net)(plain, SIDE)[3:7, 3:7]  # away from where zeros lie around the picture
+    np.testing.assert_allclose(inner, inner[0, 0], atol=1e-6)
+    with torch.no_grad():
+        net.place.weight.copy_(
+            torch.tensor([0.0, 0.0, 10.0, 0.0]).view(1, 4, 1, 1).expand(8, -1, 1, 1)
+        )
+        net.logit.weight.fill_(1.0)
+    scores = Complexity(net)(plain, SIDE)[3:7, 3:7]
+    np.testing.assert_allclose(scores, scores[:, :1].repeat(4, 1), rtol=1e-5)
+    assert scores[0, 0] > scores[1, 0] + 0.1  # by the square of the row: least in the middle
+    assert scores[3, 0] > scores[2, 0] + 0.1
+
+
+def test_weights_of_a_policy_that_knew_no_places_still_load() -> None:
+    net = ComplexityNet(8)
+    known = {key: value for key, value in net.state_dict().items() if "place" not in key}
+    with torch.no_grad():
+        net.place.weight.fill_(3.0)
+    net.load_state_dict(known)
+    assert (net.place.weight == 0).all()
+
+
 def test_whole_images_are_not_copied() -> None:
     exact = image(128, 192)
     assert whole_blocks(exact, SIDE) is exact

@@ -11,6 +11,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
+from seg_node.core import tiles as tiles_module
 from seg_node.core.background import Recorder, Recording
 from seg_node.core.blocks import BlockLayout, grid_shape
 from seg_node.core.sparse import BlockTensor, known_functions, split
@@ -360,6 +361,25 @@ def test_a_block_size_that_the_network_cannot_halve_is_refused() -> None:
     layout = BlockLayout(mixed_grids((1, 2, 3), (HIGH, LOW)), 32, (64, 96))
     with pytest.raises(ConfigError, match="block_size is 32, but LOW blocks"):
         lively("swiftnet18-half")(split(picture(1, 3, 64, 96), layout))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_both_libraries_multiply_alike(monkeypatch: pytest.MonkeyPatch, *, bias: bool) -> None:
+    """Single precision goes to oneDNN, but for what learns."""
+    generator = torch.Generator().manual_seed(5)
+    tiles = torch.rand(3, 40, 4, 4, generator=generator).contiguous(
+        memory_format=torch.channels_last
+    )
+    layer = nn.Conv2d(40, 24, 3, bias=bias)
+    with torch.no_grad():
+        expected = layer(tiles)
+        for library in {False, tiles_module.ONEDNN}:
+            monkeypatch.setattr("seg_node.core.tiles.ONEDNN", library)
+            found = convolved_as_matrix(tiles, layer.weight, layer.bias, (1, 1, 2))
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    learned = convolved_as_matrix(tiles, layer.weight, layer.bias, (1, 1, 2))
+    learned.sum().backward()  # type: ignore[no-untyped-call]  # torch's own has no types
+    assert layer.weight.grad is not None
 
 
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
