@@ -78,7 +78,7 @@ def not_corrected() -> Iterator[None]:
 def not_mixed() -> Iterator[None]:
     """Show the new results of computed blocks alone."""
 
-    def unmixed(_history: BlockHistory, logits: Tensor, _high: Tensor) -> Tensor:
+    def unmixed(_history: BlockHistory, logits: Tensor, *_: object) -> Tensor:
         return logits
 
     with patch.object(BlockHistory, "mixed", unmixed):
@@ -131,10 +131,12 @@ def blocks_of_dense() -> Iterator[None]:
             shown["logits"] = NET["net"](image)
         return latest(history, frame, config)
 
-    def pasted(history: BlockHistory, logits: Tensor, high: Tensor) -> Tensor:
+    def pasted(
+        history: BlockHistory, logits: Tensor, high: Tensor, grid: NDArray[np.uint8]
+    ) -> Tensor:
         inside = torch.zeros(logits.shape[-2:], dtype=torch.bool)
         inside.view(-1)[high] = True
-        return mixed(history, torch.where(inside, shown["logits"], logits), high)
+        return mixed(history, torch.where(inside, shown["logits"], logits), high, grid)
 
     with patch.object(BlockHistory, "look", look), patch.object(BlockHistory, "mixed", pasted):
         yield

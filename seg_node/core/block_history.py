@@ -8,16 +8,17 @@ import numpy as np
 import torch
 
 from seg_node.core.background import Recorder, Recording
-from seg_node.core.blocks import grid_shape, scaled
+from seg_node.core.blocks import grid_shape, scaled, to_pixels
 from seg_node.core.borders import moved_results, read_borders
 from seg_node.core.comparing import block_max, COLOURS, compare
-from seg_node.core.mixing import mixed
+from seg_node.core.mixing import mixed, shares
 from seg_node.core.origins import Origins
 from seg_node.core.policy import BlockPast, Past, Remembers
 from seg_node.core.pools import FeaturePool, ResultPool
 from seg_node.core.tile_pictures import TilePictures
 from seg_node.core.tiles import as_rows
 from seg_node.core.tracking import OnHost, StepTracker
+from seg_node.core.transfers import to_device
 from seg_node.core.types import Action, Reason
 
 if TYPE_CHECKING:
@@ -185,18 +186,22 @@ class BlockHistory:
         self.features.claim(np.flatnonzero(grid == Action.HIGH), used)
         return self.features
 
-    def mixed(self, logits: Tensor, high: Tensor) -> Tensor:
+    def mixed(self, logits: Tensor, high: Tensor, grid: NDArray[np.uint8]) -> Tensor:
         """Return logits in which computed blocks are mixed with what is remembered of them.
 
         Args:
             logits: of the whole frame, [1, classes, h, w].
             high: which of their pixels were computed, counted row by row, int64 [n].
+            grid: `Action` of each block; not all are HIGH.
 
         """
         assert self._change is not None
         pixels = logits[0].permute(1, 2, 0)
         shown = pixels.clone(memory_format=torch.contiguous_format).flatten(0, 1)
-        rows = shown, as_rows(self.logits()), self._change.flatten()
+        size = (logits.shape[-2], logits.shape[-1])
+        computed = to_pixels(grid == Action.HIGH, self._side // self._stride, size)
+        share = to_device(shares(computed), shown.device).flatten()
+        rows = shown, as_rows(self.logits()), self._change.flatten(), share
         shown.index_copy_(0, high, mixed(*(row.index_select(0, high) for row in rows)))
         return shown.view(1, *logits.shape[-2:], -1).permute(0, 3, 1, 2)
 

@@ -155,7 +155,7 @@ class Executor:
             own = self._layout([part.plan], part.image) if parts[1:] else layout
             plane = logits.shape[-2], logits.shape[-1]
             inside = own.inside(Action.HIGH, self.face.stride, plane)
-            each.append(part.history.mixed(logits, inside))
+            each.append(part.history.mixed(logits, inside, part.plan.grid))
             part.history.keep(part.frame, each[-1], part.plan.grid)
         return each
 

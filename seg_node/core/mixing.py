@@ -2,7 +2,8 @@
 
 A network is right about some frames and wrong about the next; where the picture stayed as it was,
 two of its results are worth more than one. And a block that is computed amid remembered
-surroundings knows a little less than a whole frame: what it lacks there, its memory has.
+surroundings knows a little less than a whole frame, most of all at its rim: what it lacks there,
+its memory has.
 """
 
 from __future__ import annotations
@@ -11,15 +12,23 @@ import math
 from typing import TYPE_CHECKING
 
 import cv2
+import numpy as np
 import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 SHARE = 0.5
 """Share of the remembered result where nothing changed. No more than half: a class that the
 network is sure of now is shown now, whatever was remembered."""
+
+RIM_SHARE = 0.75
+"""The same beside pixels that are not computed, whose features are remembered ones."""
+
+RIM = 8.0
+"""Pixels of the results over which what that is more than `SHARE` falls to 1 / e."""
 
 CHANGE = 10.0
 """Levels of change, of 0..255, over which that share falls to 1 / e, and to nothing over three
@@ -55,6 +64,22 @@ def mixed(new: Tensor, old: Tensor, change: Tensor, share: float | Tensor = SHAR
     now, before = fresh.log_softmax(0), known.log_softmax(0)
     mean = fresh.logsumexp(0) + torch.logaddexp(now + torch.log1p(-part), before + part.log())
     return torch.where(part == 1, known, mean).t().to(new.dtype)
+
+
+def shares(computed: NDArray[np.generic]) -> Tensor:
+    """Return the share of the remembered result by how near what is not computed lies.
+
+    Args:
+        computed: which pixels were, bool [h, w]; some were not.
+
+    Returns:
+        float32 [h, w]: `RIM_SHARE` beside pixels that were not, `SHARE` far from them.
+
+    """
+    inside = np.ascontiguousarray(computed, np.uint8)
+    away = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    share = SHARE + (RIM_SHARE - SHARE) * np.exp((1 - away) / np.float32(RIM))
+    return torch.from_numpy(np.asarray(share, np.float32))
 
 
 def around(plane: Tensor) -> Tensor:

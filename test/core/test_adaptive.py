@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn, Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from seg_node.core.block_history import BlockHistory
 from seg_node.core.blocks import BlockLayout, grid_shape
@@ -23,6 +22,7 @@ from seg_node.core.policy import filled, NOTHING, Remembers, UNTRAINED
 from seg_node.core.types import Action, Frame, Plan, Reason, WARM_UP_CAMERA
 from seg_node.data.street import Street
 from seg_node.nets.build import build_network, NETWORKS
+from test.core.flops import flop_counter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -295,7 +295,7 @@ def test_law_7_the_count_is_that_of_the_operations_that_run(net: nn.Module) -> N
     first, second, third = panned(3, size=(75, 140))
     pipeline.step(first)
     for frame in (second, third):
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             result = pipeline.step(frame)
         assert 0 < result.report.macs == counter.get_total_flops() // 2
         assert result.report.macs < 0.4 * result.report.dense_macs

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from seg_node.core.bins import areas_of, compute_bins
 from seg_node.core.blocks import grid_shape, to_pixels
 from seg_node.core.costs import MacCounter
 from seg_node.nets.resnet import BasicBlock
+from test.core.flops import flop_counter
 from test.core.test_residual import awake, Bottleneck, Deep
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def test_bins_are_those_of_the_whole(block: Callable[[], nn.Module]) -> None:
         for share in (0.2, 0.6, 1.0):
             kept = rng.random(grid_shape(*size, SIDE)) < share
             kept[1, 1] = True
-            with FlopCounterMode(display=False) as flops, MacCounter() as counter:
+            with flop_counter() as flops, MacCounter() as counter:
                 parts = compute_bins(module, x.clone(), areas_of(kept, side, plane))
             assert counter.macs == flops.get_total_flops() // 2
             covered = np.zeros(plane, np.int64)

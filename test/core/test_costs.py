@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn, Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from seg_node.core.blocks import BlockLayout, grid_shape
 from seg_node.core.costs import dense_macs, MacCounter
 from seg_node.core.sparse import split
 from seg_node.core.types import Action
 from seg_node.nets.build import build_network, NETWORKS
+from test.core.flops import flop_counter
 
 
 def hooked_macs(net: nn.Module, height: int, width: int) -> int:
@@ -57,7 +57,7 @@ def test_law_7_the_count_of_a_plan_is_that_of_the_operations_that_run(
     grid.flat[:3] = Action.HIGH
     layout = BlockLayout(grid, 64, size, device=torch.device("meta"))
     image = torch.empty(1, 3, *size, device="meta")
-    with FlopCounterMode(display=False) as operators, torch.no_grad(), MacCounter() as counter:
+    with flop_counter() as operators, torch.no_grad(), MacCounter() as counter:
         net(split(image, layout))
     assert counter.macs == operators.get_total_flops() // 2 > 0
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from seg_node.core.costs import dense_macs, MacCounter
 from seg_node.core.fusion import enlarge, Fusion, GATE_CHANNELS, GatedFusion, macs
@@ -15,6 +14,7 @@ from seg_node.core.tiles import halved
 from seg_node.core.types import ModelError
 from seg_node.loops import compiling
 from seg_node.nets.build import build_network
+from test.core.flops import flop_counter
 from test.core.slow_attention import holes, slow_attention
 
 
@@ -123,7 +123,7 @@ def test_law_7_what_is_stated_is_what_runs(
         net(plane, plane, valid)
     assert by_loops.macs == macs(size, 16)
     monkeypatch.setattr(compiling, "AVAILABLE", False)  # a loop is no operator
-    with FlopCounterMode(display=False) as operators, torch.no_grad(), MacCounter() as counter:
+    with flop_counter() as operators, torch.no_grad(), MacCounter() as counter:
         net(plane, plane, valid)
     assert counter.macs == operators.get_total_flops() // 2 == macs(size, 16)
 

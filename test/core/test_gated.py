@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from seg_node.core.bins import Part
 from seg_node.core.blocks import grid_shape, to_pixels
@@ -25,6 +24,7 @@ from seg_node.core.residual import find_gated_modules, find_residual_blocks
 from seg_node.core.types import Action, ConfigError, Frame, Plan, Reason
 from seg_node.data.street import Street
 from seg_node.nets.build import build_network
+from test.core.flops import flop_counter
 from test.core.motions import picture
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def test_law_7_the_count_is_that_of_the_operations_that_run(
     pipeline = stmg(any_net, policy)
     pipeline.step(small[0])
     for frame in small[1:]:
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             result = pipeline.step(frame)
         assert 0 < result.report.macs == counter.get_total_flops() // 2
 

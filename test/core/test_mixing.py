@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from seg_node.core.mixing import AROUND, around, CHANGE, mixed, SHARE
+from seg_node.core.mixing import AROUND, around, CHANGE, mixed, RIM, RIM_SHARE, SHARE, shares
 
 SURE, UNSURE = torch.tensor([[0.0, 4.0, 0.0]]), torch.tensor([[1.5, 0.0, 0.0]])
 
@@ -59,6 +59,21 @@ def test_the_share_may_differ_by_pixel_and_be_the_whole() -> None:
     assert torch.equal(found[0], old[0])
     torch.testing.assert_close(found[1:2], mixed(new[1:2], old[1:2], change[1:2]))
     torch.testing.assert_close(found[2], new[2])
+
+
+def test_the_remembered_result_counts_more_at_the_rim_of_what_is_computed() -> None:
+    """By the distance from pixels that are not; the picture's own border is none."""
+    computed = np.ones((40, 90), np.bool_)
+    computed[:, :10] = False
+    share = shares(computed).numpy()
+    np.testing.assert_allclose(share[:, 10:], np.tile(share[:1, 10:], (40, 1)), atol=1e-6)
+    assert share[0, 10] == pytest.approx(RIM_SHARE)
+    assert share[0, 10 + int(RIM)] == pytest.approx(SHARE + (RIM_SHARE - SHARE) / np.e, abs=5e-3)
+    assert share[0, -1] == pytest.approx(SHARE, abs=1e-3)
+    assert (np.diff(share[0, 10:]) < 0).all()
+    corner = np.ones((40, 40), np.bool_)
+    corner[:4, :4] = False
+    assert shares(corner)[4, 4] > shares(corner)[4, 30]
 
 
 @pytest.mark.parametrize("size", [(7, 11), (1, 5), (2, 2)], ids=str)

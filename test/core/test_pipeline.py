@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from seg_node.core.compute import choose_compute
 from seg_node.core.config import Config, Value
@@ -19,6 +18,7 @@ from seg_node.core.scores import Heuristic
 from seg_node.core.transfers import Uploads
 from seg_node.core.types import Action, ConfigError, Frame, ImageError, Reason
 from seg_node.nets.build import build_network
+from test.core.flops import flop_counter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -181,7 +181,7 @@ def test_segblocks_computes_the_share_that_is_asked_and_says_what_it_cost(
     segmenter = blocks_segmenter(net)
     frame = Frame(picture(128, 256))
     segmenter.step(frame)  # counts once per size
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         result = segmenter.step(frame)
     assert result.plan.fraction(Action.HIGH) == 0.5
     assert result.plan.fraction(Action.LOW) == 0.5
