@@ -11,6 +11,8 @@
 - `product of means`: blocks are ranked by the means of distortion and of doubt, not by the mean of
   their product;
 - `blocks of dense`: computed blocks have the result of the whole frame, computed: no halos;
+- `fine surroundings of dense`: halos are read from the whole frame, computed, where features have
+  a stride below 16; `coarse surroundings of dense`: from 16 on;
 - `warp`: keyframes at an interval, all else moved.
 
 mIoU is pooled over clips that start at several frames; the first frames do not count.
@@ -22,7 +24,8 @@ from __future__ import annotations
 
 import argparse
 from contextlib import contextmanager, ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 import json
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
@@ -32,10 +35,12 @@ import numpy as np
 import torch
 
 from seg_node.core import block_history, comparing
+from seg_node.core.background import Recorder, Recording
 from seg_node.core.block_history import BlockHistory
 from seg_node.core.config import Config
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.tile_pictures import TilePictures
+from seg_node.core.tiles import as_rows
 from seg_node.core.tracking import OnHost
 from seg_node.data.datasets import open_source
 from seg_node.data.resizing import resized, size_of
@@ -50,6 +55,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from seg_node.core.background import Background, Found, Plane
+    from seg_node.core.blocks import Window
     from seg_node.core.masks import Planes
     from seg_node.core.origins import Origins
     from seg_node.core.types import Frame
@@ -142,8 +149,86 @@ def blocks_of_dense() -> Iterator[None]:
         yield
 
 
+class Beside:
+    """A plane that shows what the whole frame has now, at some strides.
+
+    Args:
+        plane: what is remembered; it goes on being written.
+        now: what the operation reads where the whole frame is computed, [1, C, h, w].
+        strides: where that is shown.
+
+    """
+
+    def __init__(self, plane: Plane, now: Tensor, strides: range) -> None:
+        """Take both."""
+        self._plane, self._now, self._strides = plane, now, strides
+
+    def find(self, pixels: Tensor | None, window: Window, *, halve: bool = False) -> Found:
+        """Look up where pixels are, and keep their numbers."""
+        count = window.size[0] * window.size[1]
+        numbers = torch.arange(count) if pixels is None else pixels
+        return (*self._plane.find(pixels, window, halve=halve), numbers)
+
+    def rows(self, found: Found, window: Window, *, halve: bool = False) -> Tensor:
+        """Return some pixels, [k, C]."""
+        if window.stride in self._strides:
+            return as_rows(self._now).index_select(0, found[-1])
+        return self._plane.rows(found[:-1], window, halve=halve)
+
+    def whole(self, found: Found, window: Window) -> Tensor:
+        """Return all pixels."""
+        if window.stride in self._strides:
+            return self._now
+        return self._plane.whole(found[:-1], window)
+
+    def room(self, count: int) -> Found:
+        """Return the tiles of the last claim."""
+        return self._plane.room(count)
+
+    def keep(self, tiles: Tensor, window: Window, room: Found) -> None:
+        """Keep blocks."""
+        self._plane.keep(tiles, window, room)
+
+
+@dataclass(frozen=True)
+class AllBeside:
+    """The planes of a background, each as `Beside`."""
+
+    background: Background
+    now: Recording
+    strides: range
+
+    def planes(self) -> Iterator[Plane]:
+        """Return them from the first on."""
+        for plane, now in zip(self.background.planes(), self.now.tensors, strict=True):
+            yield Beside(plane, now, self.strides)
+
+
+@contextmanager
+def surroundings_of_dense(strides: range) -> Iterator[None]:
+    """Put what the whole frame has around computed blocks, where features have such strides."""
+    background, latest = BlockHistory.background, BlockHistory.look
+    seen: dict[str, Recording] = {}
+
+    def look(history: BlockHistory, frame: Any, config: Any) -> Any:
+        image = torch.from_numpy(frame.image).permute(2, 0, 1)[None]
+        seen["now"] = Recording()
+        with torch.inference_mode(), Recorder(seen["now"]):  # before MACs are counted
+            NET["net"](image)
+        return latest(history, frame, config)
+
+    def around(history: BlockHistory, grid: NDArray[np.uint8]) -> Background:
+        return AllBeside(background(history, grid), seen["now"], strides)
+
+    with (
+        patch.object(BlockHistory, "look", look),
+        patch.object(BlockHistory, "background", around),
+    ):
+        yield
+
+
 NET: dict[str, Any] = {}
-"""The network under test, for `blocks_of_dense`."""
+"""The network under test, for what shows its dense results or features."""
 
 WAYS: dict[str, tuple[Callable[[], Any], ...]] = {
     "adaptive": (),
@@ -154,6 +239,8 @@ WAYS: dict[str, tuple[Callable[[], Any], ...]] = {
     "none": (not_corrected, not_mixed, not_read_at_pixels, in_grey),
     "product of means": (product_of_means,),
     "blocks of dense": (blocks_of_dense,),
+    "fine surroundings of dense": (partial(surroundings_of_dense, range(1, 16)),),
+    "coarse surroundings of dense": (partial(surroundings_of_dense, range(16, 1024)),),
 }
 
 

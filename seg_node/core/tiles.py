@@ -93,7 +93,10 @@ def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product
 
 
-ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+ONEDNN: bool = (
+    torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's own has no types
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
 """Whether this torch has oneDNN's product of matrices."""
 
 
