@@ -25,7 +25,8 @@ SHARE = 0.5
 network is sure of now is shown now, whatever was remembered."""
 
 RIM_SHARE = 0.75
-"""The same beside pixels that are not computed, whose features are remembered ones."""
+"""The same beside pixels that are not computed, whose features are remembered ones. What is sure
+now is shown there, too, from 4 levels of change on."""
 
 RIM = 8.0
 """Pixels of the results over which what that is more than `SHARE` falls to 1 / e."""

@@ -39,6 +39,15 @@ def test_a_class_that_is_sure_now_is_shown_whatever_was_remembered() -> None:
     assert mixed(torch.tensor([[0.0, 20.0, 0.0]]), was, torch.full((1,), 0.5)).argmax() == 1
 
 
+def test_at_the_rim_a_sure_class_is_shown_from_four_levels_of_change_on() -> None:
+    """Both results are as sure as can be; below that the remembered one is shown."""
+    was, now = torch.tensor([[50.0, 0.0, 0.0]]), torch.tensor([[0.0, 50.0, 0.0]])
+    shown = [
+        int(mixed(now, was, torch.full((1,), x), RIM_SHARE).argmax()) for x in (0.0, 3.0, 4.0)
+    ]
+    assert shown == [0, 0, 1]
+
+
 def test_pixels_do_not_mingle_and_the_number_format_stays() -> None:
     new, old = torch.randn(7, 3, generator=torch.manual_seed(0)), torch.randn(7, 3)
     change = torch.linspace(0.0, 30.0, 7)
