@@ -82,8 +82,8 @@ def convolved_as_matrix(
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return rows [n, k] times weights [m, k], plus a bias [m].
 
-    For float32 torch leaves this to its BLAS, which on some CPUs does not use all that they have
-    (benchmarks/sparse_layer.py): oneDNN, which convolves, does.
+    For float32 torch leaves this to its BLAS, which was slower than oneDNN, which convolves, on
+    an EPYC with AVX-512. What oneDNN's takes beside tiles: benchmarks/sparse_layer.py.
     """
     plain = rows.device.type == "cpu" and rows.dtype == weight.dtype == torch.float32
     learns = torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad)
