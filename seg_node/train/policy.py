@@ -18,7 +18,15 @@ from seg_node.train.learner import Learner
 from seg_node.train.losses import segmentation_loss
 from seg_node.train.optimizers import make_optimizer
 from seg_node.train.policy_settings import PolicyTraining
-from seg_node.train.reinforce import block_losses, draw_any_share, draw_blocks, policy_lesson
+from seg_node.train.reinforce import (
+    block_losses,
+    draw_any_share,
+    draw_blocks,
+    policy_lesson,
+    reward_at_share,
+    reward_at_target,
+    shifted_to,
+)
 from seg_node.train.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -28,7 +36,7 @@ if TYPE_CHECKING:
 
     from seg_node.core.sparse import BlockTensor
     from seg_node.train.batches import BatchMaker
-    from seg_node.train.reinforce import Draw
+    from seg_node.train.reinforce import Draw, Reward
     from seg_node.train.trainer import Run
 
     Validate = Callable[["Pair"], Mapping[str, float]]
@@ -107,7 +115,8 @@ class PolicyTrainer(Trainer[PolicyTraining, Batch, Pair]):
         config = self.config
         rng = np.random.default_rng((config.seed, step, DICE))
         images = batch.images.contiguous(memory_format=torch.channels_last)
-        scores, draw = self._draw(step, images, rng)
+        share = float(rng.random()) if config.every_share else None
+        scores, draw = self._draw(step, images, share, rng)
         with torch.set_grad_enabled(not config.frozen), self._autocast():
             logits = run_blocks(self.network, images, draw.grids, config.block_size).float()
         loss = segmentation_loss(logits, batch, self.weights, config, phase=step)
@@ -122,7 +131,7 @@ class PolicyTrainer(Trainer[PolicyTraining, Batch, Pair]):
             losses = self._gains(images, batch, step)
         else:
             losses = self._losses(logits.detach(), batch, step)
-        lesson = policy_lesson(scores, draw, losses, config)
+        lesson = policy_lesson(scores, draw, self._reward(losses, draw, share))
         self._teach("policy", lesson.loss, config.policy_rate_at(step), step)
         return {**figures, **lesson.figures}
 
@@ -139,8 +148,13 @@ class PolicyTrainer(Trainer[PolicyTraining, Batch, Pair]):
         self.network.train(training)
         return self._losses(low, batch, step) - self._losses(high, batch, step)
 
+    def _reward(self, losses: Tensor, draw: Draw, share: float | None) -> Reward:
+        if share is None:
+            return reward_at_target(losses, draw.high, self.config)
+        return reward_at_share(losses, share)
+
     def _draw(
-        self, step: int, images: Tensor, rng: np.random.Generator
+        self, step: int, images: Tensor, share: float | None, rng: np.random.Generator
     ) -> tuple[Tensor | None, Draw]:
         """Return the blocks of a step, and the policy's scores if it chose them."""
         config = self.config
@@ -148,6 +162,8 @@ class PolicyTrainer(Trainer[PolicyTraining, Batch, Pair]):
         if step < config.random_steps or rng.random() < config.random_share:
             return None, draw_any_share((len(images), *grid), rng)
         scores: Tensor = self.policy.net(images, grid)
+        if share is not None:
+            scores = shifted_to(scores, share)
         return scores, draw_blocks(scores.detach().sigmoid().cpu().numpy(), rng)
 
     def _teach(self, name: str, loss: Tensor, rate: float, step: int) -> None:

@@ -30,6 +30,11 @@ class PolicyTraining(Training):
     )
     block_size: int = setting(64, "Side of the blocks in pixels.", NETS_SEE, 512)
     target: float = setting(0.3, "Share of HIGH blocks that the policy is to reach.", 0.0, 1.0)
+    every_share: bool = setting(
+        default=False,
+        doc="Each step has a share of HIGH of its own, and the scores are shifted to it: all "
+        "blocks are ranked, for every policy.high_fraction; target is where validation looks.",
+    )
     reward: str = setting(
         "loss",
         "What makes a block worth full resolution: its loss, as in SegBlocks, or its gain, the "
@@ -37,7 +42,11 @@ class PolicyTraining(Training):
         choices=("loss", "gain"),
     )
     size_weight: float = setting(
-        1.0, "Weight of the distance to the target in the reward of every block.", 0.0, 1000.0
+        1.0,
+        "Weight of the distance to the target in the reward of every block; unused with "
+        "every_share.",
+        0.0,
+        1000.0,
     )
     policy_channels: int = setting(
         64, "Channels of the policy network; 64 in the paper, 32 cost a third.", 1, 1024

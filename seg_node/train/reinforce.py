@@ -2,7 +2,8 @@
 
 Facts: papers.md section 3A, steps 3 and 4. One thing is done otherwise here: blocks that are
 switched on only to round their number up were not the policy's choice, so its probability of
-choosing them is not in the loss (SegBlocks' code takes it on the rounded grid).
+choosing them is not in the loss (SegBlocks' code takes it on the rounded grid). And a policy may
+learn every share of HIGH instead of one target.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from seg_node.train.policy_settings import PolicyTraining
+
+FAR = 8.0
+"""A block whose logit is so far from the middle is as good as decided: 0.9997."""
+
+HALVINGS = 40
 
 
 @dataclass(frozen=True)
@@ -104,40 +110,100 @@ class Lesson:
     figures: dict[str, float]
 
 
-def policy_lesson(scores: Tensor, draw: Draw, losses: Tensor, config: PolicyTraining) -> Lesson:
-    """Return the loss of the policy: mean of -log p(choice) * reward over its own choices.
+@dataclass(frozen=True)
+class Reward:
+    """What HIGH is worth; LOW is worth its negative.
 
-    The reward of HIGH is (l - mean l) + size_weight * (target - share of HIGH); that of LOW is
-    its negative. So what is hard, under whichever resolution it was seen, becomes HIGH, and
-    everything does while there are too few HIGH blocks. A block without labels says nothing
-    about l: it has the mean.
+    Attributes:
+        of_high: of each block, [N, gh, gw].
+        baseline: the loss or gain above which HIGH is worth something; mean over the images.
+
+    """
+
+    of_high: Tensor
+    baseline: float
+
+
+def reward_at_target(losses: Tensor, high: NDArray[np.bool_], config: PolicyTraining) -> Reward:
+    """Return (l - mean l) + size_weight * (target - share of HIGH), the paper's reward.
+
+    So what is hard, under whichever resolution it was seen, becomes HIGH, and everything does
+    while there are too few HIGH blocks. A block without labels says nothing about l: it has the
+    mean.
+
+    Args:
+        losses: l, the task's loss in each block or what HIGH takes from it, [N, gh, gw]; NaN
+            where unknown.
+        high: blocks that were computed at full resolution, bool [N, gh, gw].
+        config: target and size_weight.
+
+    """
+    known = ~losses.isnan()
+    baseline = losses[known].sum() / known.sum().clamp_min(1)
+    room = config.target - float(high.mean())
+    harder = torch.where(known, losses - baseline, torch.zeros_like(losses))
+    return Reward(harder + config.size_weight * room, float(baseline))
+
+
+def reward_at_share(losses: Tensor, share: float) -> Reward:
+    """Return l - l of the last block that gets HIGH, if a share of each image's blocks does.
+
+    The sum over the blocks of an image is largest if just these are HIGH. A block without labels
+    is worth nothing either way.
+
+    Args:
+        losses: as for `reward_at_target`.
+        share: of HIGH, 0..1.
+
+    """
+    last = losses.flatten(1).nanquantile(1.0 - share, dim=1).nan_to_num().view(-1, 1, 1)
+    return Reward((losses - last).nan_to_num(), float(last.mean()))
+
+
+def shifted_to(scores: Tensor, share: float) -> Tensor:
+    """Return scores plus one number per image that makes the mean probability of HIGH a share.
+
+    What is added is a constant to the gradient.
+
+    Args:
+        scores: logits of HIGH, [N, gh, gw].
+        share: wished, 0..1; at the ends, as near as a logit of +-`FAR` beyond all comes.
+
+    """
+    flat = scores.detach().double().flatten(1)
+    low = -flat.amax(1, keepdim=True) - FAR
+    high = -flat.amin(1, keepdim=True) + FAR
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        short = (flat + middle).sigmoid().mean(1, keepdim=True) < share
+        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+    return scores + low.view(-1, 1, 1).to(scores.dtype)
+
+
+def policy_lesson(scores: Tensor, draw: Draw, reward: Reward) -> Lesson:
+    """Return the loss of the policy: mean of -log p(choice) * reward over its own choices.
 
     Args:
         scores: logits of the policy, [N, gh, gw].
         draw: what was drawn from them, and computed.
-        losses: l, the task's loss in each block, [N, gh, gw]; NaN where unknown.
-        config: target and size_weight.
+        reward: of HIGH, and the negative of LOW.
 
     """
     wished, high = (torch.from_numpy(x).to(scores.device) for x in (draw.wished, draw.high))
-    known = ~losses.isnan()
-    baseline = losses[known].sum() / known.sum().clamp_min(1)
-    room = config.target - float(draw.high.mean())
-    harder = torch.where(known, losses - baseline, torch.zeros_like(losses))
-    advantage = (harder + config.size_weight * room).detach()
-    reward = torch.where(wished, advantage, -advantage)
+    worth = reward.of_high.detach()
+    earned = torch.where(wished, worth, -worth)
     log_p = -functional.binary_cross_entropy_with_logits(
         scores, wished.to(scores.dtype), reduction="none"
     )
     own = wished == high  # the others were switched on by the rounding
     count = own.sum().clamp_min(1)
-    loss = -(log_p * reward)[own].sum() / count
+    loss = -(log_p * earned)[own].sum() / count
     figures = {
         "policy_loss": float(loss.detach()),
-        "baseline": float(baseline.detach()),
+        "baseline": reward.baseline,
         "entropy": float(_entropy(scores.detach()).mean()),
         "high_wished": float(draw.wished.mean()),
-        "reward": float(reward[own].sum() / count),
+        "reward": float(earned[own].sum() / count),
     }
     return Lesson(loss, figures)
 

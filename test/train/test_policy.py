@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 import json
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,22 +83,27 @@ def trainer(folder: Path, config: PolicyTraining = TINY, seed: int = 0) -> Polic
     return PolicyTrainer(pair(seed), BatchMaker(pools, config), torch.ones(11), Run(folder))
 
 
-def still_trainer(folder: Path, config: PolicyTraining, bright_right: int) -> PolicyTrainer:
-    """Train on one picture of two blocks that are both labelled dark."""
-    image = np.full((64, 128, 3), 30, np.uint8)
-    image[:, 64:] = bright_right
-    pools = Pools([Picture(image, np.zeros((64, 128), np.uint8))])
+def still_trainer(folder: Path, config: PolicyTraining, *bright: int) -> PolicyTrainer:
+    """Train on one picture of blocks of such brightness that are all labelled dark."""
+    row = np.repeat(np.array(bright, np.uint8), 64)
+    image = np.tile(row[None, :, None], (64, 1, 3))
+    pools = Pools([Picture(image, np.zeros(image.shape[:2], np.uint8))])
     torch.manual_seed(0)
     nets = Pair(Brightness(), ComplexityNet(8))
     return PolicyTrainer(nets, BatchMaker(pools, config), torch.ones(2), Run(folder))
 
 
-def chosen(run: PolicyTrainer) -> list[float]:
-    """Return the probability of HIGH for both blocks of the only picture, as in training."""
+def ranks(run: PolicyTrainer) -> list[float]:
+    """Return the score of each block of the only picture, as in training."""
     image = torch.from_numpy(run.batches.pools.labelled[0].image).permute(2, 0, 1)[None]
     with torch.no_grad():
-        scores = run.policy.net.train()(image, (1, 2))
-    return [float(p) for p in scores.sigmoid().flatten()]
+        scores = run.policy.net.train()(image, (1, image.shape[-1] // 64))
+    return [float(score) for score in scores.flatten()]
+
+
+def chosen(run: PolicyTrainer) -> list[float]:
+    """Return the probability of HIGH for the blocks of the only picture, as in training."""
+    return [1.0 / (1.0 + math.exp(-score)) for score in ranks(run)]
 
 
 def figures(folder: Path) -> list[dict[str, float]]:
@@ -111,7 +117,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 def test_the_side_with_the_higher_loss_is_chosen(tmp_path: Path) -> None:
     config = replace(STILL, target=0.5)
-    run = still_trainer(tmp_path, config, bright_right=220)
+    run = still_trainer(tmp_path, config, 30, 220)
     run.run()
     easy, hard = chosen(run)
     assert hard > 0.9
@@ -154,9 +160,23 @@ def test_a_network_learns_the_same_whatever_the_policy_is_rewarded_for(tmp_path:
     assert not same(runs[0].policy.net, runs[1].policy.net)
 
 
+def test_every_share_ranks_blocks_that_a_target_leaves_alike(tmp_path: Path) -> None:
+    """The losses of the blocks are 0.1, 0.5, 1.1 and 2.8; the target is one of four."""
+    config = replace(STILL, target=0.25, crop_width=256, batch=8)
+    gaps = []
+    for every_share in (True, False):
+        settings = replace(config, every_share=every_share)
+        run = still_trainer(tmp_path / str(every_share), settings, 20, 130, 190, 240)
+        run.run()
+        gaps.append(np.diff(ranks(run)))
+    every, one = gaps
+    assert (every > 0.5).all()
+    assert one[0] < 0.3
+
+
 @pytest.mark.parametrize("target", [0.2, 0.75])
 def test_the_target_is_approached_where_nothing_is_hard(tmp_path: Path, target: float) -> None:
-    run = still_trainer(tmp_path, replace(STILL, target=target), bright_right=30)
+    run = still_trainer(tmp_path, replace(STILL, target=target), 30, 30)
     run.run()
     assert float(np.mean(chosen(run))) == pytest.approx(target, abs=0.1)
 

@@ -17,6 +17,9 @@ from seg_node.train.reinforce import (
     draw_any_share,
     draw_blocks,
     policy_lesson,
+    reward_at_share,
+    reward_at_target,
+    shifted_to,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +34,8 @@ def drawn(wished: list[bool], high: list[bool]) -> Draw:
 
 def gradient(draw: Draw, losses: list[float], config: PolicyTraining, scores: Tensor) -> Tensor:
     """Return the gradient of the policy's loss to its scores, [K]."""
-    lesson = policy_lesson(scores, draw, torch.tensor([[losses]], dtype=scores.dtype), config)
+    worth = reward_at_target(torch.tensor([[losses]], dtype=scores.dtype), draw.high, config)
+    lesson = policy_lesson(scores, draw, worth)
     lesson.loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
     assert scores.grad is not None
     return scores.grad.flatten()
@@ -61,7 +65,8 @@ def test_the_figures_are_what_they_are_called() -> None:
     draw = drawn([True, False, False, False], [True, True, False, False])
     config = PolicyTraining(target=0.5, size_weight=1.0)
     losses = torch.tensor([[[4.0, 2.0, 0.0, UNKNOWN]]], dtype=torch.float64)
-    figures = policy_lesson(some_scores(0.0, 0.0, 0.0, 0.0), draw, losses, config).figures
+    reward = reward_at_target(losses, draw.high, config)
+    figures = policy_lesson(some_scores(0.0, 0.0, 0.0, 0.0), draw, reward).figures
     assert figures["baseline"] == pytest.approx(2.0)
     assert figures["high_wished"] == 0.25
     assert figures["entropy"] == pytest.approx(math.log(2))
@@ -77,7 +82,8 @@ def test_forced_blocks_get_no_gradient() -> None:
     forced = torch.from_numpy(draw.high & ~draw.wished)
     assert forced.any()
     losses = torch.rand(2, 5, 7, generator=generator, dtype=torch.float64)
-    policy_lesson(scores, draw, losses, PolicyTraining()).loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
+    reward = reward_at_target(losses, draw.high, PolicyTraining())
+    policy_lesson(scores, draw, reward).loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
     assert scores.grad is not None
     assert torch.equal(scores.grad == 0.0, forced)
 
@@ -97,6 +103,53 @@ def test_the_target_pulls_every_score(target: float, sign: float) -> None:
         draw, [UNKNOWN, UNKNOWN], PolicyTraining(target=target), some_scores(0.5, -0.5)
     )
     assert torch.equal(slope.sign(), torch.full((2,), sign, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.9])
+def test_shifted_scores_have_the_share_in_every_image(share: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    scores = (
+        30.0 * torch.randn(3, 4, 5, generator=generator)
+        + torch.tensor([-9.0, 0.0, 50.0])[:, None, None]
+    )
+    shifted = shifted_to(scores, share)
+    torch.testing.assert_close(
+        shifted.sigmoid().mean((1, 2)), torch.full((3,), share), atol=1e-4, rtol=0.0
+    )
+    added = (shifted - scores).flatten(1)
+    torch.testing.assert_close(added, added[:, :1].expand_as(added), atol=1e-4, rtol=0.0)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_share_of_nothing_or_all_decides_every_block(share: float) -> None:
+    shifted = shifted_to(torch.tensor([[[-40.0, 3.0, 60.0]]]), share)
+    assert (shifted.sigmoid() - share).abs().max() < 1e-3
+
+
+def test_the_shift_is_a_constant_to_the_gradient() -> None:
+    scores = some_scores(0.3, -1.2, 0.8)
+    shifted_to(scores, 0.2)[0, 0, 1].backward()  # type: ignore[no-untyped-call]  # torch's stub
+    assert scores.grad is not None
+    assert scores.grad.flatten().tolist() == [0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(("share", "last"), [(0.0, 7.0), (0.25, 4.0), (0.5, 3.0), (1.0, 1.0)])
+def test_at_a_share_a_block_is_worth_what_it_has_over_the_last_one(
+    share: float, last: float
+) -> None:
+    losses = torch.tensor([[[3.0, 1.0, 4.0, 7.0, 2.0, UNKNOWN]], [[0.0] * 6]])
+    losses[0, 0, 4] = 3.0
+    reward = reward_at_share(losses, share)
+    expected = [3.0 - last, 1.0 - last, 4.0 - last, 7.0 - last, 3.0 - last, 0.0]
+    assert reward.of_high[0, 0].tolist() == pytest.approx(expected)
+    assert reward.of_high[1].abs().max() == 0.0
+    assert reward.baseline == pytest.approx(last / 2)
+
+
+def test_an_image_without_labels_teaches_nothing_at_a_share() -> None:
+    reward = reward_at_share(torch.full((2, 2, 3), UNKNOWN), 0.4)
+    assert reward.of_high.abs().max() == 0.0
+    assert reward.baseline == 0.0
 
 
 def test_drawn_blocks_are_rounded_up_to_a_sixteenth() -> None:
