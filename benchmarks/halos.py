@@ -7,7 +7,7 @@ For pairs of frames some distance apart: the network runs on the earlier one, th
 blocks of its result, moved, are computed in the later one, and the network finds around them
 
 - `nearest`: what it read in the earlier frame, each pixel the nearest along the motion;
-- `bilinear`: the same, interpolated, as in mode adaptive (`core/pools.py`);
+- `bilinear`: the same, interpolated, as in mode adaptive (`core/feature_pool.py`);
 - `copy`: the same without motion;
 - `true`: what it reads in the later frame itself.
 

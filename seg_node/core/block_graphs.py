@@ -3,7 +3,7 @@
 How many blocks a frame computes is rounded up (`block_buckets`), so few numbers occur. For each of
 them the network's launches are recorded with the first frame's lists of rows (`core/lists.py`);
 for a later frame the lists are overwritten in place, and the launches are replayed. The tables in
-which blocks and their surroundings are remembered stay where they are (`core/pools.py`).
+which blocks and their surroundings are remembered stay where they are (`core/feature_pool.py`).
 """
 
 from __future__ import annotations

@@ -11,10 +11,11 @@ from seg_node.core.background import Recorder, Recording
 from seg_node.core.blocks import grid_shape, scaled, to_pixels
 from seg_node.core.borders import moved_results, read_borders
 from seg_node.core.comparing import block_max, COLOURS, compare
+from seg_node.core.feature_pool import FeaturePool
 from seg_node.core.mixing import mixed, shares
 from seg_node.core.origins import Origins
 from seg_node.core.policy import BlockPast, Past, Remembers
-from seg_node.core.pools import FeaturePool, ResultPool
+from seg_node.core.result_pool import ResultPool
 from seg_node.core.tile_pictures import TilePictures
 from seg_node.core.tiles import as_rows
 from seg_node.core.tracking import OnHost, StepTracker

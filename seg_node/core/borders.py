@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 
 from seg_node.core.masks import CONFIDENCE_MAX, decide_rows
-from seg_node.core.pools import MARGIN
+from seg_node.core.reading import MARGIN
 from seg_node.core.transfers import to_device
 from seg_node.loops import compiling, deciding
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from seg_node.core.masks import Planes
     from seg_node.core.origins import Origins
-    from seg_node.core.pools import ResultPool
+    from seg_node.core.result_pool import ResultPool
 
 AROUND = 3
 """Pixels of the results, on each axis, that image pixels within the middle one are made of."""

@@ -16,7 +16,8 @@ from seg_node.core.bins import areas_of
 from seg_node.core.blocks import plane_means, scaled
 from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.origins import Origins
-from seg_node.core.pools import Reads, ResultPool, tile_pixels
+from seg_node.core.reading import Reads
+from seg_node.core.result_pool import ResultPool, tile_pixels
 from seg_node.core.tile_pictures import TilePictures
 from seg_node.core.transfers import to_device
 

@@ -38,7 +38,8 @@ _COLUMNS = 16
 class TilePictures:
     """Grey pictures of tiles, each in the frame where it was computed.
 
-    Tiles have the numbers that they have among the results; see `seg_node.core.pools.ResultPool`.
+    Tiles have the numbers that they have among the results; see
+    `seg_node.core.result_pool.ResultPool`.
 
     Args:
         size: of the images (H, W).

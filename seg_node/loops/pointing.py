@@ -1,4 +1,7 @@
-"""Follows where content was computed, and reads it there; see `core.origins` and `core.pools`."""
+"""Follows where content was computed, and reads it there.
+
+See `core.origins`, `core.result_pool` and `core.feature_pool`.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from seg_node.core.borders import moved_results, read_borders, read_tiles, uncertain
 from seg_node.core.masks import decide_planes
 from seg_node.core.origins import Origins
-from seg_node.core.pools import ResultPool
+from seg_node.core.result_pool import ResultPool
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

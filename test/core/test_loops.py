@@ -20,13 +20,14 @@ from seg_node.core.borders import read_borders
 from seg_node.core.budgeted import Budgeted
 from seg_node.core.comparing import COLOURS, compare
 from seg_node.core.config import Config
+from seg_node.core.feature_pool import FeaturePool, NO_TILE
 from seg_node.core.gate import Gated
 from seg_node.core.masks import decide_planes
 from seg_node.core.origins import Origins
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import Ranked, UNTRAINED
-from seg_node.core.pools import FeaturePool, NO_TILE, ResultPool
 from seg_node.core.residual import find_gated_modules
+from seg_node.core.result_pool import ResultPool
 from seg_node.core.scores import Middle
 from seg_node.core.tile_pictures import TilePictures
 from seg_node.core.types import Action

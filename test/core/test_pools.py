@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from seg_node.core.blocks import Window
+from seg_node.core.feature_pool import FeaturePool, NO_TILE
 from seg_node.core.origins import Origins
-from seg_node.core.pools import FeaturePool, MARGIN, NO_TILE, ResultPool
+from seg_node.core.reading import MARGIN
+from seg_node.core.result_pool import ResultPool
 from seg_node.core.types import ModelError
 
 if TYPE_CHECKING:
