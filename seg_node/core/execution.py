@@ -66,6 +66,25 @@ class SegmentationNetwork(Protocol):
         ...
 
 
+class HalfBranch(Protocol):
+    """What computes a frame from half its resolution and a memory; see `seg_node.nets.low`.
+
+    Attributes:
+        of_features: whether it makes features, for the network's head, or logits.
+
+    """
+
+    of_features: bool
+
+    def __call__(self, image: Tensor, memory: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Map an image [N, 3, H/2, W/2] and what was remembered, moved, to features or logits."""
+        ...
+
+    def remembered(self, image: Tensor, features: Tensor, logits: Tensor) -> Tensor:
+        """Return what is to be remembered of a frame in full resolution, [N, K, h, w]."""
+        ...
+
+
 class Refresh(NamedTuple):
     """A frame of which some blocks are computed, the others being remembered."""
 
@@ -97,7 +116,7 @@ class Executor:
     def __init__(
         self,
         net: nn.Module,
-        low: nn.Module | None,
+        low: HalfBranch | None,
         config: Config,
         kernels: BlockKernels | None,
         graphs: Graphs | None,
@@ -128,10 +147,10 @@ class Executor:
         if isinstance(history, BlockHistory):
             return self._refresh(Refresh(frame, image, plan, history))
         if (plan.grid == Action.HIGH).all():
-            features, logits = self._recorded("whole frames", self._whole, image)
+            remembered, logits = self._recorded("whole frames", self._whole, image)
             if history is not None:
                 side = self.config.block_side((image.shape[-2], image.shape[-1]))
-                history.keep(frame, features, logits, side)
+                history.keep(frame, remembered, logits, side)
             return logits
         if (plan.grid == Action.REUSE).all() and history is not None:
             return history.logits()
@@ -186,9 +205,12 @@ class Executor:
     # ---- whole frames ----------------------------------------------------------------------
 
     def _whole(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the features and logits of a whole frame."""
+        """Return what is to be remembered of a whole frame, and its logits."""
         features = self.face.features(image)
-        return features, self.face.head(features)
+        logits = self.face.head(features)
+        if self._low is not None:
+            return self._low.remembered(image, features, logits), logits
+        return features, logits
 
     def _at_half_resolution(self, image: Tensor, history: History | None) -> Tensor:
         if history is not None and self._low is not None:
@@ -197,10 +219,11 @@ class Executor:
         size = scaled((image.shape[-2], image.shape[-1]), self.face.stride)
         return enlarge(self.net(halved(image)), size)
 
-    def _sharpened(self, image: Tensor, features: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
-        """Return the logits of a frame at half resolution, sharpened by remembered features."""
+    def _sharpened(self, image: Tensor, memory: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits of a frame at half resolution, sharpened by what is remembered."""
         assert self._low is not None
-        return (self.face.head(self._low(halved(image), features, valid)),)
+        made = self._low(halved(image), memory, valid)
+        return (self.face.head(made) if self._low.of_features else made,)
 
     def _recorded(
         self, name: str, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor
@@ -217,7 +240,7 @@ class Executor:
         grid, history = part.plan.grid, part.history
         if (grid == Action.HIGH).all():
             with history.recorder():
-                (_, logits) = self._whole(part.image)
+                logits: Tensor = self.net(part.image)
             history.keep_all(part.frame, logits)
             return logits
         if (grid == Action.REUSE).all():

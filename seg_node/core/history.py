@@ -88,8 +88,9 @@ class History:
 
         Args:
             frame: the frame that `look` saw last.
-            features: of the network, [1, C, h, w].
-            logits: what its head made of them, [1, classes, h, w].
+            features: what frames between keyframes are to find, [1, C, h, w]: the network's
+                features, or what else its half-resolution branch asks for.
+            logits: of the network, [1, classes, h, w].
             side: side of a block in pixels.
 
         """
@@ -112,7 +113,7 @@ class History:
     def logits(self) -> Tensor:
         """Return the remembered logits where things are now, [1, classes, h, w].
 
-        The head looks at single pixels, so this is what it would make of `features`.
+        The head looks at single pixels, so this is what it would make of moved features.
         """
         assert self._motion is not None
         assert self._logits is not None

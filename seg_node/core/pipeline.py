@@ -8,7 +8,7 @@ from functools import partial
 import logging
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import cast, TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from seg_node.core.backend import BlockKernels
     from seg_node.core.block_graphs import BlockGraphs
-    from seg_node.core.execution import AnyHistory
+    from seg_node.core.execution import AnyHistory, HalfBranch
     from seg_node.core.policy import BlockPolicy
     from seg_node.core.threads import Cores
 
@@ -127,9 +127,8 @@ class Segmenter:
         net: network in eval mode; moved to the config's device and precision.
         policies: for each mode that it can run, what chooses the plan of each frame.
         config: settings; see `reconfigure` for those that may change later.
-        low: half-resolution branch in eval mode, called with the image at half resolution, the
-            remembered features and where they are valid; `seg_node.nets.low.LowBranch`. None for
-            modes without LOW frames that are sharpened by memory.
+        low: half-resolution branch in eval mode; see `seg_node.core.execution.HalfBranch`. None
+            for modes without LOW frames that are sharpened by memory.
         clock: nanoseconds that never go back.
         kernels: what computes blocks and decides masks; None for plain torch
             (`seg_node.nets.build.build_kernels`).
@@ -171,7 +170,7 @@ class Segmenter:
         self._uploads = Uploads(self.compute.device)
         engines = self.config.device == "tensorrt"
         graphs = choose_graphs(self.config.graphs, self.compute.device, engines=engines)
-        branch = None if low is None else self._placed(low)
+        branch = None if low is None else cast("HalfBranch", self._placed(low))
         self._executor = Executor(self._placed(net), branch, self.config, kernels, graphs)
         self._stride = self._executor.face.stride
         self._memory = DeviceMemory(self.compute.device, self._histories, self._forget_graphs)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from seg_node.core.types import Frame
     from seg_node.data.sources import Clip, Source
     from seg_node.eval.session import Session
-    from seg_node.nets.low import LowBranch
+    from seg_node.nets.low import AnyBranch
     from seg_node.nets.manifest import Manifest
 
     Picture = tuple[Frame, NDArray[np.uint8] | None]
@@ -189,7 +189,7 @@ def run_distances(
     return EXIT_INTERRUPTED if results["interrupted"] else 0
 
 
-def open_low(low: LowBranch, manifest: Manifest, config: Config) -> Session:
+def open_low(low: AnyBranch, manifest: Manifest, config: Config) -> Session:
     """Build the baseline that computes every frame at half resolution, without a memory.
 
     Args:

@@ -7,11 +7,13 @@
 | `head` | features [N, C, h, w] | logits [N, classes, h, w] |
 | `low` | image [N, 3, H, W], halved inside | features [N, C, h/2, w/2] |
 | `fusion` | low [N, C, h/2, w/2], memory [N, C, h, w], valid bool [N, 1, h, w] | features |
+| `memory` | image [N, 3, H, W] | memory [N, K, h, w]: what `blend` is to find again, moved |
+| `blend` | image [N, 3, H, W], low [N, C, h/2, w/2], memory [N, K, h, w], valid bool | logits |
 | `half` | image [N, 3, H/2, W/2], as `core.tiles.halved` makes it | what `low` gives |
 | `policy` | image [N, 3, H, W] | block_logits [N, gh, gw]: the higher, the more for HIGH |
 
-So `dense` is `head` of `high`, and a LOW frame of mode arseg is `head` of `fusion` of `low`.
-Halves are rounded up.
+So `dense` is `head` of `high`, and a LOW frame of mode arseg is `head` of `fusion` of `low`; or,
+of a branch that blends results, `blend` of `low` and `memory`. Halves are rounded up.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from seg_node.core.scores import whole_blocks
 from seg_node.core.tiles import halved
 from seg_node.core.types import ModelError
 from seg_node.export.attention import gathered_attention
+from seg_node.nets.low import LowBranch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,10 +40,11 @@ if TYPE_CHECKING:
 
     from seg_node.core.fusion import Fusion
     from seg_node.nets.build import Model
+    from seg_node.nets.low import AnyBranch, ResultBranch
 
     Inputs = dict[str, Tensor]
 
-PARTS = ("dense", "high", "head", "low", "half", "fusion", "policy")
+PARTS = ("dense", "high", "head", "low", "half", "fusion", "memory", "blend", "policy")
 """All parts, in the order in which they are written."""
 
 ON_REQUEST = ("half",)
@@ -49,7 +53,12 @@ ON_REQUEST = ("half",)
 LACKS = {
     "low": "no half-resolution branch; `seg_node train segment --student low` makes one",
     "half": "no half-resolution branch; `seg_node train segment --student low` makes one",
-    "fusion": "no half-resolution branch; `seg_node train segment --student low` makes one",
+    "fusion": "no half-resolution branch that fuses features; `seg_node train segment --student "
+    "low --fusion gated` makes one",
+    "memory": "no half-resolution branch that blends results; `seg_node train segment --student "
+    "low --fusion blend` makes one",
+    "blend": "no half-resolution branch that blends results; `seg_node train segment --student "
+    "low --fusion blend` makes one",
     "policy": "no policy network; `seg_node train policy` makes one",
 }
 """What a model lacks that does not have a part, and what to do about it."""
@@ -135,6 +144,35 @@ class Fused(nn.Module):
         return features
 
 
+class Kept(nn.Module):
+    """What a branch that blends results remembers of a frame in full resolution."""
+
+    def __init__(self, net: nn.Module, branch: ResultBranch) -> None:
+        """Take the network of full resolution and the branch."""
+        super().__init__()
+        self.net, self.branch = net, branch
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map RGB 0..255 [N, 3, H, W] to [N, K, h, w]."""
+        features = self.net.features(image)  # type: ignore[operator]  # features() is a method
+        logits = self.net.head(features)  # type: ignore[operator]  # head is a module or method
+        return self.branch.remembered(image, features, logits)
+
+
+class Blended(nn.Module):
+    """Blend of LOW results with remembered ones."""
+
+    def __init__(self, branch: ResultBranch) -> None:
+        """Take the branch."""
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, image: Tensor, low: Tensor, memory: Tensor, valid: Tensor) -> Tensor:
+        """Map an image [N, 3, H, W] and what `Low` makes of it to logits [N, classes, h, w]."""
+        logits = self.branch.net.head(low)  # type: ignore[operator]  # head is a module or method
+        return self.branch.blended(logits, halved(image), memory, valid)
+
+
 class BlockScores(nn.Module):
     """Policy network on images of one size."""
 
@@ -189,25 +227,48 @@ def _makers(model: Model, size: tuple[int, int]) -> dict[str, Callable[[], Part]
         ),
     }
     if model.low is not None:
-        low, fusion = Low(model.low.net), model.low.fusion
-        half = High(model.low.net)
+        low, half = Low(model.low.net), High(model.low.net)
         makers["low"] = lambda: _plain("low", low, "features")
         makers["half"] = lambda: Part(
             "half", half, half, lambda x: {"image": halved(x)}, "features", {"image": 2}
         )
-        makers["fusion"] = lambda: Part(
-            "fusion",
-            Fused(_exportable(fusion)),
-            Fused(fusion),
-            lambda x: _to_fuse(low, high, x),
-            "features",
-            {"low": 2 * stride, "memory": stride, "valid": stride},
-        )
+        makers |= _meeting(model.low, net, low)
     if model.policy is not None and model.manifest.policy is not None:
         side = model.manifest.policy.block_size
         scores = BlockScores(model.policy, side, grid_shape(*size, side))
         makers["policy"] = lambda: _plain("policy", scores, "block_logits", stride=0)
     return makers
+
+
+def _meeting(branch: AnyBranch, net: nn.Module, low: Low) -> dict[str, Callable[[], Part]]:
+    """Return what makes the parts in which LOW frames and memory meet."""
+    stride = int(net.stride)  # type: ignore[arg-type]  # the face of a network says int
+    strides = {"low": 2 * stride, "memory": stride, "valid": stride}
+    if isinstance(branch, LowBranch):
+        fusion, high = branch.fusion, High(net)
+        plain = Fused(_exportable(fusion))
+        return {
+            "fusion": lambda: Part(
+                "fusion",
+                plain,
+                Fused(fusion),
+                lambda x: _to_fuse(low, high, x),
+                "features",
+                strides,
+            )
+        }
+    kept, blended = Kept(net, branch), Blended(branch)
+    return {
+        "memory": lambda: _plain("memory", kept, "memory"),
+        "blend": lambda: Part(
+            "blend",
+            blended,
+            blended,
+            lambda x: {"image": x, **_to_fuse(low, kept, x)},
+            "logits",
+            {"image": 1, **strides},
+        ),
+    }
 
 
 def _plain(name: str, module: nn.Module, output: str, stride: int = 1) -> Part:
@@ -222,9 +283,9 @@ def _exportable(fusion: Fusion) -> Fusion:
     return plain
 
 
-def _to_fuse(low: nn.Module, high: nn.Module, images: Tensor) -> Inputs:
-    """Return LOW features, features of the mirrored images as memory, and holes in it."""
-    memory = high(images.flip(-1))
+def _to_fuse(low: nn.Module, kept: nn.Module, images: Tensor) -> Inputs:
+    """Return LOW features, what is kept of the mirrored images as memory, and holes in it."""
+    memory = kept(images.flip(-1))
     rows = torch.arange(memory.shape[-2])[:, None]
     columns = torch.arange(memory.shape[-1])
     # Bands wider than a window, so that some pixels see nothing valid.

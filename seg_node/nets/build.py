@@ -22,7 +22,7 @@ from seg_node.kernels.build import choose_kernels
 from seg_node.nets.bisenet import BiSeNet
 from seg_node.nets.decision import ComplexityNet, GateNet
 from seg_node.nets.engines import EngineNetwork, with_engines
-from seg_node.nets.low import LowBranch
+from seg_node.nets.low import AnyBranch, build_branch, LowBranch
 from seg_node.nets.manifest import find_manifest, Manifest, weights_problem
 from seg_node.nets.plugin import build_plugin
 from seg_node.nets.pspnet import PSPNet, PSPNetStride8
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from seg_node.core.config import Config
     from seg_node.core.policy import BlockPolicy
     from seg_node.core.scores import BlockScore
+    from seg_node.nets.manifest import LowWeights
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "swiftnet18": lambda classes: SwiftNet(classes, 1.0),
@@ -110,7 +111,7 @@ class Model:
     net: nn.Module
     manifest: Manifest
     policy: nn.Module | None = None
-    low: LowBranch | None = None
+    low: AnyBranch | None = None
     gate: GateNet | None = None
 
 
@@ -136,7 +137,7 @@ def load_model(name: str, *, fold: bool = True) -> Model:
         policy = ComplexityNet(manifest.policy.channels)
         _ready(policy, folder / manifest.policy.file, fold=fold)
     if manifest.low is not None:
-        low = LowBranch(_fresh(manifest), manifest.low.fusion)
+        low = _fresh_branch(manifest, manifest.low)
         _ready(low, folder / manifest.low.file, fold=fold)
     if manifest.gate is not None:
         gate = build_gate(net)
@@ -171,6 +172,13 @@ def _fresh(manifest: Manifest) -> nn.Module:
     return net if manifest.slim is None else resize(net, manifest.slim)
 
 
+def _fresh_branch(manifest: Manifest, known: LowWeights) -> AnyBranch:
+    if known.network is None:
+        return build_branch(_fresh(manifest), known.fusion)
+    net = build_network(known.network, len(manifest.classes))
+    return build_branch(net, known.fusion)
+
+
 def _ready(net: nn.Module, weights: Path, *, fold: bool) -> None:
     """Give a network its weights, and make it fit for inference."""
     load_weights(net, weights)
@@ -194,7 +202,7 @@ def build_kernels(model: Model, config: Config) -> BlockKernels | None:
 
     """
     kernels = choose_kernels(config.kernels, choose_compute(config).device)
-    if model.low is not None:
+    if isinstance(model.low, LowBranch):
         model.low.fusion.attend = local_attention if kernels is None else kernels.attend
     return kernels
 

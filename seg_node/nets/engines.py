@@ -17,7 +17,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from seg_node.core.costs import dense_macs, PRICED
 from seg_node.core.types import ModelError
-from seg_node.nets.low import LowBranch
+from seg_node.nets.low import build_branch
 from seg_node.nets.manifest import file_sha256
 
 if TYPE_CHECKING:
@@ -267,7 +267,8 @@ def with_engines(
 
     high, low = network(model.net, "high", model.manifest.sha256), model.low
     if low is not None and model.manifest.low is not None:
-        branch = LowBranch(network(low.net, "half", model.manifest.low.sha256))
+        half = network(low.net, "half", model.manifest.low.sha256)
+        branch = build_branch(half, model.manifest.low.fusion)
         branch.fusion = low.fusion
         low = branch.eval().requires_grad_(requires_grad=False)
     return replace(model, net=high.eval(), low=low)

@@ -47,10 +47,12 @@ class LowWeights:
     Attributes:
         file: weights file beside the manifest; network and fusion.
         sha256: hash of that file.
-        fusion: key of `core.fusion.FUSIONS`.
+        fusion: key of `core.fusion.FUSIONS`, or `nets.low.BLEND`.
         network_sha256: hash of the weights of the network whose features it was trained to make.
         command: command that trained it.
         commit: commit that trained it.
+        network: key of `NETWORKS`, or a user's own network; None for that of the model, slimmed
+            as that is.
 
     """
 
@@ -60,6 +62,7 @@ class LowWeights:
     network_sha256: str
     command: str
     commit: str
+    network: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 The network whose features are remembered stays as it is, and is the teacher: the branch learns to
 make from half of the resolution, and from remembered features that were moved, what the network
-makes of the whole image (papers.md section 2, steps 9 to 13). Its last layer is the network's.
+makes of the whole image (papers.md section 2, steps 9 to 13). Its last layer is the network's. A
+branch that blends results learns the network's result instead.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.nn import functional
 from seg_node.core.fusion import enlarge
 from seg_node.core.tiles import halved
 from seg_node.core.warp import move
-from seg_node.nets.low import LowBranch
+from seg_node.nets.low import AnyBranch
 from seg_node.train.learner import Learner, placed
 from seg_node.train.losses import segmentation_loss
 from seg_node.train.low_settings import LowTraining
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from seg_node.train.pair_batches import PairMaker
     from seg_node.train.trainer import Run
 
-    Validate = Callable[[LowBranch], Mapping[str, float]]
+    Validate = Callable[[AnyBranch], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,15 @@ class Resolutions:
 
     Attributes:
         high: the network, in eval mode; it stays as it is.
-        low: its branch, whose head is the network's.
+        low: its branch; where that makes features, its head is the network's.
 
     """
 
     high: nn.Module
-    low: LowBranch
+    low: AnyBranch
 
 
-class LowTrainer(Trainer[LowTraining, PairBatch, LowBranch]):
+class LowTrainer(Trainer[LowTraining, PairBatch, AnyBranch]):
     """Trains a half-resolution branch; `run` continues from the checkpoint in the folder.
 
     Args:
@@ -81,29 +82,33 @@ class LowTrainer(Trainer[LowTraining, PairBatch, LowBranch]):
         super().__init__(batches, place, validate)
         self.weights = weights.to(place.device)
         self.high = placed(nets.high, place.device).eval().requires_grad_(requires_grad=False)
-        self.branch = cast("LowBranch", placed(nets.low, place.device))
+        self.branch = cast("AnyBranch", placed(nets.low, place.device))
         choose_learners(self.branch, self.config.weights)
         optimizer = make_optimizer(self.branch, self.config)
         self.learner = Learner(self.branch, optimizer, self.config.average)
         self._resume()
 
-    def averaged(self) -> LowBranch:
+    def averaged(self) -> AnyBranch:
         """Return the moving average of the branch, in eval mode."""
-        return cast("LowBranch", self.learner.averaged())
+        return cast("AnyBranch", self.learner.averaged())
 
     def _begin(self) -> None:
         self.branch.train()
+        if self.config.weights == "none":
+            self.branch.net.eval()
 
     def _learn(self, step: int, batch: PairBatch) -> Mapping[str, float]:
         config = self.config
         images = batch.images.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), self._autocast():
-            wanted = _features(self.high, images).float()
+        wanted = self._made(images)
         memory = self._memory(batch) if step >= config.fusion_after else None
+        size = (wanted[1].shape[-2], wanted[1].shape[-1])
         with self._autocast():
-            made = branch_features(self.branch, halved(images), wanted.shape, memory)
-            logits = cast("SegmentationNetwork", self.branch.net).head(made)
-        similarity = functional.mse_loss(made.float(), wanted)
+            features, logits = made_by(self.branch, halved(images), size, memory)
+        if features is None:
+            similarity = divergence(logits.float(), wanted[1])
+        else:
+            similarity = functional.mse_loss(features.float(), wanted[0])
         task = segmentation_loss(logits.float(), batch.task(), self.weights, config, phase=step)
         loss = config.similarity * similarity + config.task * task
         figures = {
@@ -116,12 +121,19 @@ class LowTrainer(Trainer[LowTraining, PairBatch, LowBranch]):
         self._descend(self.learner, loss, figures["rate"], step)
         return figures
 
-    def _memory(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """Return the remembered features, moved, and where they are valid."""
-        keys = batch.keys.contiguous(memory_format=torch.channels_last)
+    def _made(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features and logits of whole images."""
+        net = cast("SegmentationNetwork", self.high)
         with torch.no_grad(), self._autocast():
-            features = _features(self.high, keys).float()
-        return move(features, batch.flow, batch.valid)
+            features = net.features(images)
+            return features.float(), net.head(features).float()
+
+    def _memory(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Return what is remembered, moved, and where it is valid."""
+        keys = batch.keys.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            remembered = self.branch.remembered(keys, *self._made(keys))
+        return move(remembered, batch.flow, batch.valid)
 
     def _state(self) -> dict[str, Any]:
         return {"branch": self.learner.state()}
@@ -133,42 +145,59 @@ class LowTrainer(Trainer[LowTraining, PairBatch, LowBranch]):
         return self.learner.nbytes()
 
 
-def choose_learners(branch: LowBranch, weights: str) -> None:
+def choose_learners(branch: AnyBranch, weights: str) -> None:
     """Let learn what is to learn: the fusion, and of the network what `weights` says.
 
     Args:
         branch: the branch; changed in place.
-        weights: `own` for all weights but the head, `norms` for BatchNorms alone.
+        weights: `own` for all weights but the head, `norms` for BatchNorms alone, `none` for none.
 
     """
     branch.requires_grad_(requires_grad=weights == "own")
     branch.fusion.requires_grad_(requires_grad=True)
-    for module in branch.net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.requires_grad_(requires_grad=True)
-    branch.net.get_submodule("head").requires_grad_(requires_grad=False)
+    if weights == "norms":
+        for module in branch.net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(requires_grad=True)
+    if branch.of_features:
+        branch.net.get_submodule("head").requires_grad_(requires_grad=False)
 
 
-def branch_features(
-    branch: LowBranch,
+def made_by(
+    branch: AnyBranch,
     image: Tensor,
-    shape: tuple[int, ...],
+    size: tuple[int, int],
     memory: tuple[Tensor, Tensor] | None,
-) -> Tensor:
+) -> tuple[Tensor | None, Tensor]:
     """Return what a branch makes of an image at half resolution.
 
     Args:
         branch: the branch.
         image: RGB 0..255, [N, 3, H/2, W/2].
-        shape: of the features at full resolution, [N, C, h, w].
-        memory: moved features and where they are valid; None to make features without fusion.
+        size: of the result at full resolution (h, w).
+        memory: what is remembered, moved, and where it is valid; None to do without.
+
+    Returns:
+        features [N, C, h, w], or None of a branch that makes results; and logits
+        [N, classes, h, w].
 
     """
+    net = cast("SegmentationNetwork", branch.net)
+    made: Tensor
     if memory is not None:
-        fused: Tensor = branch(image, *memory)
-        return fused
-    return enlarge(_features(branch.net, image), (shape[-2], shape[-1]))
+        made = branch(image, *memory)
+    else:
+        made = enlarge(net.features(image) if branch.of_features else branch.net(image), size)
+    return (made, net.head(made)) if branch.of_features else (None, made)
 
 
-def _features(net: nn.Module, images: Tensor) -> Tensor:
-    return cast("SegmentationNetwork", net).features(images)
+def divergence(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Return how far results are from those wanted: Kullback-Leibler, in nats, mean over pixels.
+
+    Args:
+        logits: [N, classes, h, w].
+        wanted: the same at full resolution.
+
+    """
+    made, aim = logits.log_softmax(1), wanted.log_softmax(1)
+    return (aim.exp() * (aim - made)).sum(1).mean()

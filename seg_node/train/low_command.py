@@ -12,7 +12,7 @@ import torch
 
 from seg_node.core.types import ConfigError, ModelError
 from seg_node.nets.build import load_model
-from seg_node.nets.low import LowBranch
+from seg_node.nets.low import AnyBranch, BLEND, build_branch
 from seg_node.nets.manifest import find_manifest, LowWeights
 from seg_node.nets.weights import save_weights
 from seg_node.train.batches import label_counts
@@ -73,7 +73,7 @@ class LowJob:
         data = TrainingData(request)
         refuse_other_classes(self.base.manifest, data.classes)
         high = load_model(request.model).net.to(device)
-        validate = self._validation(high)
+        validate = self._validation(high, branch)
         pools = self._pools(data)
         counts = label_counts(pools.stills, len(data.classes))
         self.trainer = LowTrainer(
@@ -107,7 +107,7 @@ class LowJob:
             clips,
         )
 
-    def _validation(self, high: nn.Module) -> Validate | None:
+    def _validation(self, high: nn.Module, branch: AnyBranch) -> Validate | None:
         request = self.request
         if not request.validation:
             return None
@@ -116,10 +116,11 @@ class LowJob:
         if not same_classes(source.classes, ours):
             msg = f"{source.spec} has classes {describe(source.classes)}, the model other ones"
             raise ModelError(msg)
-        return LowScores(high, source, len(ours), request.settings.distance_max)
+        nets = Resolutions(high, branch)
+        return LowScores(nets, source, len(ours), request.settings.distance_max)
 
     def _identity(self, data: TrainingData) -> dict[str, str]:
-        start, _ = find_manifest(self.request.init or self.request.model)
+        start = self._start()
         return {
             "task": "low",
             "network_sha256": self.base.manifest.sha256,
@@ -127,7 +128,10 @@ class LowJob:
             **data_identity(self.request, data.classes),
         }
 
-    def _write(self, branch: LowBranch) -> Manifest:
+    def _start(self) -> Manifest:
+        return find_manifest(self.request.init or self.request.model)[0]
+
+    def _write(self, branch: AnyBranch) -> Manifest:
         """Write the branch beside copies of the model's own files."""
         request, base = self.request, self.base.manifest
         _, folder = find_manifest(request.model)
@@ -140,6 +144,7 @@ class LowJob:
             network_sha256=base.sha256,
             command=low_command_line(request),
             commit="",
+            network=branch_network(base, self._start(), request.settings.fusion),
         )
         manifest = replace(base, name=name, file=f"{name}.safetensors", low=low)
         shutil.copyfile(folder / base.file, request.out / manifest.file)
@@ -154,39 +159,75 @@ def train_low(request: LowRequest, on_step: OnStep | None = None) -> list[Manife
     return LowJob(request).run(on_step)
 
 
-def start_branch(base: Model, request: LowRequest) -> LowBranch:
-    """Return the branch to start from; its head is the one of the model.
+def start_branch(base: Model, request: LowRequest) -> AnyBranch:
+    """Return the branch to start from; its head is the one of the model, if it makes features.
 
-    Where the start is a model with a branch, that goes on; else the network of the start is what
-    sees images at half resolution, and the fusion is a fresh one.
+    Where the start is a model with a branch of this fusion, that goes on; else the network of the
+    start is what sees images at half resolution, and the fusion is a fresh one.
 
     Args:
         base: the model, loaded without folding.
         request: names the start: `init`, or the model itself.
 
     Raises:
-        ModelError: the start is another network, or knows other classes, or has another fusion,
-            or convolutions of its own where they are to be the model's.
+        ModelError: the start is another network and features are to be fused, or it has another
+            stride, knows other classes, has another fusion, is slimmed otherwise, or has
+            convolutions of its own where they are to be the model's.
 
     """
     start = load_model(request.init, fold=False) if request.init else base
-    _refuse_other_network(start, base)
     fusion = request.settings.fusion
-    if start.low is not None and start.manifest.low is not None:
-        _refuse_other_fusion(start.manifest.low.fusion, fusion, start.manifest.name)
+    _refuse_other_network(start, base, fusion)
     torch.manual_seed(request.settings.seed)
-    branch = start.low or LowBranch(copy.deepcopy(start.net), fusion)
-    head = base.net.get_submodule("head").state_dict()
-    branch.net.get_submodule("head").load_state_dict(head)
+    if start.low is not None and goes_on(start.manifest, fusion):
+        branch = start.low
+    else:
+        branch = build_branch(copy.deepcopy(start.net), fusion)
+    if branch.of_features:
+        head = base.net.get_submodule("head").state_dict()
+        branch.net.get_submodule("head").load_state_dict(head)
     if request.settings.weights == "norms":
         _refuse_other_convolutions(branch.net, base, start.manifest.name)
     return branch
 
 
-def _refuse_other_network(start: Model, base: Model) -> None:
+def goes_on(start: Manifest, fusion: str) -> bool:
+    """Return whether a model has a branch that a training with this fusion continues.
+
+    Raises:
+        ModelError: its branch fuses features, too, but otherwise.
+
+    """
+    if start.low is None or (start.low.fusion == BLEND) != (fusion == BLEND):
+        return False
+    if start.low.fusion != fusion:
+        msg = (
+            f"the LOW branch of {start.name} has the fusion {start.low.fusion}: use --fusion "
+            f"{start.low.fusion}, or no --init"
+        )
+        raise ModelError(msg)
+    return True
+
+
+def branch_network(base: Manifest, start: Manifest, fusion: str) -> str | None:
+    """Return the network of a branch, for its manifest: None if it is that of the model."""
+    network = start.network
+    if start.low is not None and start.low.network and goes_on(start, fusion):
+        network = start.low.network
+    return None if network == base.network else network
+
+
+def _refuse_other_network(start: Model, base: Model, fusion: str) -> None:
     one, other = start.manifest, base.manifest
-    if one.network != other.network:
-        msg = f"{one.name} is a {one.network}, {other.name} a {other.network}: leave --init"
+    if one.network != other.network and fusion != BLEND:
+        msg = (
+            f"{one.name} is a {one.network}, {other.name} a {other.network}: leave --init, or use "
+            f"--fusion {BLEND}"
+        )
+        raise ModelError(msg)
+    strides = [int(model.net.stride) for model in (start, base)]  # type: ignore[arg-type]  # the face of a network says int
+    if strides[0] != strides[1]:
+        msg = f"{one.name} has stride {strides[0]}, {other.name} {strides[1]}: leave --init"
         raise ModelError(msg)
     if one.slim != other.slim:
         msg = f"{one.name} and {other.name} have other channels, one is slimmed: leave --init"
@@ -197,16 +238,10 @@ def _refuse_other_network(start: Model, base: Model) -> None:
         raise ModelError(msg)
 
 
-def _refuse_other_fusion(have: str, wanted: str, name: str) -> None:
-    if have != wanted:
-        msg = f"the LOW branch of {name} has the fusion {have}: use --fusion {have}, or no --init"
-        raise ModelError(msg)
-
-
 def _refuse_other_convolutions(net: nn.Module, base: Model, name: str) -> None:
     own = dict(base.net.named_parameters())
     for key, value in net.named_parameters():
-        if value.ndim > 1 and not torch.equal(value, own[key]):
+        if value.ndim > 1 and (key not in own or not torch.equal(value, own[key])):
             msg = (
                 f"with --weights norms the convolutions are those of {base.manifest.name}, but "
                 f"{key} of {name} differs: use --weights own, or another --init"

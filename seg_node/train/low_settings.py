@@ -37,8 +37,9 @@ class LowTraining(Training):
     weights: str = setting(
         "own",
         "What the branch has of its own: all weights, or its BatchNorms (norms) beside the "
-        "network's convolutions.",
-        choices=("own", "norms"),
+        "network's convolutions; or only the fusion learns, behind the network of the start as it "
+        "is (none).",
+        choices=("own", "norms", "none"),
     )
     distance_max: int = setting(
         11, "Remembered frames are 1 to so many frames old, at 15 Hz.", 1, 100
@@ -46,14 +47,19 @@ class LowTraining(Training):
     fusion: str = setting(
         "gated",
         "How LOW features and moved ones meet: added after attention, as AR-Seg's CReFF (creff), "
-        "or blended by a learned gate (gated).",
-        choices=("creff", "gated"),
+        "or blended by a learned gate (gated); or results meet, blended by a gate that sees what "
+        "has changed (blend).",
+        choices=("creff", "gated", "blend"),
     )
     fusion_after: int = setting(
         1000, "Steps at the start without fusion: half resolution alone.", 0, MANY
     )
     similarity: float = setting(
-        1.0, "Weight of the squared difference from the features at full resolution.", 0.0, 1000.0
+        1.0,
+        "Weight of the squared difference from the features at full resolution, or, with blend, "
+        "of the divergence from the result there.",
+        0.0,
+        1000.0,
     )
     task: float = setting(1.0, "Weight of the loss by the labels.", 0.0, 1000.0)
     street_frames: int = setting(14, "Frames rendered of each street.", 2, 10_000)
@@ -78,6 +84,12 @@ class LowTraining(Training):
             msg = (
                 f"fusion_after is {self.fusion_after} of {self.steps} steps: the fusion would "
                 "never learn; lower it"
+            )
+            raise ConfigError(msg)
+        if self.fusion_after and self.weights == "none":
+            msg = (
+                f"weights is none and fusion_after {self.fusion_after}: nothing would be learned "
+                "before the fusion joins; set fusion_after to 0"
             )
             raise ConfigError(msg)
         if self.similarity == 0.0 and self.task == 0.0:

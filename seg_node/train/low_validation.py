@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import cast, TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from seg_node.core.fusion import enlarge
 from seg_node.core.tiles import halved
 from seg_node.core.types import DataError
 from seg_node.core.warp import move
+from seg_node.train.low import made_by
 from seg_node.train.rides import estimated_steps, Ride, SLOWEST_HZ
 from seg_node.train.validation import confusion, mean_iou
 
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-    from torch import nn, Tensor
+    from torch import Tensor
 
+    from seg_node.core.execution import SegmentationNetwork
     from seg_node.data.sources import FrameRef, Source
-    from seg_node.nets.low import LowBranch
+    from seg_node.nets.low import AnyBranch
+    from seg_node.train.low import Resolutions
 
 DISTANCES = (1, 5, 11)
 """Ages of the remembered frame that are scored, in frames; what is trained for."""
@@ -37,8 +39,8 @@ class _Scored:
     Attributes:
         image: at half resolution, float [1, 3, H/2, W/2].
         labels: uint8 [1, H, W].
-        memories: for each distance, moved features, float16 [1, C, h, w], and where they are
-            valid, bool [1, 1, h, w].
+        memories: for each distance, what is remembered, moved, float16 [1, K, h, w], and where it
+            is valid, bool [1, 1, h, w].
 
     """
 
@@ -51,7 +53,8 @@ class LowScores:
     """Scores a branch on labelled frames of a clip; the motion is estimated, as in the node.
 
     Args:
-        high: the network, in eval mode, on its device.
+        nets: the network, in eval mode, on its device; and a branch, of which no weights are used
+            before the first call.
         source: data with labelled frames in clips.
         classes: number of classes.
         distance_max: no older frame is remembered.
@@ -61,11 +64,12 @@ class LowScores:
 
     """
 
-    def __init__(self, high: nn.Module, source: Source, classes: int, distance_max: int) -> None:
+    def __init__(self, nets: Resolutions, source: Source, classes: int, distance_max: int) -> None:
         """Compute what stays the same, and the scores that do not depend on the branch."""
-        self.high = high
+        self.high = cast("SegmentationNetwork", nets.high)
+        self.remembered = nets.low.remembered
         self.classes = classes
-        self.device = next(high.parameters()).device
+        self.device = next(nets.high.parameters()).device
         self.distances = tuple(d for d in DISTANCES if d <= distance_max)
         names = ("dense", *(f"warp_{d}" for d in self.distances))
         counts = {f"val_{name}_miou": _zeros(classes) for name in names}
@@ -75,7 +79,7 @@ class LowScores:
                 self._frames.append(self._prepared(run, counts))
         self.fixed = {name: mean_iou(count) for name, count in counts.items()}
 
-    def __call__(self, branch: LowBranch) -> dict[str, float]:
+    def __call__(self, branch: AnyBranch) -> dict[str, float]:
         """Return mean IoU (0..1) without and with fusion, beside dense and moved features."""
         counts = {"val_low_miou": _zeros(self.classes)}
         counts |= {f"val_arseg_{d}_miou": _zeros(self.classes) for d in self.distances}
@@ -83,11 +87,12 @@ class LowScores:
             for frame in self._frames:
                 image = frame.image.to(self.device, memory_format=torch.channels_last)
                 size = frame.memories[1][0].shape[-2:]
-                low = enlarge(branch.net.features(image), (size[0], size[1]))  # type: ignore[operator]  # features() is a method
-                counts["val_low_miou"] += self._count(low, frame.labels)
+                alone = made_by(branch, image, (size[0], size[1]), None)
+                counts["val_low_miou"] += self._count(alone[1], frame.labels)
                 for distance, (memory, valid) in frame.memories.items():
-                    fused = branch.fusion(low, memory.to(self.device, low.dtype), valid)
-                    counts[f"val_arseg_{distance}_miou"] += self._count(fused, frame.labels)
+                    moved = memory.to(self.device, torch.float32), valid
+                    fused = made_by(branch, image, (size[0], size[1]), moved)
+                    counts[f"val_arseg_{distance}_miou"] += self._count(fused[1], frame.labels)
         return {**self.fixed, **{name: mean_iou(count) for name, count in counts.items()}}
 
     def _prepared(self, run: Sequence[FrameRef], counts: Mapping[str, Tensor]) -> _Scored:
@@ -97,7 +102,7 @@ class LowScores:
             msg = f"frame {samples[-1].name} has lost its labels"
             raise DataError(msg)
         target = torch.from_numpy(labels)[None]
-        counts["val_dense_miou"].add_(self._count(self._features(now), target))
+        counts["val_dense_miou"].add_(self._count(self._made(now)[2], target))
         images = [sample.frame.image for sample in samples]
         ride = Ride(images, estimated_steps(images))
         memories = {}
@@ -107,18 +112,20 @@ class LowScores:
                 torch.from_numpy(x)[None].to(self.device)
                 for x in (pair.motion.flow, pair.motion.valid)
             )
-            memory, seen = move(self._features(pair.key), flow, valid)
-            counts[f"val_warp_{distance}_miou"].add_(self._count(memory, target))
+            image, features, logits = self._made(pair.key)
+            moved, _ = move(logits, flow, valid)
+            counts[f"val_warp_{distance}_miou"].add_(self._count(moved, target))
+            memory, seen = move(self.remembered(image, features, logits), flow, valid)
             memories[distance] = memory.half().cpu(), seen
         return _Scored(halved(_tensor(now)), target, memories)
 
-    def _features(self, image: NDArray[np.uint8]) -> Tensor:
-        features: Tensor = self.high.features(_tensor(image).to(self.device))  # type: ignore[operator]  # features() is a method
-        return features
+    def _made(self, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return an image with its features and logits in full resolution."""
+        whole = _tensor(image).to(self.device)
+        features = self.high.features(whole)
+        return whole, features, self.high.head(features)
 
-    def _count(self, features: Tensor, labels: Tensor) -> Tensor:
-        # The head is the same for all: the branch's is a copy.
-        logits: Tensor = self.high.head(features)  # type: ignore[operator]  # a module
+    def _count(self, logits: Tensor, labels: Tensor) -> Tensor:
         return confusion(logits.float().cpu(), labels, self.classes)
 
 

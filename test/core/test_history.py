@@ -18,7 +18,7 @@ from seg_node.core.policy import Interval, UNTRAINED
 from seg_node.core.tiles import halved
 from seg_node.core.types import Action, Frame, Reason, WARM_UP_CAMERA
 from seg_node.nets.build import build_network
-from seg_node.nets.low import LowBranch
+from seg_node.nets.low import build_branch, LowBranch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -134,6 +134,31 @@ def test_arseg_is_the_low_branch_on_what_was_moved(
     assert np.mean(result.labels == labels) > 0.999
     half = dense_macs(low.net, SIZE[0] // 2, SIZE[1] // 2)
     assert half < result.report.macs < 0.5 * result.report.dense_macs
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_arseg_blends_results_with_what_is_remembered_of_them(moved: bool) -> None:  # noqa: FBT001 - a case
+    """The branch is a narrower network than the one whose results are remembered."""
+    torch.manual_seed(3)
+    net = build_network("swiftnet18", 11).eval()
+    branch = build_branch(build_network("swiftnet18-half", 11), "blend").eval()
+    torch.nn.init.normal_(branch.fusion.get_parameter("share.weight"), std=0.5)
+    frames = drive(2)
+    if not moved:
+        frames[1] = replace(frames[0], stamp_ns=frames[1].stamp_ns)
+    config = Config(mode="arseg", block_size=64).updated({"motion.source": "none"})
+    pipeline = Segmenter(net, POLICIES, config, branch)
+    pipeline.step(frames[0])
+    result = pipeline.step(frames[1])
+    first, second = (torch.from_numpy(f.image).permute(2, 0, 1)[None] for f in frames)
+    with torch.no_grad():
+        logits = net(first)
+        memory = branch.remembered(first, logits, logits)
+        labels, _ = decide(branch(halved(second), memory), 4, SIZE)
+    assert result.plan.reason is Reason.SHARPENED
+    assert np.mean(result.labels == labels) > 0.999
+    half = dense_macs(branch.net, SIZE[0] // 2, SIZE[1] // 2)
+    assert half < result.report.macs < 0.15 * result.report.dense_macs
 
 
 def test_a_scene_cut_forces_a_full_frame(nets: tuple[torch.nn.Module, LowBranch]) -> None:

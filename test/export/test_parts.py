@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import onnx
@@ -10,10 +12,13 @@ import onnxruntime
 import pytest
 import torch
 
+from seg_node.cli import main
 from seg_node.core.scores import Complexity
 from seg_node.core.tiles import halved
-from seg_node.nets.build import load_model
-from seg_node.nets.low import LowBranch
+from seg_node.nets.build import build_network, load_model
+from seg_node.nets.low import build_branch, LowBranch
+from seg_node.nets.manifest import find_manifest
+from seg_node.nets.weights import save_weights
 from test.export.conftest import sha256_of
 
 if TYPE_CHECKING:
@@ -90,6 +95,34 @@ def test_low_and_fusion_make_a_frame_of_mode_arseg(
         memory = model.net.features(picture(1))  # type: ignore[operator]  # features() is a method
         wanted = low(halved(picture()), memory, valid)
     assert_equal(parts["fusion"](parts["low"](picture()), memory, valid), wanted)
+
+
+@pytest.mark.parametrize("seen", [0.0, 0.4, 1.0])
+def test_memory_and_blend_make_a_frame_of_a_branch_that_blends(
+    own_model: Path, tmp_path: Path, seen: float
+) -> None:
+    torch.manual_seed(6)
+    manifest, folder = find_manifest(str(own_model))
+    assert manifest.low is not None
+    branch = build_branch(build_network(manifest.network, 11), "blend").eval()
+    torch.nn.init.normal_(branch.fusion.get_parameter("share.weight"))
+    shutil.copyfile(folder / manifest.file, tmp_path / manifest.file)
+    sha256 = save_weights(branch, tmp_path / "blend.safetensors")
+    known = replace(manifest.low, file="blend.safetensors", sha256=sha256, fusion="blend")
+    path = replace(manifest, low=known, policy=None).write(tmp_path)
+    names = ("low", "memory", "blend")
+    assert main(["export", "--model", str(path), "--out", str(tmp_path / "out")]) == 0
+    low, memory, blend = (runner(tmp_path / "out" / f"{name}.onnx") for name in names)
+    assert not (tmp_path / "out" / "fusion.onnx").exists()
+
+    net = load_model(str(path)).net
+    valid = torch.rand(1, 1, 16, 24, generator=torch.Generator().manual_seed(5)) < seen
+    with torch.no_grad():
+        features = net.features(picture(1))  # type: ignore[operator]  # features() is a method
+        kept = branch.remembered(picture(1), features, net(picture(1)))
+        wanted = branch(halved(picture()), kept, valid)
+    assert_equal(memory(picture(1)), kept)
+    assert_equal(blend(picture(), low(picture()), kept, valid), wanted)
 
 
 def test_policy_ranks_blocks_that_stick_out_as_the_robot_does(

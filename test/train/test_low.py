@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import nn
 
+from seg_node.core.blend import Blend
 from seg_node.core.tiles import halved
 from seg_node.core.types import ConfigError, DataError
 from seg_node.core.warp import move
 from seg_node.data.clips import StreetClip
-from seg_node.nets.low import LowBranch
+from seg_node.nets.low import build_branch, LowBranch
 from seg_node.train.augment import Picture
-from seg_node.train.low import LowTrainer, Resolutions
+from seg_node.train.low import divergence, LowTrainer, Resolutions
 from seg_node.train.low_settings import LowTraining
 from seg_node.train.low_validation import LowScores, scored_frames
 from seg_node.train.pair_batches import PairMaker, PairPools
@@ -59,7 +60,7 @@ def high() -> SwiftNet:
 def trainer(folder: Path, config: LowTraining = TINY, **wishes: Any) -> LowTrainer:
     net = high()
     pools = PairPools([textured(seed) for seed in range(3)])
-    nets = Resolutions(net, LowBranch(copy.deepcopy(net)))
+    nets = Resolutions(net, build_branch(copy.deepcopy(net), config.fusion))
     return LowTrainer(nets, PairMaker(pools, config), torch.ones(11), Run(folder), **wishes)
 
 
@@ -108,6 +109,35 @@ def test_what_counts_falls_and_the_network_stays(tmp_path: Path, weights: str, a
     assert changed(made.net, high()) & {"head.weight", "head.bias"} == set()
 
 
+def test_a_blend_learns_the_result_with_a_head_of_its_own(tmp_path: Path) -> None:
+    config = replace(TINY, steps=20, learning_rate=1e-2, fusion_after=0, fusion="blend", task=0.0)
+    run = trainer(tmp_path, config)
+    batch = run.batches(0)
+    run._begin()
+    found = [run._learn(step, batch)["similarity"] for step in range(config.steps)]
+    assert np.mean(found[-4:]) < 0.7 * np.mean(found[:2])
+    assert changed(high(), run.high) == set()
+    learned = changed(high(), run.branch.net)
+    assert {"head.weight", "head.bias"} < learned
+    assert changed(Blend(11), run.branch.fusion) == {n for n, _ in Blend(11).named_parameters()}
+
+
+def test_a_blend_alone_learns_behind_a_network_that_stays(tmp_path: Path) -> None:
+    config = replace(TINY, fusion_after=0, fusion="blend", weights="none")
+    branch = trainer(tmp_path, config).run()
+    assert changed(high(), branch.net) == set()
+    assert "share.weight" in changed(Blend(11), branch.fusion)
+
+
+def test_divergence_is_that_of_kullback_and_leibler() -> None:
+    torch.manual_seed(4)
+    made, wanted = torch.randn(2, 2, 3, 4, 5)
+    p, q = wanted.softmax(1), made.softmax(1)
+    expected = (p * (p / q).log()).sum(1).mean()
+    torch.testing.assert_close(divergence(made, wanted), expected)
+    assert float(divergence(made, made)) == 0.0
+
+
 def test_the_fusion_joins_when_it_is_to(tmp_path: Path) -> None:
     run, fresh = trainer(tmp_path), LowBranch(high())
 
@@ -132,6 +162,20 @@ def test_memory_is_what_the_network_makes_of_the_key_moved(tmp_path: Path) -> No
     assert torch.allclose(memory, expected[0], atol=1e-4)
     assert torch.equal(valid, expected[1])
     assert not memory.requires_grad
+
+
+@pytest.mark.parametrize("fusion", ["gated", "blend"])
+def test_scores_of_a_fresh_branch_follow_its_kind(fusion: str) -> None:
+    net, clip = high(), StreetClip(5, 8, (128, 96))
+    branch = build_branch(copy.deepcopy(net), fusion).eval()
+    scores = LowScores(Resolutions(net, branch), clip, 11, 1)(branch)
+    assert scores["val_arseg_1_miou"] not in {scores["val_low_miou"], scores["val_warp_1_miou"]}
+    with torch.no_grad():
+        for name, parameter in branch.fusion.named_parameters():
+            if name in {"share.bias", "gate.2.bias"}:
+                parameter.fill_(-50.0)  # believe LOW alone
+    low = LowScores(Resolutions(net, branch), clip, 11, 1)(branch)
+    assert low["val_arseg_1_miou"] == low["val_low_miou"] == scores["val_low_miou"]
 
 
 @pytest.mark.parametrize("weights", ["own", "norms"])
@@ -163,7 +207,7 @@ def test_bf16_and_ohem_take_a_step_with_all_void(tmp_path: Path) -> None:
 
 def test_scores_tell_dense_moved_low_and_fused_apart() -> None:
     net, clip = high(), StreetClip(5, 8, (128, 96))
-    scores = LowScores(net, clip, 11, 6)
+    scores = LowScores(Resolutions(net, LowBranch(net)), clip, 11, 6)
     branch = LowBranch(copy.deepcopy(net), "creff").eval()  # new, it changes nothing
     fresh = scores(branch)
     moving = {f"val_{kind}_{d}_miou" for kind in ("warp", "arseg") for d in (1, 5)}
@@ -208,7 +252,8 @@ def test_scored_frames_have_their_past() -> None:
         ({"fusion_after": 3000}, "fusion_after is 3000 of 3000 steps: the fusion would never"),
         ({"similarity": 0.0, "task": 0.0}, "similarity and task are both 0"),
         ({"distill": 1.0}, "distill is 1.0; allowed are 0.0 to 0.0"),
-        ({"weights": "some"}, "weights is 'some'; choose one of own, norms"),
+        ({"weights": "some"}, "weights is 'some'; choose one of own, norms, none"),
+        ({"weights": "none"}, "weights is none and fusion_after 1000: nothing would be learned"),
         ({"distance_max": 0}, "distance_max is 0; allowed are 1 to 100"),
         ({"street_frames": 1}, "street_frames is 1; allowed are 2 to"),
     ],

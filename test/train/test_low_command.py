@@ -11,9 +11,9 @@ import torch
 
 from seg_node.cli import main
 from seg_node.core.types import ConfigError, DataError, ModelError
-from seg_node.nets.build import load_model
+from seg_node.nets.build import build_network, load_model
 from seg_node.nets.decision import ComplexityNet
-from seg_node.nets.low import LowBranch
+from seg_node.nets.low import LowBranch, ResultBranch
 from seg_node.nets.manifest import (
     file_sha256,
     find_manifest,
@@ -23,7 +23,7 @@ from seg_node.nets.manifest import (
 )
 from seg_node.nets.weights import save_weights
 from seg_node.train.arguments import add_segment_arguments, low_request, segment_request
-from seg_node.train.low_command import LowJob, start_branch, train_low
+from seg_node.train.low_command import branch_network, LowJob, start_branch, train_low
 from seg_node.train.low_settings import LowTraining
 from seg_node.train.request import low_command_line, LowRequest
 from test.train.test_low import changed, TINY
@@ -146,6 +146,69 @@ def test_the_branch_starts_as_the_network_or_as_another_with_its_head(
     replace(manifest, network="bisenet18").write(tmp_path / "base")
     with pytest.raises(ModelError):
         start_branch(model, request)
+
+
+def written(folder: Path, base: str, network: str, **changes: Any) -> str:
+    """Write a model of another network with random weights, and return its manifest."""
+    manifest, _ = find_manifest(base)
+    net = build_network(network, len(manifest.classes))
+    sha256 = save_weights(net, folder / f"{network}.safetensors")
+    other = replace(
+        manifest,
+        name="other",
+        network=network,
+        file=f"{network}.safetensors",
+        sha256=sha256,
+        policy=None,
+        **changes,
+    )
+    return str(other.write(folder))
+
+
+def test_results_are_blended_behind_another_network(tmp_path: Path, base: str) -> None:
+    init = written(tmp_path, base, "swiftnet18")
+    request = replace(
+        request_for(tmp_path, base, init=init), settings=replace(WITHOUT, fusion="blend")
+    )
+    (manifest,) = train_low(request)
+    assert manifest.low is not None
+    assert (manifest.low.network, manifest.low.fusion) == ("swiftnet18", "blend")
+    path = str(tmp_path / "run" / f"{manifest.name}.json")
+    made = load_model(path)
+    assert isinstance(made.low, ResultBranch)
+    assert made.low.net.feature_channels == 128
+    image = torch.randint(0, 256, (1, 3, 64, 96)).float()
+    with torch.inference_mode():
+        assert made.low(image, torch.rand(1, 14, 32, 48)).shape == (1, 11, 32, 48)
+    # It goes on where it stopped; a branch that fuses features starts from the network instead.
+    model = load_model(base, fold=False)
+    known = load_model(path, fold=False)
+    again = replace(request, init=path)
+    assert known.low is not None
+    assert changed(start_branch(model, again), known.low) == set()
+    assert branch_network(model.manifest, known.manifest, "blend") == "swiftnet18"
+    assert branch_network(model.manifest, known.manifest, "gated") is None
+    features = start_branch(model, replace(again, settings=WITHOUT))
+    assert isinstance(features, LowBranch)
+    assert changed(features.net, model.net) == set()
+
+
+def test_features_of_another_network_or_results_of_another_stride_are_refused(
+    tmp_path: Path, base: str
+) -> None:
+    model = load_model(base, fold=False)
+    request = replace(request_for(tmp_path, base), init=written(tmp_path, base, "swiftnet18"))
+    with pytest.raises(ModelError, match="a swiftnet18-half: leave --init, or use --fusion blend"):
+        start_branch(model, request)
+    blend = replace(WITHOUT, fusion="blend")
+    norms = replace(request, settings=replace(blend, weights="norms"))
+    with pytest.raises(
+        ModelError, match=r"convolutions are those of swiftnet18-half, but .* diff"
+    ):
+        start_branch(model, norms)
+    eighth = written(tmp_path, base, "bisenet18-half")
+    with pytest.raises(ModelError, match="other has stride 8, swiftnet18-half 4: leave --init"):
+        start_branch(model, replace(request, init=eighth, settings=blend))
 
 
 def test_what_cannot_work_is_refused_by_name(
