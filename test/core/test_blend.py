@@ -101,6 +101,25 @@ def test_a_branch_blends_another_networks_results(size: tuple[int, int]) -> None
     torch.testing.assert_close(found, expected)
 
 
+def test_a_branch_sees_where_the_picture_has_changed() -> None:
+    branch = build_branch(build_network("swiftnet18-half", 11), "blend").eval()
+    seen = []
+    branch.fusion.register_forward_pre_hook(lambda _, args: seen.append(args[2]))
+    image = torch.randint(0, 256, (1, 3, 64, 96)).float()
+    other = image.clone()
+    other[..., 32:48] = 255.0 - image[..., 32:48]
+    logits = torch.rand(1, 11, 16, 24)
+    memory = branch.remembered(image, logits, logits)
+    with torch.no_grad():
+        for now in (image, other):
+            branch(halved(now), memory)
+    assert seen[0].abs().max() == 0.0
+    there = torch.zeros(24, dtype=torch.bool)
+    there[8:12] = True
+    assert (seen[1][0, 0, :, there] > 1.0).float().mean() > 0.9
+    assert seen[1][..., ~there].abs().max() == 0.0
+
+
 def test_other_fusions_remember_features() -> None:
     branch = build_branch(build_network("swiftnet18-half", 11).eval(), "creff")
     assert isinstance(branch, LowBranch)

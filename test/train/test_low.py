@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from seg_node.core.blend import Blend
+from seg_node.core.fusion import enlarge
 from seg_node.core.tiles import halved
 from seg_node.core.types import ConfigError, DataError
 from seg_node.core.warp import move
@@ -120,6 +122,17 @@ def test_a_blend_learns_the_result_with_a_head_of_its_own(tmp_path: Path) -> Non
     learned = changed(high(), run.branch.net)
     assert {"head.weight", "head.bias"} < learned
     assert changed(Blend(11), run.branch.fusion) == {n for n, _ in Blend(11).named_parameters()}
+
+
+def test_a_blend_is_to_come_near_the_result_not_to_cover_it(tmp_path: Path) -> None:
+    run = trainer(tmp_path, replace(TINY, fusion="blend"))
+    batch = run.batches(0)
+    run._begin()
+    with torch.no_grad():
+        wanted = run.high(batch.images).softmax(1)
+        low = enlarge(run.branch.net(halved(batch.images)), (16, 16)).log_softmax(1)
+    expected = functional.kl_div(low, wanted, reduction="none").sum(1).mean()
+    assert run._learn(0, batch)["similarity"] == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_a_blend_alone_learns_behind_a_network_that_stays(tmp_path: Path) -> None:
