@@ -81,7 +81,14 @@ class HalfBranch(Protocol):
         ...
 
     def remembered(self, image: Tensor, features: Tensor, logits: Tensor) -> Tensor:
-        """Return what is to be remembered of a frame in full resolution, [N, K, h, w]."""
+        """Return what is to be remembered of a frame in full resolution, [N, K, h, w].
+
+        Args:
+            image: RGB 0..255, [N, 3, H, W].
+            features: of the network, [N, C, h, w].
+            logits: likewise, [N, classes, h, w].
+
+        """
         ...
 
 

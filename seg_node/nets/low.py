@@ -55,14 +55,7 @@ class LowBranch(nn.Module):
         return fused
 
     def remembered(self, image: Tensor, features: Tensor, logits: Tensor) -> Tensor:  # noqa: ARG002 - others need them
-        """Return what is to be remembered of a frame in full resolution: its features.
-
-        Args:
-            image: RGB 0..255, [N, 3, H, W].
-            features: of the network, [N, C, h, w].
-            logits: likewise, [N, classes, h, w].
-
-        """
+        """Return the features; see `core.execution.HalfBranch`."""
         return features
 
 
@@ -108,17 +101,7 @@ class ResultBranch(nn.Module):
         return logits
 
     def remembered(self, image: Tensor, features: Tensor, logits: Tensor) -> Tensor:  # noqa: ARG002 - others need them
-        """Return what is to be remembered of a frame in full resolution.
-
-        Args:
-            image: RGB 0..255, [N, 3, H, W].
-            features: of the network, [N, C, h, w].
-            logits: likewise, [N, classes, h, w].
-
-        Returns:
-            its logits and its picture, [N, classes + 3, h, w].
-
-        """
+        """Return logits and picture [N, classes + 3, h, w]; see `core.execution.HalfBranch`."""
         return torch.cat((logits, shrunk(image, self._stride).to(logits.dtype)), 1)
 
     @property
