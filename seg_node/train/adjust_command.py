@@ -62,12 +62,16 @@ def adjust(request: AdjustRequest, tell: Callable[[int], None] = lambda _: None)
     Raises:
         DataError: the data cannot be used; the text names the file.
         ModelError: unknown model, other classes, or no last layer with a bias.
-        ConfigError: the name is no file's name, or `out` holds the model itself.
+        ConfigError: the name is no file's name, `out` holds the model itself, or the strength is
+            no part of the offsets.
 
     """
     base, folder = find_manifest(request.model)
     name = request.name or base.name
     _refuse_names(request, name, folder)
+    if not 0.0 < request.strength <= 1.0:
+        msg = f"--strength is {request.strength}; allowed are numbers above 0, up to 1"
+        raise ConfigError(msg)
     net = load_model(request.model, fold=False).net.to(choose_device())
     bias = last_bias(net)
     sources = open_labelled(request)
@@ -75,8 +79,9 @@ def adjust(request: AdjustRequest, tell: Callable[[int], None] = lambda _: None)
     refuse_other_classes(base, classes)
     pictures = Pool([ref for source in sources for ref in labelled_refs(source)])
     frames = draw_pixels(net, pictures, tell=tell)
-    offsets = find_offsets(frames)
-    gain = judge(frames, offsets)
+    whole = find_offsets(frames)
+    gain = judge(frames, whole, request.strength)
+    offsets = request.strength * whole
     with torch.no_grad():
         bias += offsets.to(bias.device)
     manifest = _write(net.cpu(), request, name, folder)

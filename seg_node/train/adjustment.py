@@ -159,11 +159,17 @@ def _best_of_class(pixels: Pixels, offsets: Tensor, label: int) -> tuple[float, 
     return scores[best], float(tried[best])
 
 
-def judge(frames: Sequence[Pixels], offsets: Tensor) -> Gain:
+def judge(frames: Sequence[Pixels], offsets: Tensor, strength: float = 1.0) -> Gain:
     """Say what offsets [classes] are worth, on the frames they were found on and on others.
 
     For the latter, frames are cut into `FOLDS` runs of neighbours, so that a place is hardly ever
     on both sides; fewer frames than that are one part each.
+
+    Args:
+        frames: pixels of each frame.
+        offsets: found on them, at full strength.
+        strength: part of the offsets that is added, 0..1.
+
     """
     whole, none = _joined(frames), torch.zeros_like(offsets)
     count = min(FOLDS, len(frames))
@@ -173,9 +179,9 @@ def judge(frames: Sequence[Pixels], offsets: Tensor) -> Gain:
         held, others = frames[first:last], [*frames[:first], *frames[last:]]
         found = find_offsets(others) if others else none
         part = _joined(held)
-        scores.append((part.miou(none), part.miou(found)))
+        scores.append((part.miou(none), part.miou(strength * found)))
     before, after = torch.tensor(scores).mean(0).tolist()
-    return Gain(whole.miou(none), whole.miou(offsets), before, after)
+    return Gain(whole.miou(none), whole.miou(strength * offsets), before, after)
 
 
 def last_bias(net: nn.Module) -> Tensor:

@@ -95,6 +95,13 @@ def add_adjust_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", default="swiftnet18-half", help="model to adjust: a name or manifest")
     add("--name", default="", help="name of the model that is written (default: the same)")
     add("--out", type=Path, required=True, help="folder to write")
+    add(
+        "--strength",
+        type=float,
+        default=1.0,
+        help="part of the offsets that is added, 0 to 1 (default: 1): less where the model will "
+        "see other data than these",
+    )
 
 
 def _add_labelled(parser: argparse.ArgumentParser) -> None:
@@ -242,7 +249,7 @@ def adjust_request(args: argparse.Namespace) -> AdjustRequest:
     """Return what the command line asks for."""
     from seg_node.train.request import AdjustRequest  # noqa: PLC0415 - --help needs no torch
 
-    return AdjustRequest(**_labelled_of(args), model=args.model)
+    return AdjustRequest(**_labelled_of(args), model=args.model, strength=args.strength)
 
 
 def _values_of(args: argparse.Namespace, settings: Training) -> dict[str, Any]:

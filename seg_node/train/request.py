@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from seg_node.core.types import ClassInfo
 
+WHOLE = 1.0
+"""Strength of offsets of logits: all of them."""
+
 HIDDEN = ("--data", "--unlabelled", "--teacher", "--init", "--widen", "--encoder")
 """Flags whose values may be paths."""
 
@@ -50,10 +53,13 @@ class AdjustRequest(DataRequest):
 
     Attributes:
         model: the model, by name or manifest; it stays as it is.
+        strength: part of the offsets that is added, 0..1: less where the model will see other
+            data than these.
 
     """
 
     model: str = "swiftnet18-half"
+    strength: float = WHOLE
 
 
 @dataclass(frozen=True)
@@ -210,6 +216,8 @@ def slim_command_line(request: SlimRequest) -> str:
 def adjust_command_line(request: AdjustRequest) -> str:
     """Return the command; paths, which differ between machines, become DIR."""
     flags = {**_data_flags(request), "--model": (_hidden(request.model),)}
+    if request.strength != WHOLE:
+        flags["--strength"] = (str(request.strength),)
     return " ".join(["seg_node train adjust", *_words(flags)])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 import json
+import math
 from typing import cast, TYPE_CHECKING
 
 import numpy as np
@@ -75,6 +76,25 @@ def test_the_command_says_what_it_found(
     assert written["policy"]["network_sha256"] == written["sha256"]
 
 
+def test_a_part_of_the_offsets_is_added_and_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = AdjustRequest((write_folder(tmp_path / "data"),), tmp_path / "whole", model=MODEL)
+    whole = adjust(request)
+    words = ["train", "adjust", "--data", *request.data, "--out", str(tmp_path / "part")]
+    assert main([*words, "--strength", "0.25"]) == 0
+    told = capsys.readouterr().out
+    base, part = (
+        load_model(name, fold=False).net.get_parameter("head.bias")
+        for name in (MODEL, str(tmp_path / "part" / f"{MODEL}.json"))
+    )
+    expected = 0.25 * torch.tensor(list(whole.offsets.values()))
+    torch.testing.assert_close(part - base, expected, atol=5e-3, rtol=0)
+    sky = next(iter(whole.offsets.values()))
+    assert f"Sky          {0.25 * sky:+.3f}" in told
+    assert f"-> {whole.gain.after:.4f} on these frames" not in told
+
+
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data")
     request = AdjustRequest((data,), tmp_path / "run")
@@ -82,6 +102,9 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
         adjust(replace(request, name="a/b"))
     with pytest.raises(ConfigError, match="where the model itself lies"):
         adjust(replace(request, out=models_dir()))
+    for strength in (0.0, -1.0, 1.5, math.nan):
+        with pytest.raises(ConfigError, match=r"--strength is .*; allowed are numbers above 0"):
+            adjust(replace(request, strength=strength))
     with pytest.raises(ModelError, match="unknown model 'nobody'"):
         adjust(replace(request, model="nobody"))
     other = write_folder(tmp_path / "other", ("ground", "sky"))
@@ -94,3 +117,5 @@ def test_the_command_line_has_no_path_of_this_machine(tmp_path: Path) -> None:
     request = AdjustRequest((f"camvid:{tmp_path}",), tmp_path, split="val", model="/a/b/m.json")
     told = adjust_command_line(request)
     assert told == "seg_node train adjust --data camvid:DIR --split val --model m.json"
+    half = adjust_command_line(replace(request, strength=0.5))
+    assert half == f"{told} --strength 0.5"

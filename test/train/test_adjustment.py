@@ -90,6 +90,10 @@ def test_frames_held_out_say_what_offsets_are_worth() -> None:
     rest = [unlike[:k] + unlike[k + 1 :] for k in range(5)]
     held = [u.miou(find_offsets(o)) for u, o in zip(unlike, rest, strict=True)]
     assert told.held_after == pytest.approx(sum(held) / 5, abs=1e-6)
+    less = judge(unlike, find_offsets(unlike), 0.3)
+    held = [u.miou(0.3 * find_offsets(o)) for u, o in zip(unlike, rest, strict=True)]
+    assert less.held_after == pytest.approx(sum(held) / 5, abs=1e-6)
+    assert told.before == less.before < less.after < told.after
 
 
 def test_a_single_frame_can_be_judged() -> None:
