@@ -181,6 +181,8 @@ def train_adjust(args: argparse.Namespace) -> int:
     print(f"     {gain.held_before:.4f} -> {gain.held_after:.4f} on frames that were held out")
     if gain.held_after <= gain.held_before:
         print("on frames that were held out nothing is gained: better keep the model as it was")
+    if found.branch_lost:
+        print("the LOW branch blends results, which are others now: train it again")
     print(request.out / f"{found.manifest.name}.json")
     return 0
 

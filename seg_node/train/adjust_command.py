@@ -10,7 +10,8 @@ import torch
 
 from seg_node.core.types import ConfigError
 from seg_node.nets.build import load_model
-from seg_node.nets.manifest import find_manifest, Manifest
+from seg_node.nets.low import BLEND
+from seg_node.nets.manifest import find_manifest, LowWeights, Manifest
 from seg_node.nets.weights import save_weights
 from seg_node.train.adjustment import draw_pixels, find_offsets, Gain, judge, last_bias
 from seg_node.train.classes import refuse_other_classes
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from seg_node.train.request import AdjustRequest
 
 PARTS = ("policy", "low", "gate")
-"""What belongs to a model and looks at its features, which stay as they are."""
+"""What may belong to a model. All but a branch that blends results stay right: features do."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,21 @@ class Adjusted:
         manifest: of the model that was written.
         offsets: added to the logit of each class, by name.
         gain: what they are worth.
+        branch_lost: whether the model had a LOW branch that blends results, which it has no more.
 
     """
 
     manifest: Manifest
     offsets: dict[str, float]
     gain: Gain
+    branch_lost: bool
 
 
 def adjust(request: AdjustRequest, tell: Callable[[int], None] = lambda _: None) -> Adjusted:
     """Find offsets of the logits on labelled data, and write the model with them.
 
-    Features stay as they are, and with them policy, LOW branch and gates, which are copied. The
+    Features stay as they are, and with them policy, gates and a LOW branch that fuses features,
+    which are copied. One that blends results goes by others than these, and is left out. The
     manifest lacks terms, commit and scores: what is true of them is for the one who releases to
     say.
 
@@ -86,7 +90,7 @@ def adjust(request: AdjustRequest, tell: Callable[[int], None] = lambda _: None)
         bias += offsets.to(bias.device)
     manifest = _write(net.cpu(), request, name, folder)
     named = zip((info.name for info in classes), offsets.tolist(), strict=True)
-    return Adjusted(manifest, dict(named), gain)
+    return Adjusted(manifest, dict(named), gain, branch_lost=bool(base.low and not manifest.low))
 
 
 def _refuse_names(request: AdjustRequest, name: str, folder: Path) -> None:
@@ -107,7 +111,9 @@ def _write(net: nn.Module, request: AdjustRequest, name: str, folder: Path) -> M
     parts: dict[str, Any] = {}
     for part in PARTS:
         known = getattr(base, part)
-        if known is not None:
+        if isinstance(known, LowWeights) and known.fusion == BLEND:
+            parts[part] = None
+        elif known is not None:
             own = f"{name}-{part}.safetensors"
             shutil.copyfile(folder / known.file, request.out / own)
             parts[part] = replace(known, file=own, network_sha256=sha256)

@@ -1,10 +1,11 @@
-"""`train adjust`: the same features with other offsets, policy and LOW branch still fit."""
+"""`train adjust`: the same features with other offsets; what goes by features still fits."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 import json
 import math
+import shutil
 from typing import cast, TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,9 @@ import torch
 from seg_node.cli import main
 from seg_node.core.types import ConfigError, ModelError
 from seg_node.nets.build import load_model
-from seg_node.nets.manifest import find_manifest, models_dir, weights_problem
+from seg_node.nets.low import build_branch
+from seg_node.nets.manifest import find_manifest, LowWeights, models_dir, weights_problem
+from seg_node.nets.weights import save_weights
 from seg_node.train.adjust_command import adjust
 from seg_node.train.request import adjust_command_line, AdjustRequest
 from test.train.test_policy_command import write_folder
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from seg_node.core.execution import SegmentationNetwork
 
 MODEL = "swiftnet18-half"
-"""Has a policy and a LOW branch."""
+"""Has a policy, and a LOW branch that blends results."""
 
 
 def images() -> torch.Tensor:
@@ -55,9 +58,10 @@ def test_only_offsets_change_and_what_belongs_to_the_model_comes_along(tmp_path:
     )
     assert offsets.abs().max() > 0.1
     assert found.gain.after > found.gain.before
-    for part in ("policy", "low"):
-        old, own = getattr(base, part).state_dict(), getattr(new, part).state_dict()
-        assert all(torch.equal(old[key], own[key]) for key in old)
+    assert base.policy is not None
+    assert new.policy is not None
+    old, own = base.policy.state_dict(), new.policy.state_dict()
+    assert all(torch.equal(old[key], own[key]) for key in old)
     assert (manifest.terms, manifest.commit, manifest.scores) == ("", "", {})
     assert manifest.data.endswith("; logits adjusted on folder (train)")
     assert manifest.command.endswith("; seg_node train adjust --data folder:DIR --model " + MODEL)
@@ -74,6 +78,29 @@ def test_the_command_says_what_it_found(
     assert str(out / f"{MODEL}.json") in told
     written = json.loads((out / f"{MODEL}.json").read_text())
     assert written["policy"]["network_sha256"] == written["sha256"]
+
+
+@pytest.mark.parametrize("fusion", ["gated", "blend"])
+def test_a_branch_that_blends_results_is_left_out_and_that_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fusion: str
+) -> None:
+    manifest, folder = find_manifest(MODEL)
+    assert manifest.policy is not None
+    shutil.copyfile(folder / manifest.file, tmp_path / manifest.file)
+    shutil.copyfile(folder / manifest.policy.file, tmp_path / manifest.policy.file)
+    branch = build_branch(load_model(MODEL, fold=False).net, fusion)
+    sha256 = save_weights(branch, tmp_path / "low.safetensors")
+    low = LowWeights("low.safetensors", sha256, fusion, manifest.sha256, "", "")
+    path = replace(manifest, low=low).write(tmp_path)
+    data, out = write_folder(tmp_path / "data"), tmp_path / "run"
+    words = ["train", "adjust", "--data", data, "--out", str(out), "--model", str(path)]
+    assert main(words) == 0
+    new = load_model(str(out / f"{MODEL}.json"), fold=False)
+    told = "the LOW branch blends results, which are others now" in capsys.readouterr().out
+    assert told == (fusion == "blend")
+    assert (new.low is None) == told
+    if new.low is not None:
+        assert all(torch.equal(v, new.low.state_dict()[k]) for k, v in branch.state_dict().items())
 
 
 def test_a_part_of_the_offsets_is_added_and_judged(
