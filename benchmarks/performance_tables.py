@@ -326,6 +326,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "aims": aim_table,
     "large": lambda: bench_table("bench_adaptive_960x720_swiftnet18.json"),
     "large-stages": lambda: stage_table("bench_adaptive_960x720_swiftnet18.json"),
+    "arseg": lambda: bench_table("bench_modes_swiftnet18.json"),
+    "arseg-stages": lambda: stage_table("bench_modes_swiftnet18.json"),
     "half": lambda: bench_table("bench_modes_swiftnet18-half.json"),
     "half-stages": lambda: stage_table("bench_modes_swiftnet18-half.json"),
     "stmg": lambda: bench_table("bench_stmg_swiftnet18-half.json"),
