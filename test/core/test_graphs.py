@@ -12,12 +12,12 @@ from torch import nn, Tensor
 from seg_node.core import graphs
 from seg_node.core.config import Config
 from seg_node.core.costs import MacCounter
-from seg_node.core.fusion import enlarge
 from seg_node.core.graphs import CaptureError, choose_graphs, CudaCaptures, Graphs
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import Interval, UNTRAINED
 from seg_node.core.types import Action, ConfigError, DeviceMemoryError
 from seg_node.data.street import Street
+from seg_node.nets.low import build_branch
 from seg_node.nets.swiftnet import SwiftNet
 
 if TYPE_CHECKING:
@@ -169,31 +169,20 @@ def test_where_graphs_are_required_it_is_refused() -> None:
     assert recorded.count == 0
 
 
-class Sharpener(nn.Module):
-    """Stands in for a half-resolution branch: blends features with those remembered."""
-
-    def __init__(self, net: nn.Module) -> None:
-        """Take the network of the features."""
-        super().__init__()
-        self.net = net
-
-    def forward(self, image: Tensor, memory: Tensor, valid: Tensor) -> Tensor:
-        """Return features of the frame, [1, C, h, w]."""
-        low = enlarge(self.net.features(image), (memory.shape[-2], memory.shape[-1]))  # type: ignore[operator]  # features() is a method
-        return torch.where(valid, (low + memory) / 2, low)
-
-
-def segmenter(mode: str) -> Segmenter:
+def segmenter(mode: str, fusion: str = "gated") -> Segmenter:
     torch.manual_seed(0)
     net = SwiftNet(CLASSES, 0.125).eval()
     policies = {**UNTRAINED, "arseg": Interval(Action.LOW)}
     config = Config().updated({"mode": mode, "device": "cpu", "keyframe_interval": 3})
-    return Segmenter(net, policies, config, Sharpener(net))
+    return Segmenter(net, policies, config, build_branch(net, fusion))
 
 
-@pytest.mark.parametrize("mode", ["dense", "warp", "arseg"])
-def test_frames_of_recorded_networks_are_those_of_the_networks(mode: str) -> None:
-    plain, recorded = segmenter(mode), segmenter(mode)
+@pytest.mark.parametrize(
+    ("mode", "fusion"),
+    [("dense", "gated"), ("warp", "gated"), ("arseg", "gated"), ("arseg", "blend")],
+)
+def test_frames_of_recorded_networks_are_those_of_the_networks(mode: str, fusion: str) -> None:
+    plain, recorded = segmenter(mode, fusion), segmenter(mode, fusion)
     recorded._executor.graphs = Graphs()
     for index, sample in enumerate(Street(3, 96, 64).frames(5)):
         a, b = plain.step(sample.frame), recorded.step(sample.frame)
