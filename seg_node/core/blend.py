@@ -1,10 +1,10 @@
 """Blends what half resolution says of the classes with what memory says, pixel by pixel.
 
 AR-Seg sharpens features (`core/fusion.py`). Here results meet: the head looks at single pixels, so
-blending logits is blending features, at a tenth of the channels; and the branch may be any
-network, for nothing has to look like the features that are remembered. What decides is whether the
-two agree, how sure each is, and whether the moved picture of the remembered frame still looks like
-the present one: half resolution cannot know that nothing has changed.
+blending logits is blending features, with fewer channels; and the branch may be any network, for
+nothing has to look like the features that are remembered. What decides is whether the two agree,
+how sure each is, and whether the moved picture of the remembered frame still looks like the
+present one: half resolution cannot know that nothing has changed.
 """
 
 from __future__ import annotations
