@@ -21,8 +21,6 @@ from seg_node.core.tiles import halved
 if TYPE_CHECKING:
     from torch import Tensor
 
-COLOURS = 3
-
 CHANGES = 3
 """Numbers that tell how far a pixel has changed: itself, those around it, and the whole frame."""
 

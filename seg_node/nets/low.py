@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from seg_node.core.blend import Blend, changed, COLOURS, shrunk
+from seg_node.core.blend import Blend, changed, shrunk
+from seg_node.core.comparing import COLOURS
 from seg_node.core.fusion import enlarge, FUSIONS
 from seg_node.core.types import ModelError
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from seg_node.core.blend import Blend, changed, CHANGES, COLOURS, HIDDEN, shrunk
+from seg_node.core.blend import Blend, changed, CHANGES, HIDDEN, shrunk
+from seg_node.core.comparing import COLOURS
 from seg_node.core.costs import MacCounter
 from seg_node.core.fusion import enlarge
 from seg_node.core.tiles import halved
