@@ -141,7 +141,7 @@ class Budgeted:
         worth = harm >= config.reuse.threshold
         self._needs[past.camera] = float(harm[worth].sum())
         due = count_due(blocks.oldest_ms, blocks.interval_ms, config.max_age_ms)
-        oldest = np.argsort(-blocks.oldest_ms, axis=None, kind="stable")[:due]
+        oldest = np.lexsort((_from_middle(grid.shape), -blocks.oldest_ms.ravel()))[:due]
         value[~worth] = -1.0
         value.flat[oldest] = np.inf
         count = max(due, min(allowed, int((value >= 0).sum())))
@@ -165,6 +165,16 @@ class Budgeted:
     def macs(self, size: tuple[int, int], side: int) -> int:  # noqa: ARG002 - the same for all
         """Return 0: convolutions and matrix products count, and there are none."""
         return 0
+
+
+def _from_middle(grid: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return how far each block of a grid is from the middle, row by row, [gh * gw].
+
+    Of blocks of one age those in the middle are renewed first: before a robot that drives on,
+    content moves outwards, and takes its age along into blocks that were renewed before.
+    """
+    off = (np.indices(grid).reshape(2, -1).T - (np.array(grid) - 1) / 2) ** 2
+    return np.asarray(off.sum(1))
 
 
 def _work(grid: NDArray[np.uint8]) -> Work:

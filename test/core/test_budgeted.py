@@ -226,6 +226,15 @@ def test_the_oldest_are_due_first_and_no_budget_overrides_that() -> None:
         assert not plan.fits
 
 
+def test_of_blocks_of_one_age_those_in_the_middle_are_renewed_first() -> None:
+    """Content moves outwards before a robot that drives on; a grid of 3 rows and 4 columns."""
+    past = known(0.0, 1.0, 500.0)
+    past.oldest_ms[:] = 1990.0  # one frame is left after this: half of the twelve are due now
+    past.oldest_ms[0, 0] = 2010.0
+    found = chosen(seen(), past, config(budget__compute=0.0))
+    assert np.argwhere(found).tolist() == [[0, 0], [0, 1], [0, 2], [1, 1], [1, 2], [2, 1]]
+
+
 def test_due_blocks_come_before_valuable_ones_within_the_budget() -> None:
     past = known(np.arange(12.0).reshape(GRID), 1.0, 500.0)
     past.oldest_ms[0, 0] = 2010.0
