@@ -276,6 +276,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--model", default=Config().model)
     parser.add_argument("--compute", type=float, default=0.15)
+    parser.add_argument("--max-age-ms", type=float, default=Config().max_age_ms)
     parser.add_argument("--interval", type=int, default=6)
     parser.add_argument("--enlarge", type=int, default=1)
     parser.add_argument("--ways", nargs="+", choices=[*WAYS, "warp", "dense"])
@@ -284,11 +285,13 @@ def main() -> None:
     model = load_model(args.model)
     samples = [enlarged(x, args.enlarge) for x in open_source(args.data, split="val")]
     height, width = samples[0].frame.image.shape[:2]
-    usual = Config(device="cpu").updated({"budget.compute": args.compute})
+    settings = {"budget.compute": args.compute, "max_age_ms": args.max_age_ms}
+    usual = Config(device="cpu").updated(settings)
     warp = usual.updated({"mode": "warp", "keyframe_interval": args.interval})
     content: dict[str, Any] = {
         "command": f"python benchmarks/adaptive_parts.py camvid:DIR --model {args.model} "
-        f"--compute {args.compute} --interval {args.interval} --enlarge {args.enlarge}",
+        f"--compute {args.compute} --max-age-ms {args.max_age_ms:g} "
+        f"--interval {args.interval} --enlarge {args.enlarge}",
         "model": args.model,
         "block_side": usual.block_side((height, width)),
         "versions": versions(),

@@ -134,7 +134,9 @@ def _below(results: Mapping[str, Any], name: str) -> str:
     if machine:
         where += f" ({machine['cpu']}, {machine['cores']} cores)"
     torch = results["versions"]["torch"]
-    return f"\n{frames} frames, {where}, torch {torch}; `{command_of(results)}`, {link(name)}\n"
+    waiting = f"{machine['waiting']} " if machine and machine.get("waiting") else ""
+    command = f"{waiting}{command_of(results)}"
+    return f"\n{frames} frames, {where}, torch {torch}; `{command}`, {link(name)}\n"
 
 
 def bench_table(name: str) -> str:
@@ -269,23 +271,70 @@ def host_table() -> str:
     return markdown(header, rows) + below
 
 
+def waiting_table() -> str:
+    """Return what steps take where torch's threads wait awake for long, and for less."""
+    name = "waiting_threads.json"
+    results = read(name)
+    turns = list(results["rows"][0]["by_turns"])
+    rows = [
+        (
+            f"`{row['model']}`, {row['size']}",
+            f"`{row['mode']}`" + f", {row['compute']} of the MACs" * (row["compute"] < 1),
+            row["frames_come"],
+            *(
+                f"{cut(row['by_turns'][each][of], 1)} ms"
+                for of in ("mean_ms", "p95_ms", "cpu_ms")
+                for each in turns
+            ),
+        )
+        for row in results["rows"]
+    ]
+    machine = results["machine"]
+    below = (
+        f"\nMeans of {results['rounds']} processes of {results['frames']} frames, cpu float32, "
+        f"{machine['cpu']}, {machine['cores']} cores; `python benchmarks/waiting_threads.py "
+        f"{results['data']}`, {link(name)}\n"
+    )
+    parts = [f"{what}, {int(each)} turns" for what in ("step", "p95", "CPU") for each in turns]
+    return markdown(("network and picture", "mode", "frames come", *parts), rows) + below
+
+
 def aim_table() -> str:
     """Return what mode adaptive was to reach, and what it reaches."""
     large_name = "bench_adaptive_960x720_swiftnet18.json"
-    score_name = "evaluate_camvid_val_adaptive_swiftnet18.json"
-    large = read(large_name)["modes"]["adaptive"]
-    scored = read(score_name)["modes"]
-    adaptive, ms = scored["adaptive"], large["ms"]
-    lost = scored["dense"]["miou"] - adaptive["miou"]
-    rows = (
-        ("times as fast as dense, whole step, 960x720, two CPU threads", "4",
-         cut(large["speedup_vs_dense"], 2), link(large_name)),
-        ("p99 of a step over its p50", "1.3", cut(ms["p99"] / ms["p50"], 2), link(large_name)),
-        ("MACs saved on the labelled clip", "90 %", percent(adaptive["gmac_saving"]),
-         link(score_name)),
-        ("points of mIoU lost there", "0.5", raised(lost, 2, 100), link(score_name)),
-    )  # fmt: skip
+    speeds = [
+        row
+        for name in (large_name, "bench_modes_swiftnet18.json")
+        for row in _speeds(read(name)["modes"]["adaptive"], link(name))
+    ]
+    scores = [
+        row
+        for name in ("adaptive_parts.json", "adaptive_parts_swiftnet18.json")
+        for row in _losses(read(name), link(name))
+    ]
+    rows = (*speeds, *scores)
     return markdown(("mode `adaptive`", "aim", "reached", "file"), rows)
+
+
+def _speeds(adaptive: dict[str, Any], file: str) -> list[tuple[str, ...]]:
+    """Return how fast a bench found mode adaptive to be, and how even."""
+    at, ms = f"960x720, {percent(adaptive['gmac_saving'])} of the MACs saved", adaptive["ms"]
+    return [
+        (f"times as fast as dense, whole step, two CPU threads, {at}", "4",
+         cut(adaptive["speedup_vs_dense"], 2), file),
+        ("p99 of a step over its p50 there", "1.3", cut(ms["p99"] / ms["p50"], 2), file),
+    ]  # fmt: skip
+
+
+def _losses(parts: dict[str, Any], file: str) -> list[tuple[str, ...]]:
+    """Return what mode adaptive saves and loses on the labelled clip, over several starts."""
+    adaptive = parts["scores"]["adaptive"]
+    lost = parts["scores"]["dense"]["miou"] - adaptive["miou"]
+    return [
+        (f"MACs saved on the labelled clip, `{parts['model']}`, 480x360", "90 %",
+         percent(adaptive["saved"]), file),
+        ("points of mIoU lost there", "0.5", raised(lost, 2, 100), file),
+    ]  # fmt: skip
 
 
 def around_table() -> str:
@@ -340,6 +389,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "budget": budget_table,
     "around": around_table,
     "host-loops": host_table,
+    "waiting": waiting_table,
 }
 """What writes each table, by the name in its mark."""
 

@@ -19,7 +19,6 @@ PACKAGE = "seg_node"
 ROOT = Path(__file__).resolve().parents[1]
 
 ARROWS: dict[str, tuple[str, ...]] = {
-    "__init__": ("loops.spinning",),
     "loops": (),
     "core": ("loops",),
     "kernels": ("core", "loops.compiling"),

@@ -1,7 +1,9 @@
 """Runs a compiled loop on several threads, each of which takes some rows of a plane.
 
-Threads of torch's operations wait awake for the next one. Where they do so for long
-(`seg_node.loops.spinning`), they would be in the way of a short loop's: that runs on one then.
+Between two of torch's operations their threads wait awake, on the core that another thread would
+need. GNU OpenMP, which torch has on Linux, lets them do so for some milliseconds, unless the
+environment says otherwise when it is loaded. Only where it does, short loops have more than one
+thread.
 """
 
 from __future__ import annotations
@@ -14,18 +16,34 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from seg_node.loops import spinning
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+TURNS, POLICY = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
+"""What GNU OpenMP reads from the environment; the first counts turns of the loop that waits."""
+
+FEW = 100_000
+"""Turns up to which threads wait briefly: 2 ms on an x86 core. By default there are 300 000."""
 
 LEAST_PIXELS = 5000
 """Pixels of results from which on a second thread does more of a short loop than it costs."""
 
 
+def find_brief(environment: Mapping[str, str]) -> bool:
+    """Return whether the environment has threads of torch's operations wait briefly."""
+    turns = environment.get(TURNS)
+    if turns is not None:
+        return turns.isdecimal() and int(turns) <= FEW
+    return environment.get(POLICY, "").lower() == "passive"
+
+
+BRIEF = find_brief(os.environ)
+"""Whether threads of torch's operations leave their cores soon after each."""
+
+
 def threads_for(pixels: int) -> int:
     """Return on how many threads to run a loop that takes some ten nanoseconds a pixel."""
-    return torch.get_num_threads() if spinning.BRIEF and pixels >= LEAST_PIXELS else 1
+    return torch.get_num_threads() if BRIEF and pixels >= LEAST_PIXELS else 1
 
 
 def in_stripes(loop: Callable[[int, int], None], rows: int, threads: int) -> None:

@@ -33,7 +33,7 @@ from seg_node.core.tile_pictures import TilePictures
 from seg_node.core.types import Action
 from seg_node.core.warp import origin, warp
 from seg_node.data.street import Street
-from seg_node.loops import compiling, spinning, stripes
+from seg_node.loops import compiling, stripes
 from seg_node.nets.swiftnet import SwiftNet
 from test.core.slow_attention import holes
 
@@ -351,7 +351,7 @@ def test_on_several_threads_the_same_is_made(
         of_blocks = compared.distortion, compared.doubt, compared.risk, compared.oldest_ms
         return [*(each.numpy() for each in tensors), *pointers, *of_blocks]
 
-    monkeypatch.setattr(spinning, "BRIEF", True)
+    monkeypatch.setattr(stripes, "BRIEF", True)
     monkeypatch.setattr(stripes, "LEAST_PIXELS", 1)
     made = {}
     for threads in (1, 2, 3, 64):

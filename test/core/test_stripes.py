@@ -11,10 +11,16 @@ import threading
 import pytest
 import torch
 
-from seg_node.loops import spinning, stripes
+from seg_node.loops import stripes
 from seg_node.loops.stripes import in_stripes, threads_for
 
 ROOT = Path(__file__).resolve().parents[2]
+CLEAN = {
+    name: value
+    for name, value in {**os.environ, "PYTHONPATH": str(ROOT)}.items()
+    if name not in {stripes.TURNS, stripes.POLICY}
+}
+"""An environment that says nothing about threads."""
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7, 50])
@@ -63,10 +69,10 @@ def test_what_fails_on_another_thread_fails_here() -> None:
 
 def test_large_planes_are_worth_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    monkeypatch.setattr(spinning, "BRIEF", True)
+    monkeypatch.setattr(stripes, "BRIEF", True)
     assert threads_for(stripes.LEAST_PIXELS) == 4
     assert threads_for(stripes.LEAST_PIXELS - 1) == 1
-    monkeypatch.setattr(spinning, "BRIEF", False)
+    monkeypatch.setattr(stripes, "BRIEF", False)
     assert threads_for(stripes.LEAST_PIXELS) == 1
 
 
@@ -84,53 +90,44 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 def test_a_process_that_was_forked_off_has_threads_of_its_own() -> None:
     """The pool's threads are not in it: what it hands to them would wait for ever."""
-    assert told(FORKED) == "7"
-
-
-# ---- how long torch's threads wait --------------------------------------------------------------
-
-SAID = "print(os.environ.get('GOMP_SPINCOUNT'), spinning.BRIEF)"
-FIRST = f"import os; from seg_node.loops import spinning; {SAID}"
-LATE = f"import os, torch; from seg_node.loops import spinning; {SAID}"
-
-
-def told(code: str, **variables: str) -> str:
-    """Return what a new process says that runs a piece of code."""
-    known = {k: v for k, v in os.environ.items() if k not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
+        [sys.executable, "-W", "ignore", "-c", FORKED],
         check=True,
         capture_output=True,
         text=True,
         timeout=120,
-        env={**known, "PYTHONPATH": str(ROOT), **variables},
+        env=CLEAN,
     )
-    return run.stdout.strip()
+    assert run.stdout.strip() == "7"
 
 
-def test_torch_is_told_to_wait_briefly_before_it_is_loaded() -> None:
-    assert told(FIRST) == f"{spinning.TURNS} True"
-    assert told("import seg_node.cli, os; print(os.environ['GOMP_SPINCOUNT'])") == str(
-        spinning.TURNS
-    )
-
-
-def test_it_is_too_late_once_torch_is_loaded() -> None:
-    assert told(LATE) == "None False"
+# ---- how long torch's threads wait --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("variables", "brief"),
+    ("environment", "brief"),
     [
+        ({}, False),
         ({"GOMP_SPINCOUNT": "0"}, True),
         ({"GOMP_SPINCOUNT": "100000"}, True),
         ({"GOMP_SPINCOUNT": "100001"}, False),
         ({"GOMP_SPINCOUNT": "INFINITE"}, False),
         ({"OMP_WAIT_POLICY": "PASSIVE"}, True),
         ({"OMP_WAIT_POLICY": "active"}, False),
+        ({"GOMP_SPINCOUNT": "300000", "OMP_WAIT_POLICY": "passive"}, False),
     ],
 )
-def test_what_a_user_has_said_stays(variables: dict[str, str], brief: bool) -> None:  # noqa: FBT001 - a column of the table
-    said = variables.get("GOMP_SPINCOUNT")
-    assert told(FIRST, **variables) == f"{said} {brief}"
-    assert told(LATE, **variables) == f"{said} {brief}"
+def test_the_environment_says_how_long_threads_wait(
+    environment: dict[str, str],
+    brief: bool,  # noqa: FBT001 - a column of the table
+) -> None:
+    assert stripes.find_brief(environment) is brief
+    told = subprocess.run(
+        [sys.executable, "-c", "from seg_node.loops import stripes; print(stripes.BRIEF)"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**CLEAN, **environment},
+    )
+    assert told.stdout.strip() == str(brief)
