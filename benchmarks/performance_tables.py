@@ -134,9 +134,7 @@ def _below(results: Mapping[str, Any], name: str) -> str:
     if machine:
         where += f" ({machine['cpu']}, {machine['cores']} cores)"
     torch = results["versions"]["torch"]
-    waiting = f"{machine['waiting']} " if machine and machine.get("waiting") else ""
-    command = f"{waiting}{command_of(results)}"
-    return f"\n{frames} frames, {where}, torch {torch}; `{command}`, {link(name)}\n"
+    return f"\n{frames} frames, {where}, torch {torch}; `{command_of(results)}`, {link(name)}\n"
 
 
 def bench_table(name: str) -> str:
@@ -271,34 +269,6 @@ def host_table() -> str:
     return markdown(header, rows) + below
 
 
-def waiting_table() -> str:
-    """Return what steps take where torch's threads wait awake for long, and for less."""
-    name = "waiting_threads.json"
-    results = read(name)
-    turns = list(results["rows"][0]["by_turns"])
-    rows = [
-        (
-            f"`{row['model']}`, {row['size']}",
-            f"`{row['mode']}`" + f", {row['compute']} of the MACs" * (row["compute"] < 1),
-            row["frames_come"],
-            *(
-                f"{cut(row['by_turns'][each][of], 1)} ms"
-                for of in ("mean_ms", "p95_ms", "cpu_ms")
-                for each in turns
-            ),
-        )
-        for row in results["rows"]
-    ]
-    machine = results["machine"]
-    below = (
-        f"\nMeans of {results['rounds']} processes of {results['frames']} frames, cpu float32, "
-        f"{machine['cpu']}, {machine['cores']} cores; `python benchmarks/waiting_threads.py "
-        f"{results['data']}`, {link(name)}\n"
-    )
-    parts = [f"{what}, {int(each)} turns" for what in ("step", "p95", "CPU") for each in turns]
-    return markdown(("network and picture", "mode", "frames come", *parts), rows) + below
-
-
 def aim_table() -> str:
     """Return what mode adaptive was to reach, and what it reaches."""
     large_name = "bench_adaptive_960x720_swiftnet18.json"
@@ -389,7 +359,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "budget": budget_table,
     "around": around_table,
     "host-loops": host_table,
-    "waiting": waiting_table,
 }
 """What writes each table, by the name in its mark."""
 

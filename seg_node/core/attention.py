@@ -17,6 +17,7 @@ often for nothing and take 1.0 to 1.6 times as long on a CPU (`benchmarks/result
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TYPE_CHECKING
 
@@ -27,7 +28,6 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from seg_node.core.costs import PRICED
 from seg_node.loops import attending, compiling
-from seg_node.loops.stripes import in_stripes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,13 +109,18 @@ def _attend(
     fused: NDArray[np.float32],
 ) -> None:
     """Share the rows of an image among as many threads as torch would use."""
+    height = len(fused)
+    count = min(torch.get_num_threads(), height)
+    ends = [height * part // count for part in range(count + 1)]
 
-    def run(top: int, bottom: int) -> None:
-        rows, reached = slice(top, bottom), slice(top, bottom + attending.SIDE - 1)
+    def run(part: int) -> None:
+        rows = slice(ends[part], ends[part + 1])
+        reached = slice(rows.start, rows.stop + attending.SIDE - 1)
         keys, values, penalty = (each[reached] for each in seen)
         attending.attend(queries[rows], keys, values, penalty, fused[rows])
 
-    in_stripes(run, len(fused), torch.get_num_threads())
+    with ThreadPoolExecutor(count) as threads:
+        list(threads.map(run, range(count)))
 
 
 def _macs(base: Tensor, *_: Tensor | None) -> int:

@@ -8,7 +8,6 @@ around it have one class, the image's pixels have it, too, however often they we
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 import math
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,6 @@ from seg_node.core.masks import CONFIDENCE_MAX, decide_rows
 from seg_node.core.reading import MARGIN
 from seg_node.core.transfers import to_device
 from seg_node.loops import compiling, deciding
-from seg_node.loops.stripes import in_stripes, threads_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,7 +54,17 @@ def read_borders(
     """
     labels, confidence = planes
     if compiling.usable(results.table):
-        _by_loops(planes, results, origins, stride, classes)
+        form = stride, classes, MARGIN, math.ceil(SURE * CONFIDENCE_MAX)
+        deciding.decide_borders(
+            labels.numpy(),
+            confidence.numpy(),
+            results.table.numpy(),
+            results.side + 2 * MARGIN,
+            origins.slot,
+            origins.place,
+            origins.corners,
+            form,
+        )
         return planes
     meets = uncertain(labels, confidence, stride).cpu().numpy() & origins.moved()
     at = np.nonzero(meets)
@@ -69,27 +77,6 @@ def read_borders(
     for plane, found in ((labels, label), (confidence, share)):
         plane[tuple(where)] = found[kept]
     return planes
-
-
-def _by_loops(
-    planes: Planes, results: ResultPool, origins: Origins, stride: int, classes: int
-) -> None:
-    h, w = origins.size
-    labels, confidence = (plane.numpy() for plane in planes)
-    loop = partial(
-        deciding.decide_borders,
-        labels,
-        confidence,
-        results.table.numpy(),
-        results.side + 2 * MARGIN,
-        origins.slot,
-        origins.place,
-        origins.corners,
-        (stride, classes, MARGIN, math.ceil(SURE * CONFIDENCE_MAX)),
-        deciding.middles(labels, stride, h, w),
-        deciding.middles(confidence, stride, h, w),
-    )
-    in_stripes(loop, h, threads_for(h * w))
 
 
 @dataclass(frozen=True)

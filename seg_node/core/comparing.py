@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -14,7 +13,6 @@ from seg_node.core.mixing import around
 from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.tiles import as_rows
 from seg_node.loops import comparing, compiling
-from seg_node.loops.stripes import in_stripes, threads_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,8 +90,7 @@ def _by_loops(
 ) -> Compared:
     change = torch.empty(origins.size)
     means, oldest_ms = np.empty((4, *origins.grid)), np.empty(origins.grid)
-    loop = partial(
-        comparing.compare,
+    comparing.compare(
         as_rows(known).contiguous().numpy(),
         picture.contiguous().numpy(),
         valid.numpy(),
@@ -105,7 +102,6 @@ def _by_loops(
         means,
         oldest_ms,
     )
-    in_stripes(loop, len(oldest_ms), threads_for(origins.slot.size))
     distortion, doubt, risk, age_ms = means
     return Compared(around(change), distortion, doubt, risk, age_ms, oldest_ms)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import cv2
@@ -12,7 +11,6 @@ from torch.nn import functional
 
 from seg_node.core.types import ModelError
 from seg_node.loops import compiling, deciding
-from seg_node.loops.stripes import in_stripes, threads_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,10 +60,9 @@ def decide_planes(logits: Tensor, stride: int, size: tuple[int, int]) -> Planes:
         )
         raise ModelError(msg)
     if compiling.usable(logits):
-        table, label, share = logits[0].contiguous().numpy(), *np.empty((2, *size), np.uint8)
-        loop = partial(deciding.decide, table, stride, label, share)
-        in_stripes(loop, size[0], threads_for(table[0].size))
-        return torch.from_numpy(label), torch.from_numpy(share)
+        mask = tuple(np.empty(size, np.uint8) for _ in range(2))
+        deciding.decide(logits[0].contiguous().numpy(), stride, *mask)
+        return torch.from_numpy(mask[0]), torch.from_numpy(mask[1])
     # The largest logit of each feature pixel becomes zero: no exponential of them can overflow.
     planes = (logits - logits.amax(1, keepdim=True)).float().contiguous()
     on_cpu = logits.device.type == "cpu"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple, TYPE_CHECKING
 
 import numpy as np
 
 from seg_node.loops import compiling, pointing
-from seg_node.loops.stripes import in_stripes, threads_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,8 +93,7 @@ class Origins:
         if compiling.AVAILABLE:
             before = self.slot, self.place, self._drift
             moved = np.empty_like(before[0]), np.empty_like(before[1]), np.empty_like(before[2])
-            loop = partial(pointing.move, np.ascontiguousarray(flow), HALF, before, moved)
-            in_stripes(loop, self.size[0], threads_for(self.slot.size))
+            pointing.move(np.ascontiguousarray(flow), HALF, before, moved)
             self.slot, self.place, self._drift = moved
             return
         content = self._inside(_flat(self._pixels) + flow.reshape(-1, 2).T[::-1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +12,6 @@ from seg_node.core.reading import between, MARGIN, read_rows, Reads, reads_aroun
 from seg_node.core.tiles import as_rows
 from seg_node.core.transfers import to_device
 from seg_node.loops import compiling, pointing
-from seg_node.loops.stripes import in_stripes, threads_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,9 +159,7 @@ class ResultPool:
         if compiling.usable(table):
             slot, place, corners = origins.slot, origins.place, origins.corners
             rows = table.new_empty((slot.size, table.shape[1]))
-            form, out = (table.numpy(), self._span, MARGIN), rows.numpy()
-            loop = partial(pointing.read, *form, slot, place, corners, out)
-            in_stripes(loop, len(slot), threads_for(slot.size))
+            pointing.read(table.numpy(), self._span, MARGIN, slot, place, corners, rows.numpy())
         else:
             rows = self.take(self.reads(origins.places()))
         return rows.view(1, *origins.size, -1).permute(0, 3, 1, 2)

@@ -17,7 +17,6 @@ or, where Numba is installed, by a loop. Either reads `channels_last` features a
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, TYPE_CHECKING
 
 import cv2
@@ -27,7 +26,6 @@ from torch.nn import functional
 
 from seg_node.core.types import DataError
 from seg_node.loops import compiling, pointing, warping
-from seg_node.loops.stripes import in_stripes, threads_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,8 +62,7 @@ def warp(features: Tensor, flow: Tensor) -> Tensor:
         for one in range(n):
             part = slice(one * h * w, (one + 1) * h * w)
             vectors = flow[one].contiguous().numpy()
-            loop = partial(warping.warp, table[part].numpy(), vectors, moved[part].numpy())
-            in_stripes(loop, h, threads_for(h * w))
+            warping.warp(table[part].numpy(), vectors, moved[part].numpy())
         return moved.view(n, h, w, c).permute(0, 3, 1, 2)
     left, right, x = _neighbours(flow[..., 0], torch.arange(w, device=flow.device), w)
     above, below, y = _neighbours(flow[..., 1], torch.arange(h, device=flow.device)[:, None], h)

@@ -10,7 +10,6 @@ from typing import Any
 _CPU_INFO = Path("/proc/cpuinfo")
 _BOARD = Path("/proc/device-tree/model")
 """Name of a board, such as a Jetson's, where there is one."""
-_WAITING = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
 _GIB = 2**30
 
 
@@ -19,8 +18,7 @@ def describe_machine() -> dict[str, Any]:
 
     Returns:
         `cpu` (name), `cores` (that this process may use), `memory_gib`, `system`; None where the
-        system does not tell. `waiting`: what the environment says about how long threads wait
-        awake, such as `GOMP_SPINCOUNT=30000`; None where it says nothing.
+        system does not tell.
 
     """
     return {
@@ -28,7 +26,6 @@ def describe_machine() -> dict[str, Any]:
         "cores": _cores(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.machine()}",
-        "waiting": _waiting(),
     }
 
 
@@ -74,11 +71,6 @@ def _memory_gib() -> int | None:
     except (OSError, ValueError, AttributeError):  # not of POSIX, or it does not tell
         return None
     return round(size / _GIB)
-
-
-def _waiting() -> str | None:
-    said = [f"{name}={os.environ[name]}" for name in _WAITING if name in os.environ]
-    return " ".join(said) or None
 
 
 def _text(path: Path) -> str:

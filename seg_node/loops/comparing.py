@@ -27,8 +27,6 @@ def compare(
     difference: NDArray[np.float32],
     means: NDArray[np.float64],
     oldest_ms: NDArray[np.float64],
-    top: int,
-    bottom: int,
 ) -> None:
     """Compare pixel by pixel, and sum up block by block.
 
@@ -45,17 +43,15 @@ def compare(
         means: of each block, to be written, [4, gh, gw]: the difference, how uncertain the class
             is, 0..1, the product of both, and the age in milliseconds.
         oldest_ms: the largest age in each block, to be written, [gh, gw].
-        top: first row of blocks to do.
-        bottom: the row after the last one to do.
 
     """
     colours, h, w = picture.shape
     classes = known.shape[1] - colours
     value = np.empty((classes, w), np.float32)
     best, total = np.empty(w, np.float32), np.empty(w, np.float32)
-    means[:, top:bottom] = 0
-    oldest_ms[top:bottom] = -np.inf
-    for y in range(top * side, min(bottom * side, h)):
+    means[:] = 0
+    oldest_ms[:] = -np.inf
+    for y in range(h):
         for x in range(w):
             here = known[y * w + x]
             far = ZERO
@@ -75,7 +71,7 @@ def compare(
             means[2, row, column] += difference[y, x] * doubt
             means[3, row, column] += age_ms
             oldest_ms[row, column] = max(oldest_ms[row, column], age_ms)
-    for row in range(top, bottom):
+    for row in range(means.shape[1]):
         for column in range(means.shape[2]):
             down, across = min(side, h - row * side), min(side, w - column * side)
             for part in range(means.shape[0]):

@@ -30,8 +30,6 @@ def decide(
     stride: int,
     labels: NDArray[np.uint8],
     confidence: NDArray[np.uint8],
-    top: int,
-    bottom: int,
 ) -> None:
     """Enlarge logits bilinearly and choose the class of most probability.
 
@@ -43,18 +41,16 @@ def decide(
         stride: image pixels per logit, on each axis.
         labels: class id of each pixel, to be written, [H, W], at most stride times (h, w).
         confidence: probability times 255, likewise.
-        top: first row of the image to write.
-        bottom: the row after the last one to write.
 
     """
     classes, h, w = logits.shape
-    width = labels.shape[1]
+    height, width = labels.shape
     low = np.empty((classes, w + 2), np.float32)
     value = np.empty((classes, w), np.float32)
     best, total = np.empty(w, np.float32), np.empty(w, np.float32)
     label = np.empty(w, np.int32)
     each = ONE / np.float32(stride)
-    for row in range(top, bottom):
+    for row in range(height):
         at = (np.float32(row) + HALF) * each - HALF
         at = min(max(at, ZERO), np.float32(h - 1))
         above = int(at)
@@ -177,10 +173,6 @@ def decide_borders(
     place: NDArray[np.float32],
     corners: NDArray[np.float32],
     form: tuple[int, int, int, int],
-    middle: NDArray[np.uint8],
-    sureness: NDArray[np.uint8],
-    top: int,
-    bottom: int,
 ) -> None:
     """Decide image pixels anew where classes meet and content has moved; see `core.borders`.
 
@@ -194,21 +186,19 @@ def decide_borders(
         corners: row and column of each tile there, [tiles or more, 2].
         form: image pixels per pixel of the results, classes, pixels around a tile, and the least
             confidence of a class that is sure.
-        middle: class in the middle of each pixel of the results, [h, w].
-        sureness: its confidence, likewise.
-        top: first row of the results to do.
-        bottom: the row after the last one to do.
 
     """
     stride, classes, margin, sure = form
     height, width = labels.shape
-    w = slot.shape[1]
+    h, w = slot.shape
+    middle = middles(labels, stride, h, w)
+    sureness = middles(confidence, stride, h, w)
     each = ONE / np.float32(stride)
     parts = stride * stride
     value = np.empty((classes, parts), np.float32)
     best, total = np.empty(parts, np.float32), np.empty(parts, np.float32)
     label = np.empty(parts, np.int32)
-    for y in range(top, bottom):
+    for y in range(h):
         for x in range(w):
             if place[0, y, x] == np.float32(y) and place[1, y, x] == np.float32(x):
                 continue

@@ -32,8 +32,6 @@ def move(
     half: np.float32,
     before: Pointers,
     after: Pointers,
-    top: int,
-    bottom: int,
 ) -> None:
     """Move pointers along with the content, as `Origins.move` says.
 
@@ -44,14 +42,12 @@ def move(
             that tile, [2, h, w], and how far these are off from those of the pixel whose tile it
             has, [2, h, w].
         after: likewise of the next frame, to be written.
-        top: first row to write.
-        bottom: the row after the last one to write.
 
     """
     (slot, place, drift), (new_slot, new_place, new_drift) = before, after
     h, w = slot.shape
     last_row, last_column = np.float32(h - 1), np.float32(w - 1)
-    for y in range(top, bottom):
+    for y in range(h):
         for x in range(w):
             from_y = inside(np.float32(y) + flow[y, x, 1], last_row)
             from_x = inside(np.float32(x) + flow[y, x, 0], last_column)
@@ -86,8 +82,6 @@ def read(
     place: NDArray[np.float32],
     corners: NDArray[np.float32],
     out: NDArray[np.float32],
-    top: int,
-    bottom: int,
 ) -> None:
     """Read tiles where the content of each pixel lies in them, bilinearly.
 
@@ -99,14 +93,12 @@ def read(
         place: row and column in the frame of its tile, [2, h, w].
         corners: row and column of each tile there, [tiles or more, 2].
         out: to be written, [h * w, C].
-        top: first row to read.
-        bottom: the row after the last one to read.
 
     """
-    w = slot.shape[1]
+    h, w = slot.shape
     channels = table.shape[1]
     last = np.float32(span - 1)
-    for y in range(top, bottom):
+    for y in range(h):
         for x in range(w):
             tile = slot[y, x]
             row = inside(place[0, y, x] - corners[tile, 0] + np.float32(margin), last)

@@ -14,27 +14,19 @@ if TYPE_CHECKING:
 
 
 @compiled
-def warp(
-    rows: NDArray[np.float32],
-    flow: NDArray[np.float32],
-    moved: NDArray[np.float32],
-    top: int,
-    bottom: int,
-) -> None:
+def warp(rows: NDArray[np.float32], flow: NDArray[np.float32], moved: NDArray[np.float32]) -> None:
     """Read a plane at p + flow(p) for every pixel p, bilinearly.
 
     Args:
         rows: the plane's pixels, [h * w, C].
         flow: (x, y) in pixels, [h, w, 2].
         moved: to be written, [h * w, C].
-        top: first row to write.
-        bottom: the row after the last one to write.
 
     """
     h, w = flow.shape[:2]
     channels = rows.shape[1]
     last_row, last_column = np.float32(h - 1), np.float32(w - 1)
-    for y in range(top, bottom):
+    for y in range(h):
         for x in range(w):
             row = inside(np.float32(y) + flow[y, x, 1], last_row)
             column = inside(np.float32(x) + flow[y, x, 0], last_column)

@@ -33,7 +33,7 @@ from seg_node.core.tile_pictures import TilePictures
 from seg_node.core.types import Action
 from seg_node.core.warp import origin, warp
 from seg_node.data.street import Street
-from seg_node.loops import compiling, stripes
+from seg_node.loops import compiling
 from seg_node.nets.swiftnet import SwiftNet
 from test.core.slow_attention import holes
 
@@ -327,39 +327,6 @@ def test_steps_are_alike(mode: str) -> None:
         np.testing.assert_array_equal(ours.age_ms, theirs.age_ms)
         assert np.mean(ours.labels != theirs.labels) < 1e-3
         assert np.mean(np.abs(ours.confidence.astype(int) - theirs.confidence) > 1) < 1e-3
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_on_several_threads_the_same_is_made(
-    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """To the last bit: each row is done by itself."""
-    flow = torch.from_numpy(smooth_flow(1, size)[None])
-    picture = torch.rand(3, *size, generator=torch.Generator().manual_seed(1)) * 9
-
-    def make() -> list[NDArray[np.generic]]:
-        origins, pool = wandered(size), results(size)
-        known, valid = pool.read(origins), torch.ones(size, dtype=torch.bool)
-        ages_ms = np.arange(len(pool.stamps_ns), dtype=np.float64)
-        compared = compare(known, picture, valid, ages_ms, origins)
-        image = size[0] * STRIDE - 3, size[1] * STRIDE - 1
-        planes = decide_planes(known[:, :CLASSES], STRIDE, image)
-        plain = [plane.clone() for plane in planes]
-        of_borders = read_borders(planes, pool, origins, STRIDE, CLASSES)
-        tensors = (known, *plain, *of_borders, compared.change, warp(known, flow))
-        pointers = origins.slot, origins.place, origins._drift
-        of_blocks = compared.distortion, compared.doubt, compared.risk, compared.oldest_ms
-        return [*(each.numpy() for each in tensors), *pointers, *of_blocks]
-
-    monkeypatch.setattr(stripes, "BRIEF", True)
-    monkeypatch.setattr(stripes, "LEAST_PIXELS", 1)
-    made = {}
-    for threads in (1, 2, 3, 64):
-        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # noqa: B023 - used at once
-        made[threads] = make()
-    for several in (made[2], made[3], made[64]):
-        for one, other in zip(made[1], several, strict=True):
-            np.testing.assert_array_equal(one, other)
 
 
 def _stepped(segmenter: Segmenter, frames: list[Frame]) -> list[StepResult]:
