@@ -125,7 +125,7 @@ class BlockHistory:
         flow, valid = self._method.step_at(step, origins.size)
         origins.move(flow)
         if not self._tracker.stated:
-            off = self._pictures.off(frame.image, origins, self._method.correct)
+            off = self._pictures.off(frame.image, origins, self._tracker.correct)
             origins.move(off)
         self._known = self._results.read(origins)
         ages_ms = (frame.stamp_ns - self._results.stamps_ns) / _NS_PER_MS

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from seg_node.core.flow import AROUND, PIXEL_REACH, work_size
+from seg_node.core.flow import AROUND, MOST_LEFT, PIXEL_REACH, work_size
 from seg_node.core.matching import estimate_flow
-from seg_node.core.motion import MIN_CONTRAST
+from seg_node.core.motion import Change, MIN_CONTRAST, PART
 from seg_node.core.types import Motion
 from seg_node.core.warp import nearest_places, rescale, warp
 
@@ -133,23 +133,32 @@ class OnDevice:
             intra = moved if intra is None else intra | moved
         return DeviceMotion(flow, valid, intra, earlier.since_ns)
 
-    def unlike(self, before: Tensor, image: Tensor, motion: DeviceMotion) -> float:
-        """Return how much a picture differs from the moved one before; see `core.motion.unlike`.
+    def change(self, before: Tensor, image: Tensor, motion: DeviceMotion) -> Change:
+        """Return how much a picture differs from the one before.
 
-        The host waits for this number.
+        The host waits for both numbers at once.
         """
         moved = _pulled(before[None], motion.flow)[0]
-        contrast = torch.maximum(image.std(correction=0), moved.std(correction=0))
-        return float((image - moved).abs().mean() / contrast.clamp(min=MIN_CONTRAST))
+        found = _unlike(image, moved), _explained(image, before, moved)
+        return Change(*map(float, found))  # the second is ready when the first one is
 
-    def correct(self, moved: NDArray[np.uint8], image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def settle(self, before: Tensor, image: Tensor, motion: DeviceMotion) -> DeviceMotion:
+        """Let only what explains more than noise move; see `FlowEstimator.settle`."""
+        none = torch.zeros_like(motion.flow)
+        flow = _better(before, image, none, motion.flow, MOST_LEFT)
+        return replace(motion, flow=flow, valid=_inside(flow, PIXEL_REACH))
+
+    def correct(
+        self, moved: NDArray[np.uint8], image: NDArray[np.uint8], most_left: float = 1.0
+    ) -> NDArray[np.float32]:
         """Return what is left of motion; see `FlowEstimator.correct`.
 
         Both pictures and the result lie on the host, as `core.tile_pictures` does.
         """
         was, now = (torch.from_numpy(x).to(self._device).float() for x in (moved, image))
         found = estimate_flow(was, now, self._matcher)
-        flow: NDArray[np.float32] = _better(was, now, torch.zeros_like(found), found).cpu().numpy()
+        better = _better(was, now, torch.zeros_like(found), found, most_left)
+        flow: NDArray[np.float32] = better.cpu().numpy()
         return flow
 
     def step_at(
@@ -163,10 +172,30 @@ class OnDevice:
         return flow, _nearest(motion.valid, size)
 
 
-def _better(before: Tensor, image: Tensor, flow: Tensor, other: Tensor) -> Tensor:
-    """Return a flow [h, w, 2], or another where it makes the earlier image more like this one."""
+def _better(
+    before: Tensor, image: Tensor, flow: Tensor, other: Tensor, most_left: float = 1.0
+) -> Tensor:
+    """Return a flow [h, w, 2], or another where it makes the earlier image more like this one.
+
+    Of the difference at most this share must be left.
+    """
     was, now = (_around((image - _pulled(before[None], x)[0]).abs()) for x in (flow, other))
-    return torch.where((now < was)[..., None], other, flow)
+    return torch.where((now < most_left * was)[..., None], other, flow)
+
+
+def _unlike(image: Tensor, moved: Tensor) -> Tensor:
+    """See `core.motion.unlike`."""
+    contrast = torch.maximum(image.std(correction=0), moved.std(correction=0))
+    return (image - moved).abs().mean() / contrast.clamp(min=MIN_CONTRAST)
+
+
+def _explained(image: Tensor, before: Tensor, moved: Tensor) -> Tensor:
+    """See `core.motion.explained`."""
+    left, was = (
+        functional.avg_pool2d((image - x).abs()[None], PART, ceil_mode=True)
+        for x in (moved, before)
+    )
+    return (left < MOST_LEFT * was).float().mean()
 
 
 def _around(difference: Tensor) -> Tensor:

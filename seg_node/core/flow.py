@@ -26,6 +26,12 @@ _MIN_SIDE = 32
 AROUND = 15
 """Side in pixels of the neighbourhood in which two motions of a pixel are compared."""
 
+MOST_LEFT = 0.7
+"""Share of a difference that motion may leave, at most, to explain more than noise.
+
+On parts of 16x16 pixels of a still picture the best fit to noise leaves more nearly everywhere.
+"""
+
 PIXEL_REACH = 0.5
 """How far a pixel reaches, in pixels."""
 
@@ -90,11 +96,8 @@ class FlowEstimator:
             unknown.
 
         """
-        height, width = image.shape
         flow = self._flow(before, image, start)
-        x, y = origin(flow)
-        inside = _within(x, width) & _within(y, height)
-        return Motion(flow, inside, since_ns=since_ns)
+        return Motion(flow, _leads_inside(flow), since_ns=since_ns)
 
     def refine(
         self, before: NDArray[np.uint8], image: NDArray[np.uint8], motion: Motion
@@ -116,20 +119,41 @@ class FlowEstimator:
         found = self._flow(before, image, motion)
         return replace(motion, flow=_better(before, image, motion.flow, found))
 
-    def correct(self, moved: NDArray[np.uint8], image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def settle(
+        self, before: NDArray[np.uint8], image: NDArray[np.uint8], motion: Motion
+    ) -> Motion:
+        """Let only those pixels move whose motion explains more than noise.
+
+        Args:
+            before: the earlier image, grey, uint8 [h, w].
+            image: the present one, likewise.
+            motion: between the two, [h, w].
+
+        Returns:
+            Motion [h, w]: none where more than `MOST_LEFT` of the difference would be left, on
+            average over the 15x15 pixels around; the rest as it is.
+
+        """
+        flow = _better(before, image, None, motion.flow, MOST_LEFT)
+        return replace(motion, flow=flow, valid=_leads_inside(flow))
+
+    def correct(
+        self, moved: NDArray[np.uint8], image: NDArray[np.uint8], most_left: float = 1.0
+    ) -> NDArray[np.float32]:
         """Return what is left of motion after an earlier image has been moved along with it.
 
         Args:
             moved: the earlier image, moved, grey, uint8 [h, w].
             image: the present one, likewise.
+            most_left: share of the difference that a correction may leave, 0..1.
 
         Returns:
-            flow [h, w, 2]; 0 where the moved image explains the present one as well, on average
+            flow [h, w, 2]; 0 where the image would not explain the present one better, on average
             over the 15x15 pixels around.
 
         """
         found = self._flow(moved, image, None)
-        return _better(moved, image, None, found)
+        return _better(moved, image, None, found, most_left)
 
     def _flow(
         self, before: NDArray[np.uint8], image: NDArray[np.uint8], start: Motion | None
@@ -149,16 +173,24 @@ def _better(
     image: NDArray[np.uint8],
     flow: NDArray[np.float32] | None,
     other: NDArray[np.float32],
+    most_left: float = 1.0,
 ) -> NDArray[np.float32]:
     """Return a flow [h, w, 2], or another where it makes the earlier image more like this one.
 
-    None stands for no motion.
+    None stands for no motion. Of the difference at most this share must be left.
     """
     unmoved = before if flow is None else pull(before, flow)
     was, now = (_around(cv2.absdiff(image, x)) for x in (unmoved, pull(before, other)))
     best = np.zeros_like(other) if flow is None else flow.copy()
-    cv2.copyTo(other, (now < was).view(np.uint8), best)
+    cv2.copyTo(other, (now < np.float32(most_left) * was).view(np.uint8), best)
     return best
+
+
+def _leads_inside(flow: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return where a flow leads to a pixel of the image, [h, w]."""
+    x, y = origin(flow)
+    inside: NDArray[np.bool_] = _within(x, flow.shape[1]) & _within(y, flow.shape[0])
+    return inside
 
 
 def _within(place: NDArray[np.float32], length: int) -> NDArray[np.bool_]:

@@ -77,7 +77,7 @@ class Content:
 
         Args:
             image: the present one, RGB, uint8 [H, W, 3].
-            correct: finds what is left of motion; see `seg_node.core.tracking.MotionMethod`.
+            correct: finds what is left of motion; see `seg_node.core.tracking.StepTracker`.
 
         """
         self.origins.move(self._pictures.off(image, self.origins, correct))

@@ -144,7 +144,7 @@ class GatedHistory:
         for content in dict.fromkeys(self._contents):
             content.follow(own_flow)
             if not self._tracker.stated:
-                content.correct(frame.image, self._method.correct)
+                content.correct(frame.image, self._tracker.correct)
             age_ms = (frame.stamp_ns - content.oldest_ns()) / _NS_PER_MS
             seen[content] = content.distortion(self._grey, valid), age_ms
         distortion, oldest_ms = (

@@ -10,14 +10,14 @@ Replacing it everywhere would lose there. All measured: `benchmarks/results/moti
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple, TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
 
 from seg_node.core.blocks import grid_shape
-from seg_node.core.flow import work_image
+from seg_node.core.flow import MOST_LEFT, work_image
 from seg_node.core.types import DataError, Motion
 from seg_node.core.warp import nearest, pull, pull_mask, rescale
 
@@ -47,8 +47,37 @@ CUT_UNMOVED = 0.55
 """The same without any motion: neighbours reach 0.42, with a frame lost 0.54, unrelated pictures
 0.60 and more."""
 
+STANDING = 0.1
+"""Share of a picture, at most, that motion explains before a camera that stands still.
+
+A part of 16x16 pixels is explained if less than `MOST_LEFT` of its difference is left. Of real
+drives and walks that are 0.17 and more, of still pictures with noise none
+(`benchmarks/results/still_camera.json`). The rest is for what moves by itself.
+"""
+
+PART = 16
+"""Side of these parts in pixels; those at the right and bottom edge may be smaller."""
+
 MIN_CONTRAST = 8.0
 """Grey levels; below it, noise in the dark would look like a cut."""
+
+
+class Change(NamedTuple):
+    """How much two frames differ.
+
+    Attributes:
+        unlike: after the earlier one was moved, as `unlike` has it.
+        explained: by motion, share of the picture.
+
+    """
+
+    unlike: float
+    explained: float
+
+    @property
+    def standing(self) -> bool:
+        """Whether the camera stands still, and noise is most of what changes."""
+        return self.explained < STANDING
 
 
 def compose(later: Motion, earlier: Motion) -> Motion:
@@ -151,6 +180,25 @@ def unlike(image: NDArray[np.uint8], moved: NDArray[np.uint8]) -> float:
     """
     contrast = max(MIN_CONTRAST, *(float(cv2.meanStdDev(x)[1][0, 0]) for x in (image, moved)))
     return float(cv2.mean(cv2.absdiff(image, moved))[0]) / contrast
+
+
+def explained(
+    image: NDArray[np.uint8], before: NDArray[np.uint8], moved: NDArray[np.uint8]
+) -> float:
+    """Return of which share of a picture motion explains more than noise.
+
+    Args:
+        image: the present one, grey, uint8 [h, w].
+        before: the earlier one, likewise.
+        moved: the same, moved.
+
+    """
+    corners = np.ix_(*([*range(0, length, PART), length] for length in image.shape))
+    left, was = (
+        np.diff(np.diff(cv2.integral(cv2.absdiff(image, x))[corners], axis=0), axis=1)
+        for x in (moved, before)
+    )
+    return float((left < MOST_LEFT * was).mean())
 
 
 def same_view(one: Frame, other: Frame) -> bool:

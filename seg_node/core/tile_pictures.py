@@ -106,7 +106,7 @@ class TilePictures:
         Args:
             image: the present one, RGB, uint8 [H, W, 3].
             origins: the tile and place of every pixel of the results, [h, w].
-            correct: finds it; see `seg_node.core.tracking.MotionMethod.correct`.
+            correct: finds it; see `seg_node.core.tracking.StepTracker.correct`.
 
         Returns:
             flow to where content is shown, in pixels of the results, float32 [h, w, 2].

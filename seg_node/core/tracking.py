@@ -16,12 +16,14 @@ import torch
 
 from seg_node.core.config import MOTION_SOURCES
 from seg_node.core.device_motion import OnDevice
-from seg_node.core.flow import FlowEstimator, work_image
+from seg_node.core.flow import FlowEstimator, MOST_LEFT, work_image
 from seg_node.core.matching import TorchMatcher
 from seg_node.core.motion import (
+    Change,
     compose,
     CUT,
     CUT_UNMOVED,
+    explained,
     fit,
     MAX_GAP_NS,
     same_view,
@@ -92,11 +94,15 @@ class MotionMethod(Protocol[Picture, Field]):
         """Join two motions into one."""
         ...
 
-    def unlike(self, before: Picture, image: Picture, motion: Field) -> float:
-        """Return how much a picture differs from the moved one before, relative to contrast."""
+    def change(self, before: Picture, image: Picture, motion: Field) -> Change:
+        """Return how much a picture differs from the one before."""
         ...
 
-    def correct(self, moved: Grey, image: Grey) -> NDArray[np.float32]:
+    def settle(self, before: Picture, image: Picture, motion: Field) -> Field:
+        """Let only what explains more than noise move."""
+        ...
+
+    def correct(self, moved: Grey, image: Grey, most_left: float = 1.0) -> NDArray[np.float32]:
         """Return what is left of motion after an earlier image has been moved along with it."""
         ...
 
@@ -150,13 +156,18 @@ class OnHost:
         """Join two motions into one; see `core.motion.compose`."""
         return compose(later, earlier)
 
-    def unlike(self, before: Grey, image: Grey, motion: Motion) -> float:
-        """Return how much a picture differs from the moved one before; `core.motion.unlike`."""
-        return unlike(image, pull(before, motion.flow))
+    def change(self, before: Grey, image: Grey, motion: Motion) -> Change:
+        """Return how much a picture differs from the one before."""
+        moved = pull(before, motion.flow)
+        return Change(unlike(image, moved), explained(image, before, moved))
 
-    def correct(self, moved: Grey, image: Grey) -> NDArray[np.float32]:
+    def settle(self, before: Grey, image: Grey, motion: Motion) -> Motion:
+        """Let only what explains more than noise move; see `FlowEstimator.settle`."""
+        return self._estimator.settle(before, image, motion)
+
+    def correct(self, moved: Grey, image: Grey, most_left: float = 1.0) -> NDArray[np.float32]:
         """Return what is left of motion; see `FlowEstimator.correct`."""
-        return self._estimator.correct(moved, image)
+        return self._estimator.correct(moved, image, most_left)
 
     def step_at(self, motion: Motion, size: tuple[int, int]) -> tuple[NDArray[np.float32], Tensor]:
         """Return a motion at a size (h, w): flow [h, w, 2], and where it is valid, bool [h, w]."""
@@ -206,6 +217,8 @@ class StepTracker(Generic[Picture, Field]):
     Attributes:
         latest: the frame that was followed last.
         stated: whether its motion was stated, by vectors or by the source `none`.
+        standing: whether it was estimated, and explained little: the camera stands still, and
+            noise is most of what changed.
 
     Raises:
         ConfigError: there is no such source.
@@ -221,6 +234,7 @@ class StepTracker(Generic[Picture, Field]):
         self.method = method
         self.latest: Seen[Picture] | None = None
         self.stated = False
+        self.standing = False
         self._step: Field | None = None  # from the latest frame to the one before it
 
     def start(self, frame: Frame) -> Seen[Picture]:
@@ -250,10 +264,19 @@ class StepTracker(Generic[Picture, Field]):
             latest.picture, seen.picture, latest.frame.stamp_ns, self._step
         )
         limit = CUT_UNMOVED if self.source == "none" else CUT
-        if self.method.unlike(latest.picture, seen.picture, step) > limit:
+        change = self.method.change(latest.picture, seen.picture, step)
+        if change.unlike > limit:
             return Reason.SCENE_CUT
-        self.latest, self.stated, self._step = seen, stated is not None, step
+        self.stated = stated is not None
+        self.standing = not self.stated and change.standing
+        if self.standing:
+            step = self.method.settle(latest.picture, seen.picture, step)
+        self.latest, self._step = seen, step
         return step
+
+    def correct(self, moved: Grey, image: Grey) -> NDArray[np.float32]:
+        """Return what is left of the motion to the latest frame; see `MotionMethod.correct`."""
+        return self.method.correct(moved, image, MOST_LEFT if self.standing else 1.0)
 
     def _stated(self, latest: Seen[Picture], seen: Seen[Picture]) -> Field | Reason | None:
         """Return the motion since the frame before; None where it is to be estimated."""

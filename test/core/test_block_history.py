@@ -319,7 +319,7 @@ def test_errors_of_motion_do_not_add_up_where_it_is_estimated() -> None:
         shown.append(frame(index, np.asarray(panned, np.uint8)))
     history, free = started(shown[0], FLOW), started(shown[0], FLOW)
     nothing = np.zeros((*SIZE, 2), np.float32)
-    free._method.correct = lambda moved, image: nothing  # type: ignore[method-assign]  # noqa: ARG005 - names are those of the method
+    free._method.correct = lambda moved, image, most_left=1.0: nothing  # type: ignore[method-assign]  # noqa: ARG005 - names are those of the method
     for each in shown[1:]:
         corrected, drifted = (follow(h, each, FLOW).distortion for h in (history, free))
     inner = np.s_[:, :2]  # new content comes in at the right

@@ -21,7 +21,7 @@ from seg_node.core.flow import work_image
 from seg_node.core.history import History
 from seg_node.core.matching import TorchMatcher
 from seg_node.core.memory import moved as moved_features
-from seg_node.core.motion import compose, fit, unlike
+from seg_node.core.motion import compose, explained, fit, unlike
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import UNTRAINED
 from seg_node.core.tracking import choose_method, MotionTracker, OnHost, StepTracker
@@ -136,8 +136,10 @@ def test_a_picture_is_as_unlike_the_moved_one_as_on_the_host() -> None:
     motion = moved(2.0, -1.0, size=SIZE)
     for before, image in ((plane(1), plane(2)), (plane(1), np.full(SIZE, 90, np.uint8))):
         old, new = (torch.from_numpy(x).float() for x in (before, image))
-        found = on_device().unlike(old, new, there(motion))
-        assert found == pytest.approx(unlike(image, pull(before, motion.flow)), rel=0.01)
+        found = on_device().change(old, new, there(motion))
+        shifted = pull(before, motion.flow)
+        assert found.unlike == pytest.approx(unlike(image, shifted), rel=0.01)
+        assert found.explained == pytest.approx(explained(image, before, shifted), abs=0.02)
 
 
 # ---- pictures ------------------------------------------------------------------------------
@@ -241,7 +243,7 @@ def small_drive(count: int) -> list[Frame]:
     return [Frame(frame.image[:24, :32].copy(), frame.stamp_ns) for frame in drive(count)]
 
 
-def test_mode_warp_waits_for_one_number_that_tells_a_cut() -> None:
+def test_mode_warp_waits_for_two_numbers_that_tell_what_the_camera_does() -> None:
     frames, config = small_drive(3), Config(device="cpu")
     features = torch.rand(1, 2, 6, 8)
     history = History(on_device())
@@ -252,10 +254,10 @@ def test_mode_warp_waits_for_one_number_that_tells_a_cut() -> None:
             assert history.look(frame, config).lost is None
             history.logits()
             history.age_ms(frame)
-        assert waits.count == 1
+        assert waits.count == 2
 
 
-def test_mode_adaptive_waits_for_one_number_besides_the_planes_that_its_host_reads() -> None:
+def test_mode_adaptive_waits_for_two_numbers_besides_the_planes_that_its_host_reads() -> None:
     """Those are in docs/gpu.md."""
     frames, config = small_drive(2), Config(device="cpu")
     history = BlockHistory(4, 32, CPU, on_device())
@@ -263,7 +265,7 @@ def test_mode_adaptive_waits_for_one_number_besides_the_planes_that_its_host_rea
     history.keep_all(frames[0], torch.rand(1, 2, 6, 8))
     with Waits() as waits:
         assert history.look(frames[1], config).lost is None
-    assert waits.count == 1
+    assert waits.count == 2
 
 
 @pytest.mark.parametrize("mode", ["warp", "adaptive"])

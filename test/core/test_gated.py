@@ -357,7 +357,7 @@ def test_errors_of_motion_do_not_add_up_where_it_is_estimated(net: nn.Module) ->
             history = pipeline._histories["front"]
             assert isinstance(history, GatedHistory)
             nothing = np.zeros((96, 160, 2), np.float32)
-            history._method.correct = lambda moved, image: nothing  # type: ignore[method-assign]  # noqa: ARG005, B023 - names are those of the method
+            history._method.correct = lambda moved, image, most_left=1.0: nothing  # type: ignore[method-assign]  # noqa: ARG005, B023 - names are those of the method
         last = [pipeline.step(frame) for frame in shown[1:]][-1]
         assert last.plan.distortion is not None
         off[corrected] = last.plan.distortion

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from seg_node.core.device_motion import OnDevice
 from seg_node.core.flow import FlowEstimator, work_image
+from seg_node.core.matching import TorchMatcher
 from seg_node.core.motion import (
     block_distortion,
     block_starts,
@@ -22,7 +25,7 @@ from seg_node.core.motion import (
     UNKNOWN_DISTORTION,
     unlike,
 )
-from seg_node.core.tracking import MotionTracker, OnHost
+from seg_node.core.tracking import MotionTracker, OnHost, StepTracker
 from seg_node.core.types import ConfigError, DataError, Frame, Motion, Reason
 from seg_node.data.camvid import CamVid
 from seg_node.data.street import Street, StreetFrame
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from seg_node.core.tracking import AnyMethod
 
     Grey = NDArray[np.uint8]
 
@@ -413,6 +418,71 @@ def test_noise_in_the_dark_is_no_cut() -> None:
     dark = [rng.integers(0, 6, SIZE).astype(np.uint8) for _ in range(2)]
     assert unlike(dark[0], dark[1]) < 0.4
     assert unlike(work_image(picture(1)), work_image(picture(2))) > 0.55
+
+
+# ---- a camera that stands still --------------------------------------------------------------
+
+METHODS = [OnHost(), OnDevice(torch.device("cpu"), TorchMatcher())]
+NOISE = 4.0
+
+
+def noisy(image: NDArray[np.uint8], index: int) -> Frame:
+    noise = np.random.default_rng(index).normal(0, NOISE, image.shape)
+    return Frame(np.clip(np.round(image + noise), 0, 255).astype(np.uint8), index * S // 15)
+
+
+def steps(
+    method: AnyMethod, frames: Iterable[Frame]
+) -> tuple[StepTracker[Any, Any], NDArray[np.float32]]:
+    """Follow some frames; return the tracker and the flow of the last step."""
+    tracker = StepTracker("flow", method)
+    first, *rest = frames
+    tracker.start(first)
+    found = [tracker.track(frame) for frame in rest][-1]
+    assert not isinstance(found, Reason)
+    return tracker, np.asarray(found.flow)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_noise_of_a_still_camera_moves_nothing(method: AnyMethod) -> None:
+    """Nor is what it remembers corrected by it; a camera that moves is, by the same noise."""
+    image = Street(1, 240, 180).picture(0)[0]
+    tracker, flow = steps(method, (noisy(image, i) for i in range(5)))
+    assert tracker.standing
+    assert (flow == 0).all(-1).mean() > 0.99
+    one, other = (work_image(noisy(image, i).image) for i in (7, 8))
+    assert (tracker.correct(one, other) == 0).all(-1).mean() > 0.99
+    assert (method.correct(one, other) == 0).all(-1).mean() < 0.9
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_moves_before_a_still_camera_is_followed_through_its_noise(method: AnyMethod) -> None:
+    image, thing = Street(1, 240, 180).picture(0)[0], picture(3, (36, 36))
+    shown = []
+    for index in range(4):
+        image_now = image.copy()
+        image_now[70:106, 60 + 3 * index : 96 + 3 * index] = thing
+        shown.append(noisy(image_now, index))
+    tracker, flow = steps(method, shown)
+    assert tracker.standing
+    assert np.median(flow[78:98, 77:97], (0, 1)) == pytest.approx([-3, 0], abs=0.9)
+    assert (flow[120:, 120:] == 0).all(-1).mean() > 0.99
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_camera_that_moves_does_not_stand_for_its_noise(method: AnyMethod) -> None:
+    street = Street(1, 240, 180, rate_hz=RATE_HZ)
+    tracker, flow = steps(method, (noisy(street.picture(i)[0], i) for i in range(4)))
+    assert not tracker.standing
+    assert (flow == 0).all(-1).mean() < 0.1
+
+
+def test_motion_that_is_stated_is_never_noise() -> None:
+    image = picture(1)
+    tracker = StepTracker("none", OnHost())
+    tracker.start(noisy(image, 0))
+    assert isinstance(tracker.track(noisy(image, 1)), Motion)
+    assert not tracker.standing
 
 
 def test_an_unknown_source_is_refused() -> None:
