@@ -17,10 +17,10 @@ often for nothing and take 1.0 to 1.6 times as long on a CPU (`benchmarks/result
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -28,12 +28,11 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from seg_node.core.costs import PRICED
 from seg_node.loops import attending, compiling
+from seg_node.loops.sharing import threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
 PIXELS = 4096
@@ -99,28 +98,9 @@ def _by_loops(
         of_keys, of_values, added = (
             functional.pad(each[n], around).numpy() for each in (keys, values, penalty)
         )
-        _attend(queries[n].numpy(), (of_keys, of_values, added[..., 0]), plane.numpy())
+        seen = of_keys, of_values, np.ascontiguousarray(added[..., 0])
+        attending.attend(threads(), queries[n].numpy(), *seen, plane.numpy())
     return fused
-
-
-def _attend(
-    queries: NDArray[np.float32],
-    seen: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]],
-    fused: NDArray[np.float32],
-) -> None:
-    """Share the rows of an image among as many threads as torch would use."""
-    height = len(fused)
-    count = min(torch.get_num_threads(), height)
-    ends = [height * part // count for part in range(count + 1)]
-
-    def run(part: int) -> None:
-        rows = slice(ends[part], ends[part + 1])
-        reached = slice(rows.start, rows.stop + attending.SIDE - 1)
-        keys, values, penalty = (each[reached] for each in seen)
-        attending.attend(queries[rows], keys, values, penalty, fused[rows])
-
-    with ThreadPoolExecutor(count) as threads:
-        list(threads.map(run, range(count)))
 
 
 def _macs(base: Tensor, *_: Tensor | None) -> int:

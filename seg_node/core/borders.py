@@ -19,6 +19,7 @@ from seg_node.core.masks import CONFIDENCE_MAX, decide_rows
 from seg_node.core.reading import MARGIN
 from seg_node.core.transfers import to_device
 from seg_node.loops import compiling, deciding
+from seg_node.loops.sharing import threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,6 +57,7 @@ def read_borders(
     if compiling.usable(results.table):
         form = stride, classes, MARGIN, math.ceil(SURE * CONFIDENCE_MAX)
         deciding.decide_borders(
+            threads(),
             labels.numpy(),
             confidence.numpy(),
             results.table.numpy(),

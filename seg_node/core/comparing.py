@@ -13,6 +13,7 @@ from seg_node.core.mixing import around
 from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.tiles import as_rows
 from seg_node.loops import comparing, compiling
+from seg_node.loops.sharing import threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,6 +92,7 @@ def _by_loops(
     change = torch.empty(origins.size)
     means, oldest_ms = np.empty((4, *origins.grid)), np.empty(origins.grid)
     comparing.compare(
+        threads(),
         as_rows(known).contiguous().numpy(),
         picture.contiguous().numpy(),
         valid.numpy(),

@@ -13,6 +13,7 @@ from seg_node.core.tiles import as_rows
 from seg_node.core.transfers import to_device
 from seg_node.core.types import ModelError
 from seg_node.loops import compiling, pointing
+from seg_node.loops.sharing import threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -203,6 +204,7 @@ class FeaturePool:
         origins, b = self._origins, self.side // window.stride
         rows, shares = np.empty((len(pixels), 4), np.int64), np.empty((len(pixels), 4), np.float32)
         pointing.find(
+            threads(),
             pixels,
             window.size,
             window.stride / self.stride,

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from seg_node.core.types import ModelError
 from seg_node.loops import compiling, deciding
+from seg_node.loops.sharing import threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +62,7 @@ def decide_planes(logits: Tensor, stride: int, size: tuple[int, int]) -> Planes:
         raise ModelError(msg)
     if compiling.usable(logits):
         mask = tuple(np.empty(size, np.uint8) for _ in range(2))
-        deciding.decide(logits[0].contiguous().numpy(), stride, *mask)
+        deciding.decide(threads(), logits[0].contiguous().numpy(), stride, *mask)
         return torch.from_numpy(mask[0]), torch.from_numpy(mask[1])
     # The largest logit of each feature pixel becomes zero: no exponential of them can overflow.
     planes = (logits - logits.amax(1, keepdim=True)).float().contiguous()

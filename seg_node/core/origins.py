@@ -7,6 +7,7 @@ from typing import NamedTuple, TYPE_CHECKING
 import numpy as np
 
 from seg_node.loops import compiling, pointing
+from seg_node.loops.sharing import threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,7 +94,7 @@ class Origins:
         if compiling.AVAILABLE:
             before = self.slot, self.place, self._drift
             moved = np.empty_like(before[0]), np.empty_like(before[1]), np.empty_like(before[2])
-            pointing.move(np.ascontiguousarray(flow), HALF, before, moved)
+            pointing.move(threads(), np.ascontiguousarray(flow), HALF, before, moved)
             self.slot, self.place, self._drift = moved
             return
         content = self._inside(_flat(self._pixels) + flow.reshape(-1, 2).T[::-1])

@@ -12,6 +12,7 @@ from seg_node.core.reading import between, MARGIN, read_rows, Reads, reads_aroun
 from seg_node.core.tiles import as_rows
 from seg_node.core.transfers import to_device
 from seg_node.loops import compiling, pointing
+from seg_node.loops.sharing import threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,7 +160,9 @@ class ResultPool:
         if compiling.usable(table):
             slot, place, corners = origins.slot, origins.place, origins.corners
             rows = table.new_empty((slot.size, table.shape[1]))
-            pointing.read(table.numpy(), self._span, MARGIN, slot, place, corners, rows.numpy())
+            pointing.read(
+                threads(), table.numpy(), self._span, MARGIN, slot, place, corners, rows.numpy()
+            )
         else:
             rows = self.take(self.reads(origins.places()))
         return rows.view(1, *origins.size, -1).permute(0, 3, 1, 2)
@@ -187,7 +190,7 @@ class ResultPool:
         rows, shares = np.empty((len(pixels), 4), np.int64), np.empty((len(pixels), 4), np.float32)
         where = origins.slot, origins.place, origins.corners
         form = self._span, MARGIN
-        pointing.find_within(pixels, size, scale, form, *where, rows, shares)
+        pointing.find_within(threads(), pixels, size, scale, form, *where, rows, shares)
         return Reads(torch.from_numpy(rows), torch.from_numpy(shares))
 
     def take(self, reads: Reads) -> Tensor:

@@ -17,6 +17,7 @@ from seg_node.core.blocks import grid_shape, scaled
 from seg_node.core.flow import WORK_PIXELS
 from seg_node.core.warp import rescale
 from seg_node.loops import compiling, pointing
+from seg_node.loops.sharing import threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +134,7 @@ class TilePictures:
             y, x = (np.empty((h * finer, w * finer), np.float32) for _ in range(2))
             layout = _COLUMNS, self._span, self._side, self._pad
             where = origins.slot, origins.place, origins.corners
-            pointing.picture_maps(finer, layout, *where, y, x)
+            pointing.picture_maps(threads(), finer, layout, *where, y, x)
             return self._shown(y, x)
         corners = np.divmod(origins.slot, _COLUMNS)
         inner = np.arange(finer, dtype=np.float32) - (finer - 1) / 2

@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from seg_node.core.types import DataError
 from seg_node.loops import compiling, pointing, warping
+from seg_node.loops.sharing import threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,7 +63,7 @@ def warp(features: Tensor, flow: Tensor) -> Tensor:
         for one in range(n):
             part = slice(one * h * w, (one + 1) * h * w)
             vectors = flow[one].contiguous().numpy()
-            warping.warp(table[part].numpy(), vectors, moved[part].numpy())
+            warping.warp(threads(), table[part].numpy(), vectors, moved[part].numpy())
         return moved.view(n, h, w, c).permute(0, 3, 1, 2)
     left, right, x = _neighbours(flow[..., 0], torch.arange(w, device=flow.device), w)
     above, below, y = _neighbours(flow[..., 1], torch.arange(h, device=flow.device)[:, None], h)
@@ -166,7 +167,7 @@ def origin(flow: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.f
     height, width = flow.shape[:2]
     if compiling.AVAILABLE:
         x, y = (np.empty((height, width), np.float32) for _ in range(2))
-        pointing.origin(flow, x, y)
+        pointing.origin(threads(), flow, x, y)
         return x, y
     x = np.arange(width, dtype=np.float32)[None, :] + flow[..., 0]
     y = np.arange(height, dtype=np.float32)[:, None] + flow[..., 1]

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seg_node.loops.compiling import compiled_freely
+from seg_node.loops.compiling import compiled, compiled_freely
 from seg_node.loops.deciding import BIAS, C0, C1, C2, C3, C4, C5, LOG2_E, MANTISSA, ZERO
+from seg_node.loops.sharing import share
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,8 +21,9 @@ FLOOR = np.float32(-64)
 smallest that there are take a hundred times as long to multiply."""
 
 
-@compiled_freely
+@compiled
 def attend(
+    threads: int,
     queries: NDArray[np.float32],
     keys: NDArray[np.float32],
     values: NDArray[np.float32],
@@ -31,6 +33,7 @@ def attend(
     """Add to each pixel the values around it, weighted by the softmax of query times key.
 
     Args:
+        threads: on which it runs.
         queries: [h, w, C].
         keys: with as many pixels around them as windows reach, [h + 6, w + 6, C].
         values: likewise.
@@ -38,11 +41,25 @@ def attend(
         fused: what the values are added to, in place, [h, w, C].
 
     """
-    h, w, channels = fused.shape
+    share(attend_rows, threads, len(fused), (queries, keys, values, penalty, fused))
+
+
+@compiled_freely
+def attend_rows(
+    first: int,
+    last: int,
+    queries: NDArray[np.float32],
+    keys: NDArray[np.float32],
+    values: NDArray[np.float32],
+    penalty: NDArray[np.float32],
+    fused: NDArray[np.float32],
+) -> None:
+    """Do it for some rows."""
+    w, channels = fused.shape[1:]
     share = np.empty(SIDE * SIDE, np.float32)
     part, bits = np.empty(SIDE * SIDE, np.float32), np.empty(SIDE * SIDE, np.int32)
     power = bits.view(np.float32)
-    for y in range(h):
+    for y in range(first, last):
         for x in range(w):
             for row in range(SIDE):
                 at, below = row * SIDE, y + row

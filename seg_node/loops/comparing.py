@@ -8,6 +8,7 @@ import numpy as np
 
 from seg_node.loops.compiling import compiled
 from seg_node.loops.deciding import add_up
+from seg_node.loops.sharing import share
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,6 +18,7 @@ ZERO = np.float32(0)
 
 @compiled
 def compare(
+    threads: int,
     known: NDArray[np.float32],
     picture: NDArray[np.float32],
     valid: NDArray[np.bool_],
@@ -31,6 +33,7 @@ def compare(
     """Compare pixel by pixel, and sum up block by block.
 
     Args:
+        threads: on which it runs.
         known: logits and, as the last channels, the picture that they were made of, where they
             are now, [h * w, classes + 3].
         picture: the present one, [3, h, w].
@@ -45,13 +48,33 @@ def compare(
         oldest_ms: the largest age in each block, to be written, [gh, gw].
 
     """
+    means[:] = 0
+    oldest_ms[:] = -np.inf
+    found = difference, means, oldest_ms
+    given = (known, picture, valid, unknown, ages_ms, slot, side, found)
+    share(compare_blocks, threads, len(oldest_ms), given)
+
+
+@compiled
+def compare_blocks(
+    first: int,
+    last: int,
+    known: NDArray[np.float32],
+    picture: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    unknown: np.float32,
+    ages_ms: NDArray[np.float64],
+    slot: NDArray[np.int32],
+    side: int,
+    found: tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]],
+) -> None:
+    """Do it for some rows of blocks."""
+    difference, means, oldest_ms = found
     colours, h, w = picture.shape
     classes = known.shape[1] - colours
     value = np.empty((classes, w), np.float32)
     best, total = np.empty(w, np.float32), np.empty(w, np.float32)
-    means[:] = 0
-    oldest_ms[:] = -np.inf
-    for y in range(h):
+    for y in range(first * side, min(last * side, h)):
         for x in range(w):
             here = known[y * w + x]
             far = ZERO
@@ -71,7 +94,7 @@ def compare(
             means[2, row, column] += difference[y, x] * doubt
             means[3, row, column] += age_ms
             oldest_ms[row, column] = max(oldest_ms[row, column], age_ms)
-    for row in range(means.shape[1]):
+    for row in range(first, last):
         for column in range(means.shape[2]):
             down, across = min(side, h - row * side), min(side, w - column * side)
             for part in range(means.shape[0]):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seg_node.loops.compiling import compiled
+from seg_node.loops.sharing import share
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +27,7 @@ C3, C4, C5 = np.float32(5.5826318e-2), np.float32(8.9893397e-3), np.float32(1.87
 
 @compiled
 def decide(
+    threads: int,
     logits: NDArray[np.float32],
     stride: int,
     labels: NDArray[np.uint8],
@@ -37,28 +39,42 @@ def decide(
     every inner loop goes over neighbours in memory.
 
     Args:
+        threads: on which it runs.
         logits: [classes, h, w].
         stride: image pixels per logit, on each axis.
         labels: class id of each pixel, to be written, [H, W], at most stride times (h, w).
         confidence: probability times 255, likewise.
 
     """
+    share(decide_rows, threads, len(labels), (logits, stride, labels, confidence))
+
+
+@compiled
+def decide_rows(
+    first: int,
+    last: int,
+    logits: NDArray[np.float32],
+    stride: int,
+    labels: NDArray[np.uint8],
+    confidence: NDArray[np.uint8],
+) -> None:
+    """Do it for some rows of the image."""
     classes, h, w = logits.shape
-    height, width = labels.shape
+    width = labels.shape[1]
     low = np.empty((classes, w + 2), np.float32)
     value = np.empty((classes, w), np.float32)
     best, total = np.empty(w, np.float32), np.empty(w, np.float32)
     label = np.empty(w, np.int32)
     each = ONE / np.float32(stride)
-    for row in range(height):
+    for row in range(first, last):
         at = (np.float32(row) + HALF) * each - HALF
         at = min(max(at, ZERO), np.float32(h - 1))
         above = int(at)
         below, down = min(above + 1, h - 1), at - np.float32(above)
         for c in range(classes):
             for x in range(w):
-                first = logits[c, above, x]
-                low[c, x + 1] = first + (logits[c, below, x] - first) * down
+                upper = logits[c, above, x]
+                low[c, x + 1] = upper + (logits[c, below, x] - upper) * down
             low[c, 0] = low[c, 1]
             low[c, w + 1] = low[c, w]
         for phase in range(stride):
@@ -165,6 +181,7 @@ def meets_another(middle: NDArray[np.uint8], y: int, x: int) -> bool:
 
 @compiled
 def decide_borders(
+    threads: int,
     labels: NDArray[np.uint8],
     confidence: NDArray[np.uint8],
     table: NDArray[np.float32],
@@ -177,6 +194,7 @@ def decide_borders(
     """Decide image pixels anew where classes meet and content has moved; see `core.borders`.
 
     Args:
+        threads: on which it runs.
         labels: class of every image pixel, [H, W]; changed.
         confidence: its probability times 255, likewise.
         table: pixels of all tiles, [tiles * span * span, C]; the first channels are logits.
@@ -188,17 +206,36 @@ def decide_borders(
             confidence of a class that is sure.
 
     """
+    h, w = slot.shape
+    before = middles(labels, form[0], h, w), middles(confidence, form[0], h, w)
+    given = (labels, confidence, before, table, span, (slot, place, corners), form)
+    share(decide_border_rows, threads, h, given)
+
+
+@compiled
+def decide_border_rows(
+    first: int,
+    last: int,
+    labels: NDArray[np.uint8],
+    confidence: NDArray[np.uint8],
+    before: tuple[NDArray[np.uint8], NDArray[np.uint8]],
+    table: NDArray[np.float32],
+    span: int,
+    origins: tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]],
+    form: tuple[int, int, int, int],
+) -> None:
+    """Do it for some rows of the results."""
+    middle, sureness = before
+    slot, place, corners = origins
     stride, classes, margin, sure = form
     height, width = labels.shape
-    h, w = slot.shape
-    middle = middles(labels, stride, h, w)
-    sureness = middles(confidence, stride, h, w)
+    w = slot.shape[1]
     each = ONE / np.float32(stride)
     parts = stride * stride
     value = np.empty((classes, parts), np.float32)
     best, total = np.empty(parts, np.float32), np.empty(parts, np.float32)
     label = np.empty(parts, np.int32)
-    for y in range(h):
+    for y in range(first, last):
         for x in range(w):
             if place[0, y, x] == np.float32(y) and place[1, y, x] == np.float32(x):
                 continue

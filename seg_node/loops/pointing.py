@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seg_node.loops.compiling import compiled
+from seg_node.loops.sharing import share
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +29,7 @@ def inside(place: np.float32, last: np.float32) -> np.float32:
 
 @compiled
 def move(
+    threads: int,
     flow: NDArray[np.float32],
     half: np.float32,
     before: Pointers,
@@ -36,6 +38,7 @@ def move(
     """Move pointers along with the content, as `Origins.move` says.
 
     Args:
+        threads: on which it runs.
         flow: (x, y) back to the frame before, [h, w, 2].
         half: about half a pixel; beyond it the next pixel's pointer may be nearer.
         before: of each pixel of the frame before its tile, [h, w], row and column in the frame of
@@ -44,10 +47,23 @@ def move(
         after: likewise of the next frame, to be written.
 
     """
+    share(move_rows, threads, len(flow), (flow, half, before, after))
+
+
+@compiled
+def move_rows(
+    first: int,
+    last: int,
+    flow: NDArray[np.float32],
+    half: np.float32,
+    before: Pointers,
+    after: Pointers,
+) -> None:
+    """Do it for some rows."""
     (slot, place, drift), (new_slot, new_place, new_drift) = before, after
     h, w = slot.shape
     last_row, last_column = np.float32(h - 1), np.float32(w - 1)
-    for y in range(h):
+    for y in range(first, last):
         for x in range(w):
             from_y = inside(np.float32(y) + flow[y, x, 1], last_row)
             from_x = inside(np.float32(x) + flow[y, x, 0], last_column)
@@ -75,6 +91,7 @@ def move(
 
 @compiled
 def read(
+    threads: int,
     table: NDArray[np.float32],
     span: int,
     margin: int,
@@ -86,6 +103,7 @@ def read(
     """Read tiles where the content of each pixel lies in them, bilinearly.
 
     Args:
+        threads: on which it runs.
         table: pixels of all tiles, [tiles * span * span, C].
         span: pixels of a tile on each side, with those around it; beyond them is its edge.
         margin: pixels around a tile.
@@ -95,10 +113,26 @@ def read(
         out: to be written, [h * w, C].
 
     """
-    h, w = slot.shape
+    share(read_rows, threads, len(slot), (table, span, margin, slot, place, corners, out))
+
+
+@compiled
+def read_rows(
+    first_row: int,
+    last_row: int,
+    table: NDArray[np.float32],
+    span: int,
+    margin: int,
+    slot: NDArray[np.int32],
+    place: NDArray[np.float32],
+    corners: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Do it for some rows."""
+    w = slot.shape[1]
     channels = table.shape[1]
     last = np.float32(span - 1)
-    for y in range(h):
+    for y in range(first_row, last_row):
         for x in range(w):
             tile = slot[y, x]
             row = inside(place[0, y, x] - corners[tile, 0] + np.float32(margin), last)
@@ -122,6 +156,7 @@ def read(
 
 @compiled
 def picture_maps(
+    threads: int,
     finer: int,
     layout: tuple[int, int, int, int],
     slot: NDArray[np.int32],
@@ -133,6 +168,7 @@ def picture_maps(
     """Write where in an atlas of tiles' pictures the content of each pixel lies.
 
     Args:
+        threads: on which it runs.
         finer: pixels of the pictures per pixel of the pointers, on each axis.
         layout: tiles beside each other in the atlas, pixels of a picture on each side with those
             around, without them, and those on one side.
@@ -143,11 +179,29 @@ def picture_maps(
         columns: see above.
 
     """
+    share(
+        picture_map_rows, threads, len(slot), (finer, layout, slot, place, corners, rows, columns)
+    )
+
+
+@compiled
+def picture_map_rows(
+    first: int,
+    last: int,
+    finer: int,
+    layout: tuple[int, int, int, int],
+    slot: NDArray[np.int32],
+    place: NDArray[np.float32],
+    corners: NDArray[np.float32],
+    rows: NDArray[np.float32],
+    columns: NDArray[np.float32],
+) -> None:
+    """Do it for some rows."""
     beside, span, side, pad = layout
-    h, w = slot.shape
+    w = slot.shape[1]
     middle = np.float32(finer - 1) / np.float32(2)
     scale = np.float32(finer)
-    for y in range(h):
+    for y in range(first, last):
         for x in range(w):
             tile = slot[y, x]
             down = (place[0, y, x] - corners[tile, 0] + HALF) * scale - HALF
@@ -204,6 +258,7 @@ def write_reads(
 
 @compiled
 def find(
+    threads: int,
     pixels: NDArray[np.int64],
     size: tuple[int, int],
     scale: float,
@@ -221,6 +276,7 @@ def find(
     """Write what to read of a table of tiles for pixels of a plane, bilinearly.
 
     Args:
+        threads: on which it runs.
         pixels: their numbers, row by row, [n].
         size: height and width of the plane.
         scale: pixels of the pointers per pixel of the plane; a power of two.
@@ -236,11 +292,32 @@ def find(
         shares: their weights, likewise.
 
     """
+    origins, tiles = (slot, place, corners), (tile_of, newest, columns)
+    given = (pixels, size, scale, side, margin, origins, tiles, rows, shares)
+    share(find_part, threads, len(pixels), given)
+
+
+@compiled
+def find_part(
+    start_at: int,
+    end_at: int,
+    pixels: NDArray[np.int64],
+    size: tuple[int, int],
+    scale: float,
+    side: int,
+    margin: int,
+    origins: tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]],
+    tiles: tuple[NDArray[np.int64], NDArray[np.int64], int],
+    rows: NDArray[np.int64],
+    shares: NDArray[np.float32],
+) -> None:
+    """Do it for some pixels."""
+    (slot, place, corners), (tile_of, newest, columns) = origins, tiles
     h, w = slot.shape
     span = side + 2 * margin
     start, here, there = np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.float64)
     first, second, rest = np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.float32)
-    for n in range(len(pixels)):
+    for n in range(start_at, end_at):
         here[0], here[1] = pixels[n] // size[1], pixels[n] % size[1]
         row, column = middle(here[0], scale, h), middle(here[1], scale, w)
         source = slot[row, column]
@@ -270,6 +347,7 @@ def find(
 
 @compiled
 def find_within(
+    threads: int,
     pixels: NDArray[np.int64],
     size: tuple[int, int],
     scale: float,
@@ -283,6 +361,7 @@ def find_within(
     """Write what to read of tiles for pixels of a plane; beyond a tile is its edge.
 
     Args:
+        threads: on which it runs.
         pixels: their numbers, row by row, [n].
         size: height and width of the plane.
         scale: pixels of the pointers per pixel of the plane; a power of two.
@@ -294,10 +373,29 @@ def find_within(
         shares: their weights, likewise.
 
     """
+    given = (pixels, size, scale, form, slot, place, corners, rows, shares)
+    share(find_part_within, threads, len(pixels), given)
+
+
+@compiled
+def find_part_within(
+    start_at: int,
+    end_at: int,
+    pixels: NDArray[np.int64],
+    size: tuple[int, int],
+    scale: float,
+    form: tuple[int, int],
+    slot: NDArray[np.int32],
+    place: NDArray[np.float32],
+    corners: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    shares: NDArray[np.float32],
+) -> None:
+    """Do it for some pixels."""
     h, w = slot.shape
     span, margin = form
     first, second, rest = np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.float32)
-    for n in range(len(pixels)):
+    for n in range(start_at, end_at):
         y, x = pixels[n] // size[1], pixels[n] % size[1]
         row, column = middle(y, scale, h), middle(x, scale, w)
         tile = slot[row, column]
@@ -313,9 +411,23 @@ def find_within(
 
 
 @compiled
-def origin(flow: NDArray[np.float32], x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
+def origin(
+    threads: int, flow: NDArray[np.float32], x: NDArray[np.float32], y: NDArray[np.float32]
+) -> None:
     """Write x and y of p + flow(p) for every pixel p, [h, w] each."""
-    for row in range(flow.shape[0]):
+    share(origin_rows, threads, len(flow), (flow, x, y))
+
+
+@compiled
+def origin_rows(
+    first: int,
+    last: int,
+    flow: NDArray[np.float32],
+    x: NDArray[np.float32],
+    y: NDArray[np.float32],
+) -> None:
+    """Do it for some rows."""
+    for row in range(first, last):
         for column in range(flow.shape[1]):
             x[row, column] = np.float32(column) + flow[row, column, 0]
             y[row, column] = np.float32(row) + flow[row, column, 1]

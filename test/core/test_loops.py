@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -33,7 +33,7 @@ from seg_node.core.tile_pictures import TilePictures
 from seg_node.core.types import Action
 from seg_node.core.warp import origin, warp
 from seg_node.data.street import Street
-from seg_node.loops import compiling
+from seg_node.loops import compiling, pointing, sharing
 from seg_node.nets.swiftnet import SwiftNet
 from test.core.slow_attention import holes
 
@@ -365,6 +365,87 @@ def test_where_loops_cannot_be_compiled_they_do_not_run(
     )
     assert told.stdout.startswith("False 3 function\n")
     assert lack in told.stdout
+
+
+# ---- threads -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 15, 16, 17, 45])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_every_row_has_its_turn_once_on_any_number_of_threads(rows: int, count: int) -> None:
+    flow = smooth_flow(rows, (rows, 7))
+    x, y = (np.full((rows, 7), 1e9, np.float32) for _ in range(2))
+    pointing.origin(count, flow, x, y)
+    np.testing.assert_array_equal(x, np.arange(7, dtype=np.float32) + flow[..., 0])
+    np.testing.assert_array_equal(y, np.arange(rows, dtype=np.float32)[:, None] + flow[..., 1])
+
+
+def test_loops_give_the_same_on_any_number_of_threads() -> None:
+    """Bit for bit: pointers, what is read, compared and decided, moved planes, attention."""
+    size = SIZES[0]
+    planes = torch.randn(1, 24, *size, generator=torch.Generator().manual_seed(3))
+    flow = smooth_flow(5, size)
+
+    def made() -> list[NDArray[Any]]:
+        origins, pool = wandered(size), results(size)
+        known = pool.read(origins)
+        valid = torch.ones(size, dtype=torch.bool)
+        ages_ms = np.arange(len(pool.stamps_ns), dtype=np.float64)
+        found = compare(known, known[0, -COLOURS:] + 3, valid, ages_ms, origins)
+        mask = decide_planes(known[:, :CLASSES], STRIDE, (4 * size[0], 4 * size[1]))
+        mask = read_borders(mask, pool, origins, STRIDE, CLASSES)
+        moved = warp(planes, torch.from_numpy(flow)[None])
+        fused = local_attention(planes, (planes, moved, moved), None, 7)
+        tables = (known, found.change, *mask, moved, fused)
+        arrays = (found.distortion, found.doubt, found.risk, found.oldest_ms, origins.place)
+        return [*(table.numpy() for table in tables), *arrays]
+
+    with on_threads(1):
+        alone = made()
+    for count in (2, 3):
+        with on_threads(count):
+            for ours, theirs in zip(made(), alone, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+def test_loops_run_on_the_threads_of_torch() -> None:
+    assert sharing.SHARED
+    with on_threads(3):
+        assert sharing.threads() == 3
+
+
+def test_machine_code_on_disk_runs_where_torch_has_no_openmp() -> None:
+    """It is the code of a process that had it, and finds a stand-in: one thread."""
+    told = subprocess.run(
+        [sys.executable, "-c", ALONE], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert told.stdout == "False 1 [3.0, 4.0]\n"
+
+
+ALONE = """
+import ctypes
+import numba
+import torch
+class Nothing:
+    def __init__(self, path):
+        raise OSError("there is none")
+ctypes.CDLL = Nothing
+import numpy as np
+from seg_node.loops import pointing, sharing
+flow = np.full((2, 2, 2), 3, np.float32)
+x, y = (np.empty((2, 2), np.float32) for _ in range(2))
+pointing.origin(sharing.threads(), flow, x, y)
+pointing.origin(5, flow, x, y)
+print(sharing.SHARED, sharing.threads(), x[0].tolist())
+"""
 
 
 WITHOUT = """
