@@ -44,8 +44,8 @@ FIRST, LAST = 20, 24
 FAR_PX = 3.0
 
 
-def by_dis(preset: int) -> Estimate:
-    """Return an estimate by OpenCV's DIS."""
+def by_dis(preset: int | None) -> Estimate:
+    """Return an estimate by OpenCV's DIS: by a preset of it, or as the node uses it."""
     estimator = FlowEstimator(preset)
 
     def estimate(before: Grey, image: Grey, start: Flow | None) -> Flow:
@@ -73,6 +73,7 @@ def by_matching(matcher: Matcher, device: str) -> Estimate:
 def estimates() -> dict[str, Estimate]:
     """Return every way to estimate that this machine has."""
     found = {
+        "dis": by_dis(None),
         "dis ultrafast": by_dis(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST),
         "dis fast": by_dis(cv2.DISOPTICAL_FLOW_PRESET_FAST),
         "matching": by_matching(TorchMatcher(), "cpu"),

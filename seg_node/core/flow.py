@@ -32,6 +32,12 @@ MOST_LEFT = 0.7
 On parts of 16x16 pixels of a still picture the best fit to noise leaves more nearly everywhere.
 """
 
+FINEST = 1
+"""Times that an image is halved at the finest level on which motion is estimated."""
+
+STRIDE = 6
+"""Pixels from patch to patch, which are 8 pixels wide, at each level."""
+
 PIXEL_REACH = 0.5
 """How far a pixel reaches, in pixels."""
 
@@ -54,24 +60,24 @@ def work_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 class FlowEstimator:
-    """Estimates motion with OpenCV's DIS (Kroeger et al., ECCV 2016), preset ultrafast.
+    """Estimates motion with OpenCV's DIS (Kroeger et al., ECCV 2016).
 
-    On one core an estimate on 480x360 takes 2 to 3 ms and refining one 4 to 5. Of the other
-    presets, fast takes twice as long and scores lower; medium takes ten times as long and its
-    composed motion scores half a point higher at five frames, which refining brings too. Half
-    the size takes a quarter of the time and costs a point at five frames.
+    Its preset ultrafast ends at a quarter of the resolution. Here it goes on to half of it, with
+    patches `STRIDE` pixels apart instead of 4: that takes twice the time of the preset, which all
+    patches would three times and a half. What is left of motion is corrected by the preset: more
+    brings nothing there. Reduced images, and OpenCV's other presets, are worse, or much slower
+    (docs/decisions.md).
 
     Args:
-        preset: OpenCV's number of another preset.
+        preset: OpenCV's number of a preset that is to do everything, as it is.
 
     """
 
-    def __init__(self, preset: int = cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST) -> None:
+    def __init__(self, preset: int | None = None) -> None:
         """Prepare; nothing is known of any image yet."""
-        # Two, because one that was ever given a flow to start from remembers it. OpenCV's stub
-        # does not know that this flow may be None.
-        self._fresh: Any = cv2.DISOpticalFlow.create(preset)
-        self._started: Any = cv2.DISOpticalFlow.create(preset)
+        # Two, because one that was ever given a flow to start from remembers it.
+        self._fresh, self._started = _finer(preset), _finer(preset)
+        self._rough = _dis(preset)
 
     def estimate(
         self,
@@ -152,20 +158,43 @@ class FlowEstimator:
             over the 15x15 pixels around.
 
         """
-        found = self._flow(moved, image, None)
+        found = _flow(self._rough, moved, image)
         return _better(moved, image, None, found, most_left)
 
     def _flow(
         self, before: NDArray[np.uint8], image: NDArray[np.uint8], start: Motion | None
     ) -> NDArray[np.float32]:
-        height, width = image.shape
-        old, new = (_enlarged(x) for x in (before, image))
         if start is None:
-            flow = self._fresh.calc(new, old, None)
-        else:
-            # The estimator writes into the flow that it starts from.
-            flow = self._started.calc(new, old, _enlarged(start.flow).copy())
-        return np.ascontiguousarray(flow[:height, :width], np.float32)
+            return _flow(self._fresh, before, image)
+        return _flow(self._started, before, image, start)
+
+
+def _dis(preset: int | None) -> Any:
+    """Return an estimator of OpenCV, of whose flow to start from its stub knows nothing."""
+    ultrafast = cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST
+    return cv2.DISOpticalFlow.create(ultrafast if preset is None else preset)
+
+
+def _finer(preset: int | None) -> Any:
+    """Return one that goes on to half the resolution, unless a preset is asked for."""
+    made = _dis(preset)
+    if preset is None:
+        made.setFinestScale(FINEST)
+        made.setPatchStride(STRIDE)
+    return made
+
+
+def _flow(
+    estimator: Any,
+    before: NDArray[np.uint8],
+    image: NDArray[np.uint8],
+    start: Motion | None = None,
+) -> NDArray[np.float32]:
+    height, width = image.shape
+    old, new = (_enlarged(x) for x in (before, image))
+    # The estimator writes into the flow that it starts from.
+    first = None if start is None else _enlarged(start.flow).copy()
+    return np.ascontiguousarray(estimator.calc(new, old, first)[:height, :width], np.float32)
 
 
 def _better(

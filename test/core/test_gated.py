@@ -13,6 +13,7 @@ import torch
 from seg_node.core.bins import Part
 from seg_node.core.blocks import grid_shape, to_pixels
 from seg_node.core.config import Config, Value
+from seg_node.core.flow import FlowEstimator
 from seg_node.core.gate import Gated
 from seg_node.core.gate_memory import Content, StageMemory
 from seg_node.core.gated import GatedHistory
@@ -21,6 +22,7 @@ from seg_node.core.motion import UNKNOWN_DISTORTION
 from seg_node.core.pipeline import Segmenter
 from seg_node.core.policy import NOTHING, UNTRAINED
 from seg_node.core.residual import find_gated_modules, find_residual_blocks
+from seg_node.core.tracking import OnHost
 from seg_node.core.types import Action, ConfigError, Frame, Plan, Reason
 from seg_node.data.street import Street
 from seg_node.nets.build import build_network
@@ -343,7 +345,10 @@ def test_memory_follows_what_moves(net: nn.Module) -> None:
 
 
 def test_errors_of_motion_do_not_add_up_where_it_is_estimated(net: nn.Module) -> None:
-    """Frames are panned by fractions of a pixel, and the memory never learns of a new one."""
+    """Frames are panned by fractions of a pixel, and the memory never learns of a new one.
+
+    Motion is estimated roughly, so that there are errors to see.
+    """
     wide = picture(3, (112, 220))
     steps = [np.array([[1, 0, -0.75 * i - 8], [0, 1, -8]], np.float32) for i in range(12)]
     shown = frames(
@@ -353,9 +358,11 @@ def test_errors_of_motion_do_not_add_up_where_it_is_estimated(net: nn.Module) ->
     for corrected in (True, False):
         pipeline = stmg(net, gate__threshold=1.0, max_age_ms=60000.0)
         pipeline.step(shown[0])
+        history = pipeline._histories["front"]
+        assert isinstance(history, GatedHistory)
+        assert isinstance(history._method, OnHost)
+        history._method._estimator = FlowEstimator(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         if not corrected:
-            history = pipeline._histories["front"]
-            assert isinstance(history, GatedHistory)
             nothing = np.zeros((96, 160, 2), np.float32)
             history._method.correct = lambda moved, image, most_left=1.0: nothing  # type: ignore[method-assign]  # noqa: ARG005, B023 - names are those of the method
         last = [pipeline.step(frame) for frame in shown[1:]][-1]
