@@ -169,7 +169,7 @@ def score_estimates(clip: Clip, estimates: tuple[tuple[str, float], ...]) -> Non
             return by.estimate(greys[k], greys[t]).flow
 
         def refined(t: int, k: int, greys: Grey = greys, at: Any = composed) -> Flow:
-            dis: Any = cv2.DISOpticalFlow.create(PRESETS["ultrafast"])
+            dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
             return dis.calc(greys[t], greys[k], at(t, k))
 
         if (preset, scale) in CHOSEN:
