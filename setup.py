@@ -54,6 +54,7 @@ setup(
         "av",
         'backports-zstd; python_version < "3.14"',
         "jinja2",
+        "llvmlite",
         "numba",
         "numpy",
         "opencv-python-headless",
