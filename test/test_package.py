@@ -40,7 +40,17 @@ EXPORT = {"onnx", "onnxruntime", "onnxscript"}
 FLEET = {"dask", "distributed"}
 """Imports of `seg_node replay` with several recordings, its extra in setup.py."""
 
-PIP_ONLY = {"av", "backports", "llvmlite", "numba", "rosbags", "safetensors", "triton", *EXPORT, *FLEET}
+PIP_ONLY = {
+    "av",
+    "backports",
+    "llvmlite",
+    "numba",
+    "rosbags",
+    "safetensors",
+    "triton",
+    *EXPORT,
+    *FLEET,
+}
 """Imports without a usable rosdep key; the comment in package.xml names each of them."""
 
 REQUIREMENTS = {
