@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 EVERY_S = 0.25
 """Time from one look at the cores to the next: their work is counted in ticks of 10 ms."""
 
+LATE = 1.4
+"""Times as long as usual that a step takes after which the cores are looked at before that."""
+
+LEAST_S = 0.05
+"""Least time that is looked at then."""
+
 TAKEN = 0.5
 """Cores that other processes have, of those that threads need, from which on there are too many
 threads."""
@@ -116,24 +122,33 @@ class FollowedThreads:
         self._threads = ThreadCount(torch.get_num_threads(), cores.count)
         self._set = self._threads.most
         self._looked: tuple[int, CoreUse] | None = None
+        self._began_ns = self._usual_ns = 0
 
     def __enter__(self) -> None:
         """Begin a step."""
         self._use(self._threads.count)
         if self._looked is None:
             self._looked = self._clock(), self._cores.read()
+        self._began_ns = self._clock()
 
     def __exit__(self, *failure: object) -> None:
         """End it, and see how many threads there should be in the next one."""
         assert self._looked is not None
         now_ns, (since_ns, before) = self._clock(), self._looked
         passed_s = (now_ns - since_ns) / _NS_PER_S
-        if passed_s < EVERY_S:
+        if passed_s < (LEAST_S if self._late(now_ns - self._began_ns) else EVERY_S):
             return
         use = self._cores.read()
         self._looked = now_ns, use
         others_s = use.busy_s - before.busy_s - (use.own_s - before.own_s)
         self._threads.note(now_ns / _NS_PER_S, max(0.0, others_s / passed_s))
+
+    def _late(self, took_ns: int) -> bool:
+        """Return whether a step took longer than usual: what is usual follows slowly."""
+        usual_ns = self._usual_ns or took_ns
+        late = took_ns > LATE * usual_ns
+        self._usual_ns = round(usual_ns + (min(took_ns, LATE * usual_ns) - usual_ns) / 8)
+        return late
 
     def release(self) -> None:
         """Let torch have all threads again."""
