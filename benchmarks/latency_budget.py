@@ -5,7 +5,8 @@
 
 The clip is played to and fro, so that it goes on without a cut, at a fixed rate in real time:
 for every budget once, from its first frame on, and once more while a process of its own takes a
-core for some seconds, counted from the first frame as well. Budgets are shares of what a dense frame takes here, measured first.
+core for some seconds, counted from the first frame as well. Budgets are shares of what a dense
+frame takes here, measured first.
 """
 
 from __future__ import annotations
