@@ -22,8 +22,8 @@ EVERY_S = 0.25
 LATE = 1.4
 """Times as long as usual that a step takes after which the cores are looked at before that."""
 
-LEAST_S = 0.05
-"""Least time that is looked at then."""
+LEAST_S = 0.1
+"""Least time that is looked at then: ticks at its ends alone must not look like a taken core."""
 
 TAKEN = 0.5
 """Cores that other processes have, of those that threads need, from which on there are too many
