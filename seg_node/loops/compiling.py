@@ -4,8 +4,7 @@ What these loops do stands twice in the project: here pixel by pixel, and in `se
 whole planes by NumPy, OpenCV and torch, which read and write memory once for every operator. The
 latter runs where Numba is missing, and tests compare the two.
 
-Loops run on one thread: those of torch still spin for a while after each of its operations, and
-would be in each other's way.
+Which threads run them: `seg_node.loops.sharing`.
 """
 
 from __future__ import annotations
