@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LOAD_S = 0.7
-"""Time constant (s) with which the cost model follows the load of the machine."""
+"""Time constant (s) with which the cost model follows the load of the machine, and what a block
+costs in MACs the frames."""
 
 MOST_GAIN = 0.5
 """Most that one frame counts against all before it, however long ago they were."""
@@ -305,8 +306,9 @@ class ComputeBudget:
     """Blocks for which a frame executes a fraction of the MACs of the dense network.
 
     It counts and does not measure, so equal frames get equal numbers of blocks in every run
-    (law 6). A block costs its share of the dense network, and all else that the frame before
-    executed is taken for fixed; what a frame then really executes is settled in those after it.
+    (law 6). What a frame without blocks executes is taken for fixed; what a block costs, with all
+    that it needs around it, is learnt from the frames that had some. What a frame then really
+    executes is settled in those after it.
 
     Args:
         fraction: mean MACs of a frame that is not full, 0..1 of dense; 1 allows all blocks.
@@ -323,6 +325,7 @@ class ComputeBudget:
             raise ConfigError(msg)
         self.fraction = fraction
         self._last: Spent | None = None
+        self._fixed = self._block = 0.0  # MACs of dense; 0: no such frame yet
         self._carry = 0.0
         self._total = self._allowed = 0
 
@@ -331,29 +334,36 @@ class ComputeBudget:
         self._total = self._allowed = total
         if self._last is None or self.fraction >= 1:
             return total
-        block = self._last.dense_macs / total
-        room = self._room(self._last, total)
-        self._allowed = max(0, min(total, math.floor((room + self._carry) / block)))
+        room = self.fraction - self._fixed + self._carry
+        self._allowed = max(0, min(total, math.floor(room / self._cost())))
         return self._allowed
 
-    def _room(self, last: Spent, total: int) -> float:
-        """Return the MACs that are left for blocks."""
-        fixed = max(0.0, last.macs - last.work.high * last.dense_macs / total)
-        return self.fraction * last.dense_macs - fixed
+    def _cost(self) -> float:
+        """Return what a block costs, of dense; its share while nothing else is known."""
+        return max(self._block, 1 / self._total)
 
     def keeps(self, high: int) -> bool:
         """Return whether what is fixed fits, and blocks beyond the allowed ones do."""
         if self._last is None or self.fraction >= 1:
             return True
-        room = self._room(self._last, self._total)
-        blocks = high * self._last.dense_macs / self._total
-        return room >= 0 and (high <= self._allowed or blocks <= room)
+        room = self.fraction - self._fixed
+        return room >= 0 and (high <= self._allowed or high * self._cost() <= room)
 
     def spent(self, step: Spent) -> None:
         """Settle what the frame executed; the MACs of a full frame are not settled."""
         self._last = step
         if step.work.full:
             return
-        target = self.fraction * step.dense_macs
-        least, most = -DEBT * step.dense_macs, step.dense_macs / max(1, self._total)
-        self._carry = min(most, max(least, self._carry + target - step.macs))
+        share = step.macs / step.dense_macs
+        self._follow(share, step)
+        carry = self._carry + self.fraction - share
+        self._carry = min(self._cost(), max(-DEBT, carry))
+
+    def _follow(self, share: float, step: Spent) -> None:
+        """Learn what blocks cost, or what a frame without any does."""
+        if step.work.high == 0:
+            self._fixed = share
+            return
+        block = max(1 / self._total, (share - self._fixed) / step.work.high)
+        gain = min(MOST_GAIN, -math.expm1(-step.interval_s / LOAD_S)) if self._block > 0 else 1.0
+        self._block += gain * (block - self._block)

@@ -32,6 +32,14 @@ MOST_NOISE = 2.0
 """Most levels of colour that are taken for noise; pixels with a noise of 4 levels come to that,
 because features are coarser than pixels. What changes all of a picture changes it more."""
 
+SOON = 0.8
+"""Share of `max_age_ms` within which blocks are renewed where the budget has room for it."""
+
+RENEWED = 2 / 3
+"""Most of what the budget allows that goes to blocks which are due soon, not yet. What is old
+moves into blocks that were renewed before; without a beginning in good time there would be more
+blocks due in some frames than the budget allows."""
+
 _TINY = 1e-12  # in levels: what did not change at all has no value, whatever the exponents
 _NS_PER_S = 1e9
 
@@ -140,12 +148,8 @@ class Budgeted:
         harm = harms(blocks)
         worth = harm >= config.reuse.threshold
         self._needs[past.camera] = float(harm[worth].sum())
-        due = count_due(blocks.oldest_ms, blocks.interval_ms, config.max_age_ms)
-        oldest = np.lexsort((_from_middle(grid.shape), -blocks.oldest_ms.ravel()))[:due]
         value[~worth] = -1.0
-        value.flat[oldest] = np.inf
-        count = max(due, min(allowed, int((value >= 0).sum())))
-        grid.flat[np.argsort(-value, axis=None, kind="stable")[:count]] = Action.HIGH
+        grid.flat[_chosen(blocks, value, allowed, config.max_age_ms)] = Action.HIGH
         return self._told(past.camera, grid, Reason.REFRESHED, float(blocks.distortion.mean()))
 
     def _told(
@@ -167,14 +171,43 @@ class Budgeted:
         return 0
 
 
-def _from_middle(grid: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return how far each block of a grid is from the middle, row by row, [gh * gw].
+def _chosen(
+    past: BlockPast, value: NDArray[np.float64], allowed: int, max_age_ms: float
+) -> NDArray[np.intp]:
+    """Return which blocks are computed, as indices of all blocks row by row.
 
-    Of blocks of one age those in the middle are renewed first: before a robot that drives on,
-    content moves outwards, and takes its age along into blocks that were renewed before.
+    Args:
+        past: what is known of the blocks.
+        value: what computing each is worth, [gh, gw]; less than 0: nothing.
+        allowed: how many the budget allows.
+        max_age_ms: what is older in the next frame is computed now, whatever the budget.
+
     """
-    off = (np.indices(grid).reshape(2, -1).T - (np.array(grid) - 1) / 2) ** 2
-    return np.asarray(off.sum(1))
+    due = renewed = count_due(past.oldest_ms, past.interval_ms, max_age_ms)
+    if np.count_nonzero(value >= 0) >= allowed:  # else there is room for them when they are due
+        soon = count_due(past.oldest_ms, past.interval_ms, SOON * max_age_ms)
+        renewed = max(due, min(soon, int(RENEWED * allowed)))
+    oldest = _by_age(past)[:renewed]
+    others = value.copy()
+    others.flat[oldest] = -1.0
+    count = max(due, min(allowed, renewed + np.count_nonzero(others >= 0)))
+    ranked: NDArray[np.intp] = np.argsort(-others, axis=None, kind="stable")
+    return np.concatenate((oldest, ranked))[:count]
+
+
+def _by_age(past: BlockPast) -> NDArray[np.intp]:
+    """Return blocks in the order in which they are renewed: those with the oldest pixel first.
+
+    Many blocks have pixels of one age, for example since a full frame, and pixels move from block
+    to block. Of such blocks those come first of which most is old: into blocks that were renewed
+    before some old pixels come back at once from those beside them, and who renews them again
+    never comes to the others. Then those in the middle: before a robot that drives on, content
+    moves outwards, and takes its age along.
+    """
+    mostly_newer = past.age_ms < past.oldest_ms / 2
+    grid = past.age_ms.shape
+    off = ((np.indices(grid).reshape(2, -1).T - (np.array(grid) - 1) / 2) ** 2).sum(1)
+    return np.lexsort((off, mostly_newer.ravel(), -past.oldest_ms.ravel()))
 
 
 def _work(grid: NDArray[np.uint8]) -> Work:

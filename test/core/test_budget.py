@@ -561,8 +561,19 @@ def count(
     *,
     fixed: int = 12_345,
     total: int = 48,
+    around: float = 0.05,
+    interval_s: float = 1.0,
 ) -> NDArray[np.int64]:
-    """Return (HIGH blocks, MACs) of frames after a full one; a block has 5 % more than its share.
+    """Return (HIGH blocks, MACs) of frames after a full one.
+
+    Args:
+        budget: says how many blocks a frame may have.
+        frames: how many.
+        use: how many blocks a frame has, of its number and what is allowed.
+        fixed: MACs of any frame.
+        total: blocks of the grid.
+        around: what a block has beyond its share of the dense network, of that.
+        interval_s: time from frame to frame.
 
     Returns:
         int [frames, 2].
@@ -574,8 +585,8 @@ def count(
     rows = []
     for i in range(frames):
         high = use(i, budget.allowed(total))
-        macs = fixed + high * round(1.05 * DENSE / total)
-        budget.spent(Spent(Work(high), 1.0, 1.0, macs, DENSE))
+        macs = fixed + high * round((1 + around) * DENSE / total)
+        budget.spent(Spent(Work(high), 1.0, interval_s, macs, DENSE))
         rows.append((high, macs))
     return np.array(rows)
 
@@ -586,6 +597,17 @@ def test_a_hundred_frames_execute_the_fraction_to_two_blocks(fraction: float) ->
     assert abs(macs.sum() - 100 * fraction * DENSE) <= 2 * DENSE / 48
     assert np.ptp(high[3:]) <= 1
     np.testing.assert_array_equal(count(ComputeBudget(fraction), 100)[:, 0], high)
+
+
+@pytest.mark.parametrize("fraction", [0.06, 0.088, 0.1, 0.15, 0.3, 0.5])
+@pytest.mark.parametrize("interval_s", [1 / 60, 1 / 9, 1.0])
+def test_what_blocks_need_around_them_makes_no_turns_of_many_and_few(
+    fraction: float, interval_s: float
+) -> None:
+    budget = ComputeBudget(fraction)
+    high, macs = count(budget, 300, around=0.7, interval_s=interval_s).T
+    assert np.ptp(high[5:]) <= 1
+    assert macs[5:].mean() == pytest.approx(fraction * DENSE, abs=DENSE / 48 / 50)
 
 
 def test_all_of_the_compute_allows_all_blocks() -> None:

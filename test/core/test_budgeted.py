@@ -13,6 +13,7 @@ from seg_node.core.budgeted import (
     count_due,
     LEAST_DOUBT,
     MOST_NOISE,
+    SOON,
     values,
     ValueWeights,
 )
@@ -235,11 +236,59 @@ def test_of_blocks_of_one_age_those_in_the_middle_are_renewed_first() -> None:
     assert np.argwhere(found).tolist() == [[0, 0], [0, 1], [0, 2], [1, 1], [1, 2], [2, 1]]
 
 
+def test_of_blocks_with_pixels_of_one_age_those_that_are_mostly_old_are_renewed_first() -> None:
+    past = known(0.0, 1.0, 1800.0)
+    past.oldest_ms[:] = 1990.0  # half of the twelve are due now
+    past.age_ms[1] = 900.0
+    found = chosen(seen(), past, config(budget__compute=0.0))
+    assert np.flatnonzero(found).tolist() == [0, 1, 2, 3, 9, 10]
+
+
 def test_due_blocks_come_before_valuable_ones_within_the_budget() -> None:
     past = known(np.arange(12.0).reshape(GRID), 1.0, 500.0)
     past.oldest_ms[0, 0] = 2010.0
     found = chosen(seen(), past, config(budget__compute=0.25))
     assert np.flatnonzero(found).tolist() == [0, 10, 11]
+
+
+def test_of_blocks_due_soon_half_of_what_the_budget_allows_is_renewed() -> None:
+    """All become too old together: in good time, so that there is room for them."""
+    past = known(np.arange(1.0, 13.0).reshape(GRID), 1.0, 500.0)
+    past.oldest_ms[:2] = SOON * 2000.0 + 10.0  # too old for that, not due for many frames
+    settings = config(budget__compute=4 / 12)
+    found = np.flatnonzero(chosen(seen(), past, settings)).tolist()
+    assert found == [5, 6, 10, 11]  # two from the middle, two by value
+    past.oldest_ms[:2] = SOON * 2000.0 - 10 * STEP_MS
+    found = np.flatnonzero(chosen(seen(), past, settings)).tolist()
+    assert found == [8, 9, 10, 11]
+
+
+def test_blocks_due_soon_wait_where_the_budget_has_room_for_them_later() -> None:
+    """Of a still scene, or where not even one block is allowed."""
+    past = known(0.0, 1.0, 500.0)
+    past.oldest_ms[0] = SOON * 2000.0 + 10.0
+    assert not chosen(seen(), past, config(budget__compute=4 / 12)).any()
+    past.distortion[2, 3] = 9.0
+    assert np.flatnonzero(chosen(seen(), past, config(budget__compute=1 / 12))).tolist() == [11]
+    assert np.flatnonzero(chosen(seen(), past, config(budget__compute=4 / 12))).tolist() == [11]
+
+
+def test_what_moves_on_with_old_content_makes_no_burst_when_that_becomes_due() -> None:
+    """Every frame some old pixels move into a block that was renewed before."""
+    rng = np.random.default_rng(0)
+    past = known(np.arange(1.0, 13.0).reshape(GRID))
+    policy, settings = seen(), config(budget__compute=4 / 12)
+    ages = past.oldest_ms
+    ages[:] = 0
+    counts = []
+    for _ in range(300):
+        ages += STEP_MS
+        found = chosen(policy, past, settings)
+        ages[found] = 0
+        here, there = rng.integers(12, size=2)
+        ages.flat[here] = max(ages.flat[here], ages.flat[there])
+        counts.append(int(found.sum()))
+    assert max(counts) == 4
 
 
 # ---- full frames and budgets --------------------------------------------------------------------
