@@ -42,6 +42,7 @@ from seg_node.core.channels import channels, chunk_channels, split_channels
 from seg_node.core.forms import Margin, NO_MARGIN
 from seg_node.core.halos import cut_out, done, gathered
 from seg_node.core.scattering import scattered
+from seg_node.core.threads import look
 from seg_node.core.tiles import halved, none_like
 from seg_node.core.types import Action, ModelError
 
@@ -96,6 +97,7 @@ class BlockTensor:
             ModelError: the function has no block-sparse form.
 
         """
+        look()
         name = getattr(func, "__name__", str(func))
         if func not in READ_MARGINS:
             args = _settled(args, name)

@@ -2,11 +2,12 @@
 
 Threads of one operation wait for each other, awake. Where another process takes a core, one of
 them waits for its turn on it and all the others for that one: a step on all cores then takes
-longer than on one thread.
+longer than on one thread, and now and then many times as long as usual.
 """
 
 from __future__ import annotations
 
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 import math
 from typing import NamedTuple, Protocol, TYPE_CHECKING
@@ -20,7 +21,7 @@ EVERY_S = 0.25
 """Time from one look at the cores to the next: their work is counted in ticks of 10 ms."""
 
 LATE = 1.4
-"""Times as long as usual that a step takes after which the cores are looked at before that."""
+"""Times as long as usual that a step takes from which on the cores are looked at before that."""
 
 LEAST_S = 0.1
 """Least time that is looked at then: ticks at its ends alone must not look like a taken core."""
@@ -104,10 +105,24 @@ class ThreadCount:
             self.count = max(self.count, min(self.most, math.floor(free + 1 - FREE)))
 
 
+_FOLLOWED: ContextVar[FollowedThreads | None] = ContextVar("followed", default=None)
+"""What the step runs in that this thread computes."""
+
+
+def look() -> None:
+    """Let a step that takes longer than usual use fewer threads for what is left of it.
+
+    To be called between the operations of a step; costs next to nothing where it is not late.
+    """
+    followed = _FOLLOWED.get()
+    if followed is not None:
+        followed.look()
+
+
 class FollowedThreads:
     """Has torch compute steps with as many threads as there are cores for.
 
-    Use it as a context around a step, from one thread.
+    Use it as a context around a step, from one thread; `look` then looks at the cores within it.
 
     Args:
         cores: of this machine.
@@ -123,6 +138,7 @@ class FollowedThreads:
         self._set = self._threads.most
         self._looked: tuple[int, CoreUse] | None = None
         self._began_ns = self._usual_ns = 0
+        self._token: Token[FollowedThreads | None]
 
     def __enter__(self) -> None:
         """Begin a step."""
@@ -130,25 +146,37 @@ class FollowedThreads:
         if self._looked is None:
             self._looked = self._clock(), self._cores.read()
         self._began_ns = self._clock()
+        self._token = _FOLLOWED.set(self)
 
     def __exit__(self, *failure: object) -> None:
         """End it, and see how many threads there should be in the next one."""
+        _FOLLOWED.reset(self._token)
+        now_ns = self._clock()
+        took_ns = now_ns - self._began_ns
+        usual_ns = self._usual_ns or took_ns
+        late_ns = round(LATE * usual_ns)
+        self._look(now_ns, LEAST_S if took_ns > late_ns else EVERY_S)
+        # What is usual follows slowly.
+        self._usual_ns = round(usual_ns + (min(took_ns, late_ns) - usual_ns) / 8)
+
+    def look(self) -> None:
+        """Between two parts of a step: if it is late, see whether there are too many threads."""
+        now_ns = self._clock()
+        if self._usual_ns and now_ns - self._began_ns > LATE * self._usual_ns:
+            self._look(now_ns, LEAST_S)
+            self._use(self._threads.count)
+
+    def _look(self, now_ns: int, after_s: float) -> None:
+        """Look at the cores, if the last time was so long ago."""
         assert self._looked is not None
-        now_ns, (since_ns, before) = self._clock(), self._looked
+        since_ns, before = self._looked
         passed_s = (now_ns - since_ns) / _NS_PER_S
-        if passed_s < (LEAST_S if self._late(now_ns - self._began_ns) else EVERY_S):
+        if passed_s < after_s:
             return
         use = self._cores.read()
         self._looked = now_ns, use
         others_s = use.busy_s - before.busy_s - (use.own_s - before.own_s)
         self._threads.note(now_ns / _NS_PER_S, max(0.0, others_s / passed_s))
-
-    def _late(self, took_ns: int) -> bool:
-        """Return whether a step took longer than usual: what is usual follows slowly."""
-        usual_ns = self._usual_ns or took_ns
-        late = took_ns > LATE * usual_ns
-        self._usual_ns = round(usual_ns + (min(took_ns, LATE * usual_ns) - usual_ns) / 8)
-        return late
 
     def release(self) -> None:
         """Let torch have all threads again."""

@@ -553,14 +553,16 @@ def test_a_latency_out_of_range_is_refused(target_s: float) -> None:
 DENSE = 1_000_003
 """MACs of the dense network; divides by no number of blocks."""
 
+BLOCKS = 48
+"""Blocks of the grid."""
 
-def count(
+
+def count(  # noqa: PLR0913 - a frame's parts
     budget: ComputeBudget,
     frames: int,
     use: Callable[[int, int], int] = lambda _, allowed: allowed,
     *,
     fixed: int = 12_345,
-    total: int = 48,
     around: float = 0.05,
     interval_s: float = 1.0,
 ) -> NDArray[np.int64]:
@@ -571,7 +573,6 @@ def count(
         frames: how many.
         use: how many blocks a frame has, of its number and what is allowed.
         fixed: MACs of any frame.
-        total: blocks of the grid.
         around: what a block has beyond its share of the dense network, of that.
         interval_s: time from frame to frame.
 
@@ -580,12 +581,12 @@ def count(
 
     """
     if budget._last is None:
-        budget.allowed(total)
-        budget.spent(Spent(Work(total, full=True), 1.0, 1.0, DENSE, DENSE))
+        budget.allowed(BLOCKS)
+        budget.spent(Spent(Work(BLOCKS, full=True), 1.0, 1.0, DENSE, DENSE))
     rows = []
     for i in range(frames):
-        high = use(i, budget.allowed(total))
-        macs = fixed + high * round((1 + around) * DENSE / total)
+        high = use(i, budget.allowed(BLOCKS))
+        macs = fixed + high * round((1 + around) * DENSE / BLOCKS)
         budget.spent(Spent(Work(high), 1.0, interval_s, macs, DENSE))
         rows.append((high, macs))
     return np.array(rows)

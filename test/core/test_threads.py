@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 
+from seg_node.core.blocks import BlockLayout
 from seg_node.core.config import Config
 from seg_node.core.pipeline import Segmenter
+from seg_node.core.sparse import split
 from seg_node.core.threads import (
     CoreUse,
     EVERY_S,
     FollowedThreads,
     FREE,
     HOLD_S,
+    look,
     TAKEN,
     ThreadCount,
 )
-from seg_node.core.types import Frame
+from seg_node.core.types import Action, Frame
 from seg_node.nets.build import build_policies, load_model
 
 if TYPE_CHECKING:
@@ -153,6 +156,44 @@ def test_a_late_step_is_looked_at_at_once() -> None:
             told.pass_by(taken, seconds)
     assert 4 * 0.06 < EVERY_S < 5 * 0.06  # the cores were looked at just before the first one
     assert counts == [3] * 6 + [1, 1]
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_a_step_that_becomes_late_has_fewer_threads_for_the_rest_of_it() -> None:
+    """Cores are taken in the middle of the last one; its parts take 20 ms each."""
+    told = Told()
+    threads = FollowedThreads(told, told.clock)
+    for _ in range(5):
+        with threads:
+            for _ in range(5):
+                look()
+                told.pass_by(0.0, 0.02)
+    counts, reads = [], told.reads
+    with threads:
+        for index in range(12):
+            look()
+            counts.append(torch.get_num_threads())
+            told.pass_by(0.0 if index < 2 else 1.9, 0.02)
+    late = 8  # parts that take more than 1.4 times 100 ms
+    assert counts == [3] * late + [2] * (12 - late)
+    assert told.reads - reads <= 2
+    look()  # outside of a step there is nothing to look at
+    assert told.reads - reads <= 2
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_blocks_are_looked_after_between_their_operations() -> None:
+    """The step of a network on blocks looks at the cores though it has not ended."""
+    told = Told()
+    threads = FollowedThreads(told, told.clock)
+    layout = BlockLayout(np.full((1, 2, 2), Action.HIGH, np.uint8), 32, (64, 64))
+    x: Any = split(torch.zeros(1, 3, 64, 64), layout)
+    with threads:
+        told.pass_by(0.0, 0.01)
+    with threads:
+        told.pass_by(1.0, 1.0)
+        torch.relu(x)
+        assert torch.get_num_threads() == 2
 
 
 @pytest.mark.usefixtures("three_threads")
