@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 import os
+import time
 from typing import Any, TYPE_CHECKING
 
 import torch
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 PATIENCE = timedelta(hours=12)
 """How long a process waits for the others: a teacher may take hours over its frames."""
+
+LAST_TENSORS_S = 0.5
+"""How long a process that has left the group waits before it may end."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,15 @@ def join_alone(work: str) -> Share:
 
 
 def leave() -> None:
-    """Leave the group, if there is one."""
+    """Leave the group, if there is one, and give its threads time to let go of their tensors.
+
+    Gloo's threads outlive a group that `DistributedDataParallel` was in. One that lets go of its
+    last tensors while the interpreter ends aborts the process (pytorch/pytorch#179291), and
+    `torchrun` the others with it. There is nothing that says when they have.
+    """
     if distributed.is_initialized():
         distributed.destroy_process_group()
+        time.sleep(LAST_TENSORS_S)
 
 
 def choose_device() -> torch.device:
