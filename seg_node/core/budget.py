@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LOAD_S = 0.7
-"""Time constant (s) with which the cost model follows the load of the machine, and what a block
-costs in MACs the frames."""
+"""Time constant (s) with which the cost model follows the load of the machine, and what a block is
+held to cost in MACs follows what frames execute."""
 
 MOST_GAIN = 0.5
 """Most that one frame counts against all before it, however long ago they were."""
