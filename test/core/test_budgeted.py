@@ -251,7 +251,7 @@ def test_due_blocks_come_before_valuable_ones_within_the_budget() -> None:
     assert np.flatnonzero(found).tolist() == [0, 10, 11]
 
 
-def test_of_blocks_due_soon_half_of_what_the_budget_allows_is_renewed() -> None:
+def test_of_blocks_due_soon_two_thirds_of_what_the_budget_allows_are_renewed() -> None:
     """All become too old together: in good time, so that there is room for them."""
     past = known(np.arange(1.0, 13.0).reshape(GRID), 1.0, 500.0)
     past.oldest_ms[:2] = SOON * 2000.0 + 10.0  # too old for that, not due for many frames
@@ -264,7 +264,7 @@ def test_of_blocks_due_soon_half_of_what_the_budget_allows_is_renewed() -> None:
 
 
 def test_blocks_due_soon_wait_where_the_budget_has_room_for_them_later() -> None:
-    """Of a still scene, or where not even one block is allowed."""
+    """Of a still scene, or where no more than one block is allowed."""
     past = known(0.0, 1.0, 500.0)
     past.oldest_ms[0] = SOON * 2000.0 + 10.0
     assert not chosen(seen(), past, config(budget__compute=4 / 12)).any()
