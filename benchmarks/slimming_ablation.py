@@ -6,7 +6,6 @@
 Every variant of `train slim` starts from the same weights (of `--network`, or random ones with
 `--scratch`) and takes the same number of steps with several seeds; `shorter`, for comparison,
 spends the MACs of `data` on normal training with fewer steps: slimming data must beat that.
-`--stretch` has what slims anything take more steps, for the same MACs.
 `--also` names settings of `train slim` that differ from RECIPE, for all variants; with
 `--adjusted`, `train adjust` follows every training: one more pass over the training frames, which
 is in no figure of MACs. Only what is missing is run, and a run that was killed goes on. Each
@@ -39,7 +38,7 @@ RECIPE = (
 """Settings that all variants share."""
 COSTS = ("training_macs", "training_share", "inference_macs", "inference_share", "seconds")
 """Figures of `record.json` that the table shows."""
-HOW = ("also", "precision", "steps", "stretch", "network", "scratch", "adjusted")
+HOW = ("also", "precision", "steps", "network", "scratch", "adjusted")
 """Arguments that say how all variants were trained."""
 
 
@@ -58,10 +57,9 @@ class Run:
     def finish(self) -> None:
         """Train and score what is missing."""
         args = self._args
-        longer = {SHORTER: TRAINING_MACS, "neither": 1.0}.get(self.variant, args.stretch)
+        steps = args.steps if self.variant != SHORTER else round(args.steps * TRAINING_MACS)
         slim = self.variant if self.variant != SHORTER else "neither"
-        own = ["--slim", slim, "--seed", str(self.seed), "--steps", str(round(args.steps * longer))]
-        own += ["--training-macs", str(round(TRAINING_MACS / args.stretch, 4))]
+        own = ["--slim", slim, "--seed", str(self.seed), "--steps", str(steps)]
         start = [] if args.scratch else ["--init", args.network]
         data = ["--data", f"camvid:{args.camvid}", "--model", args.network]
         shared = [*RECIPE.split(), "--precision", args.precision, *args.also.split()]
@@ -133,7 +131,6 @@ def main() -> None:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--stretch", type=float, default=1.0, help="times as many slimmed steps")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--network", default="swiftnet18-half", help="model that is slimmed")
     parser.add_argument("--scratch", action="store_true", help="start from random weights")

@@ -64,7 +64,7 @@ def test_numbers_are_cut_off() -> None:
     assert cut(None, 2) == "-"
 
 
-def test_losses_are_rounded_up() -> None:
+def test_costs_are_rounded_up() -> None:
     assert raised(0.00461, 2, 100) == "0.47"
     assert raised(0.0050, 1, 100) == "0.5"
 
